@@ -51,7 +51,7 @@ class GatherConfig:
     n_sampled: tuple[int, int] = (50, 50)  # SAMPLED contexts kept a feature: EXPLAIN, HELD_OUT
     n_random: tuple[int, int] = (512, 512)  # RANDOM windows kept, shared by all features: EXPLAIN, HELD_OUT
     chunk_tokens: int = 1 << 16  # the unit of shards and checkpoints; batches never cross it
-    batch_tokens: int = 8192  # tokens the subject reads at once; in the config since it can move a last bit
+    batch_tokens: int = 2048  # tokens the subject reads at once; in the config since it can move a last bit
     dtype: str = "float32"  # of the subject and the encoder: float32 or bfloat16
 
     def __post_init__(self) -> None:

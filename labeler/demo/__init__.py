@@ -4,4 +4,5 @@ from pathlib import Path
 
 SUBJECT_PATH = Path(__file__).parent / "subject"
 SAE_PATH = Path(__file__).parent / "sae"
+HOOKPOINT = "gpt_neox.layers.2"
 CORPUS = "python-stdlib"

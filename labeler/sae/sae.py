@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from labeler.errors import MismatchError
 
-_CHUNK_TOKENS = 512  # so that the pre-activations of a chunk stay in cache between the product and the selection
+_CHUNK_TOKENS = 256  # so that the pre-activations of a chunk stay in cache between the product and the selection
 _CHUNK_VALUES = 1 << 25  # and so that those of a million features still fit in memory
 _EPS = 1e-5
 

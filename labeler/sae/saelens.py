@@ -94,5 +94,6 @@ def save_saelens(folder: Path, tensors: dict[str, Tensor], cfg: dict[str, Any]) 
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (WEIGHTS + ".partial")
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(partial, folder / WEIGHTS)
         write_atomically(folder / "cfg.json", json.dumps(cfg, indent=1).encode())

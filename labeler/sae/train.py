@@ -58,7 +58,7 @@ class TrainConfig:
     """λ of l1. Activations grow as √d, so Σ f / √d is of order 1 at any width; Bricken's λ is this one times √d."""
 
     kl_coefficient: float = 3.0
-    """β of kl. The penalty is a sum over features, and the squared error one over the d dimensions: both are divided by d."""
+    """β of kl. The penalty sums over features, and the squared error over the d dimensions: both are divided by d."""
 
     target_density: float = 0.01
     """ρ of kl: the mean of tanh f that every feature is drawn to, close to the share of tokens on which it fires."""
@@ -100,7 +100,7 @@ class TrainConfig:
             raise InputError(f"target_density is {self.target_density}: choose between 0 and 1")
         if min(self.warmup_share, self.decay_share) < 0 or self.warmup_share + self.decay_share > 1:
             raise InputError(
-                f"warmup_share {self.warmup_share} and decay_share {self.decay_share}: choose shares of at most 1 together"
+                f"warmup_share {self.warmup_share}, decay_share {self.decay_share}: choose shares of at most 1 together"
             )
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate is {self.learning_rate}: choose one above 0, such as 1e-3")
@@ -248,7 +248,7 @@ def _cut(hidden: Tensor, batch_tokens: int) -> list[Tensor]:
 
 
 class _Weights(nn.Module):
-    """The four tensors, in units of the scaled input: encoder = decoderᵀ, unit decoder rows, b_dec where the data lie."""
+    """In units of the scaled input. At first: encoder = decoderᵀ, unit decoder rows, b_dec where the data lie."""
 
     def __init__(self, centre: Tensor, config: TrainConfig) -> None:
         super().__init__()
@@ -370,11 +370,11 @@ class _Run:
         """The SAE in the units of the hidden states: activations, biases and threshold are smaller by the scale."""
         w = self.weights
         n_features, d = w.w_enc.shape
+        threshold = w.b_enc.new_full((n_features,), self.threshold / self.scale)
         selection, architecture = {
             "topk": (Selection("topk", k=self.config.k), "topk"),
-            "batchtopk": (Selection("threshold", threshold=w.b_enc.new_full((n_features,), self.threshold / self.scale)),
-                          "jumprelu"),
-        }.get(self.config.objective, (Selection("relu"), "standard"))  # fmt: skip
+            "batchtopk": (Selection("threshold", threshold=threshold), "jumprelu"),
+        }.get(self.config.objective, (Selection("relu"), "standard"))
         return SAE(
             w.w_enc.detach().clone(),
             w.b_enc.detach() / self.scale,
@@ -406,7 +406,7 @@ def _select(z: Tensor, config: TrainConfig) -> Tensor:
 
 
 def _penalty(activations: Tensor, d: int, config: TrainConfig) -> Tensor:
-    """λ Σ f / √d, mean over tokens; or β Σ KL(ρ ‖ ρ̂) / d, with ρ̂ a feature's mean over the tokens (Ng 2011, section 3).
+    """λ Σ f / √d, mean over tokens; or β Σ KL(ρ ‖ ρ̂) / d, ρ̂ a feature's mean over the tokens (Ng 2011, section 3).
 
     Ng's units are sigmoids. A ReLU's activation has no upper end, so ρ̂ is the mean of tanh f: it counts the tokens on
     which the feature fires, and asks nothing of how strongly.
