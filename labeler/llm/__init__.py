@@ -4,6 +4,6 @@ Stages see `LLM`, `Prompt` and `Reply` alone. The client behind them (`labeler.l
 entry points; importing this package does not import `openai`.
 """
 
-from labeler.llm.prompt import LLM, Message, Prompt, Reply
+from labeler.llm.prompt import LLM, Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Message, Prompt, Reply, TokenChoice
 
-__all__ = ["LLM", "Message", "Prompt", "Reply"]
+__all__ = ["LLM", "Echo", "EchoPrompt", "EmbeddingPrompt", "Embeddings", "Message", "Prompt", "Reply", "TokenChoice"]

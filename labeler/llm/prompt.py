@@ -25,7 +25,17 @@ class Prompt:
     temperature: float | None = None  # None: not sent, the endpoint's own default
     json_schema: Mapping[str, Any] | None = None  # what the reply should follow, where the endpoint can enforce it
     purpose: str = ""  # "explain", "simulate": what the money goes to
+    top_logprobs: int = 0  # alternatives wanted at each token of the reply, 0..20; 0 asks for no log-probabilities
     attempt: int = 1  # 2 when the first reply could not be read; asking again must not find that reply in the ledger
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """One token that a model wrote or read, and what else it might have been."""
+
+    token: str
+    logprob: float  # natural logarithm
+    alternatives: tuple[tuple[str, float], ...]  # (token, logprob), most likely first; may hold the token itself
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,51 @@ class Reply:
     usage: Usage
     model: str  # as the endpoint names it
     from_ledger: bool = False
+    choices: tuple[TokenChoice, ...] | None = None  # the reply's tokens; None where none were asked for or came
+
+
+@dataclass(frozen=True)
+class EchoPrompt:
+    """A text that a completions endpoint reads, and gives back with what it expected at each token."""
+
+    model: str
+    text: str
+    top_logprobs: int  # alternatives wanted at each token
+    purpose: str = ""
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What a model expected at each token of a text. The first token has no alternatives."""
+
+    tokens: tuple[TokenChoice, ...]
+    usage: Usage
+    model: str
+    from_ledger: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingPrompt:
+    """Texts to be placed in a model's space."""
+
+    model: str
+    texts: tuple[str, ...]
+    purpose: str = "embed"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    vectors: tuple[tuple[float, ...], ...]  # as many as texts, in their order
+    usage: Usage
+    model: str
+    from_ledger: bool = False
 
 
 class LLM(Protocol):
-    async def complete(self, prompt: Prompt) -> Reply:
-        """The reply, or an LLMError that carries what the failure cost."""
+    """All three raise an LLMError that carries what the failure cost."""
+
+    async def complete(self, prompt: Prompt) -> Reply: ...
+
+    async def echo(self, prompt: EchoPrompt) -> Echo: ...
+
+    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings: ...

@@ -1,0 +1,222 @@
+"""Commands that make, show and export labels: demo, label, show, export, sets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import (
+    BaseUrl,
+    Concurrency,
+    Database,
+    Explainer,
+    Json,
+    Simulator,
+    gather_progress,
+    llm_for,
+    quoted,
+    recipe_of,
+    say,
+    settings_with,
+    store_at,
+)
+
+if TYPE_CHECKING:
+    from labeler.records import LabeledFeature
+    from labeler.store import LabelSetInfo, LabelSetSummary
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is left.")] = Path("demo-out"),
+    tokens: Annotated[int, typer.Option(min=10_000, help="Corpus tokens to read.")] = 500_000,
+    explainer: Explainer = "lookup",
+    simulator: Simulator = None,
+    base_url: BaseUrl = None,
+    features: Annotated[str, typer.Option(metavar="SPEC", help="As in `labeler label`.")] = "all",
+    concurrency: Concurrency = 16,
+) -> None:
+    """Label a small model of Python code, shipped with this package, on your own standard library. Needs no network."""
+    recipe_of(explainer, simulator)  # a wrong name is an error now, and not after the gathering pass
+    from labeler.demo.run import finish_demo, gather_demo
+    from labeler.terminal import stdout
+
+    began = time.monotonic()
+    with gather_progress() as on_progress:
+        evidence = gather_demo(out, tokens, on_progress)
+    database = str(out / "labeler.db")
+    label_set, _ = _label(evidence, features, explainer, simulator, base_url, database, concurrency)
+    finish_demo(out, evidence, database, label_set, stdout())
+    say(
+        f"\n{time.monotonic() - began:.0f} s. Open {out}/report.html in a browser. The label set is in {out}/labels.jsonl, .csv and "
+        f".parquet, and {out}/labels.jsonl.card.md says how it was made.\n"
+        f"One feature: labeler show {quoted(evidence)} 0 --db {quoted(out / 'labeler.db')}"
+    )
+
+
+@app.command()
+def label(
+    evidence: Annotated[Path, typer.Argument(help="A folder written by `labeler gather`.")],
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="`all`, `0-999`, `1,5,9`, `@FILE`, or `unlabeled`. What is labelled already is never done again.",
+        ),
+    ] = "all",
+    explainer: Explainer = "lookup",
+    simulator: Simulator = None,
+    base_url: BaseUrl = None,
+    db: Database = None,
+    concurrency: Concurrency = 16,
+    as_json: Json = False,
+) -> None:
+    """Write a label for each feature and score it on documents that the explainer never saw."""
+    label_set_id, counts = _label(evidence, features, explainer, simulator, base_url, db, concurrency)
+    store = store_at(db)
+    summary = store.summary(label_set_id)
+    if as_json:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps({"label_set": label_set_id, "now": counts, "summary": asdict(summary)}, default=str))
+    else:
+        from labeler.records import State
+        from labeler.terminal import coverage_table, stdout
+
+        stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
+        say(
+            f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
+        )
+    if counts.get("failed"):
+        raise typer.Exit(4)
+
+
+def _label(
+    evidence: Path,
+    features: str,
+    explainer: str,
+    simulator: str | None,
+    base_url: str | None,
+    db: str | None,
+    concurrency: int,
+) -> tuple[int, dict[str, int]]:
+    """Label what is missing; the label set's id and how many features now came to each state."""
+    from labeler.evidence.store import EvidenceFolder
+    from labeler.labeling import label_missing
+    from labeler.selection import parse_features
+    from labeler.terminal import progress
+
+    folder = EvidenceFolder(evidence)
+    wanted = parse_features(features, folder.n_features)
+    recipe = recipe_of(explainer, simulator)
+    settings = settings_with(base_url, db)
+    store = store_at(db)
+    label_set = store.label_set_for(folder.manifest, str(evidence.resolve()), recipe)
+    counts: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    with progress() as bar:
+        task = bar.add_task("label", total=len(wanted))
+
+        def on_result(result: LabeledFeature) -> None:
+            counts[str(result.state)] += 1
+            if result.state == "failed":
+                failures[str(result.reason)] += 1
+            bar.advance(task)
+
+        async def run() -> None:
+            llm = llm_for(recipe, settings, store, concurrency)
+            try:
+                await label_missing(
+                    folder, wanted, recipe, llm, store, label_set, on_result=on_result,
+                    on_start=lambda done, _wanted: bar.update(task, completed=done),
+                )  # fmt: skip
+            finally:
+                if llm is not None:
+                    await llm.aclose()
+
+        asyncio.run(run())
+    for reason, n in failures.most_common(5):
+        typer.echo(f"error: {n} features failed: {reason}", err=True)
+    if failures:
+        typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
+    return label_set.id, dict(counts)
+
+
+@app.command()
+def show(
+    evidence: Annotated[Path, typer.Argument(help="A folder written by `labeler gather`.")],
+    feature: Annotated[int, typer.Argument(min=0, help="The feature's index.")],
+    db: Database = None,
+    label_set: Annotated[
+        int | None, typer.Option(help="Which label set. Default: the newest of this evidence.")
+    ] = None,
+    contexts: Annotated[int, typer.Option(min=1, max=40, help="Contexts shown a group.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Show one feature: label, scores, and its contexts with painted tokens."""
+    from labeler.evidence.store import EvidenceFolder
+    from labeler.showing import describe_feature, feature_view
+
+    folder = EvidenceFolder(evidence)
+    folder.check(feature)
+    view = feature_view(folder, feature, store_at(db), label_set)
+    if as_json:
+        typer.echo(json.dumps(describe_feature(view)))
+        return
+    from labeler.terminal import feature_panel, stdout
+
+    stdout().print(feature_panel(view.result, contexts, explained=view.explain))
+
+
+@app.command()
+def export(
+    format: Annotated[str, typer.Option(help="jsonl, csv or parquet.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write; its card goes inside or beside it.")],
+    label_set: Annotated[int | None, typer.Option("--label-set", metavar="ID", help="Default: the newest.")] = None,
+    top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Take a label set away, with the card that says how it was made."""
+    from labeler.export.export import export_label_set
+
+    store = store_at(db)
+    chosen = store.newest_label_set().id if label_set is None else label_set
+    n_rows = export_label_set(store, chosen, format, out, top_contexts=top_contexts)
+    if as_json:
+        typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
+    else:
+        say(f"{n_rows:,} features of label set {chosen} in {out}")
+
+
+@app.command()
+def sets(db: Database = None, as_json: Json = False) -> None:
+    """List the label sets in the database: coverage, scores, cost."""
+    from dataclasses import asdict
+
+    store = store_at(db)
+    infos = store.label_sets()
+    if as_json:
+        typer.echo(json.dumps([{**asdict(i), "summary": asdict(store.summary(i.id))} for i in infos], default=str))
+        return
+    from labeler.terminal import label_sets_table, stdout
+
+    if not infos:
+        say("No label sets yet. Make one with `labeler gather` and `labeler label`, or try `labeler demo`.")
+        return
+    stdout().print(label_sets_table([_set_row(i, store.summary(i.id)) for i in infos]))
+
+
+def _set_row(info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
+    return {
+        "id": info.id, "sae": info.sae_path, "hookpoint": info.hookpoint, "explainer": info.explainer,
+        "simulator": info.simulator, "n_labeled": summary.counts.get("labeled", 0), "n_features": info.n_features,
+        "median_score": summary.median_score, "cost_usd": summary.cost_usd, "created_at": info.created_at,
+    }  # fmt: skip
