@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,3 +116,20 @@ def _mapped(path: Path) -> np.ndarray:
         if "empty" not in str(error):  # an array without elements cannot be mapped, and need not be
             raise
         return np.load(path, allow_pickle=False)
+
+
+def give_back_free_memory() -> None:
+    """Hand the C library's free pages back to the system, where it can (glibc); elsewhere nothing happens.
+
+    Arrays that stay for long are allocated between those of a batch, and the holes that these leave add up.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,8 @@ from labeler.score.scores import simulation_scores
 from labeler.score.simulate import simulate_with_llm
 
 if TYPE_CHECKING:
-    from labeler.evidence.gather import Progress
+    from labeler.evidence.progress import Progress
+    from labeler.evidence.target import Target
     from labeler.sae import SAE
     from labeler.subject.corpus import Corpus
     from labeler.subject.model import Subject
@@ -60,18 +61,38 @@ def gather_evidence(
 
     With `shard=(i, n)` only the i-th of n parts is read, and `merge_shards(out)` ends the pass.
     """
-    from labeler.evidence.gather import choose_target, gather_shard, no_progress, prepare
-    from labeler.evidence.merge import is_merged, merge_shards, shard_folder
+    from labeler.evidence.target import choose_target
+
+    targets = {out: choose_target(subject, sae, hookpoint)}
+    gather_for_all(subject, targets, corpus, config, shard=shard, on_progress=on_progress)
+    return out
+
+
+def gather_for_all(
+    subject: Subject,
+    targets: Mapping[Path, Target],
+    corpus: Corpus,
+    config: GatherConfig,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    memory_bytes: int | None = None,
+    neighbours: bool | None = None,
+    on_progress: Progress | None = None,
+) -> None:
+    """The same for several SAEs, by evidence folder: the corpus goes through the subject once for all of them."""
+    from labeler.evidence.gather import gather_shard
+    from labeler.evidence.merge import is_merged, merge_shards
+    from labeler.evidence.prepare import prepare
+    from labeler.evidence.progress import no_progress
 
     began, progress = time.monotonic(), on_progress or no_progress
-    target = choose_target(subject, sae, hookpoint)
-    tokenized = prepare(out, subject, target, corpus, config, progress)
-    if is_merged(out):
-        return out
-    gather_shard(subject, target, tokenized, config, shard_folder(out, shard), shard=shard, on_progress=progress)
+    tokenized = prepare(targets, subject, corpus, config, neighbours=neighbours, on_progress=progress)
+    unread = {out: target for out, target in targets.items() if not is_merged(out)}
+    if unread:
+        gather_shard(subject, unread, tokenized, config, shard=shard, memory_bytes=memory_bytes, on_progress=progress)
     if shard == (1, 1):
-        merge_shards(out, seconds=time.monotonic() - began)
-    return out
+        for out in unread:
+            merge_shards(out, seconds=time.monotonic() - began)
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> Evidence:

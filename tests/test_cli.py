@@ -66,6 +66,19 @@ def test_help_answers_without_torch() -> None:
         assert command in done.stdout
 
 
+def test_several_saes_read_one_forward_pass(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    words = gather_words(planted, tmp_path / "both")
+    done = run(*words, "--sae", "neurons", "--hookpoint", "gpt_neox.embed_in", "--memory", 1, "--no-neighbours")
+    assert done.code == 0, done.err
+    folders = sorted(p.name for p in (tmp_path / "both").iterdir())
+    assert folders == ["gpt_neox.embed_in-neurons", "gpt_neox.embed_in-sae"]
+    assert not (tmp_path / "both" / folders[1] / "neighbours.cosines.npy").exists()
+    assert run("label", tmp_path / "both" / folders[1], "--features", "0").code == 0
+    wrong = run(*words, *("--sae", "neurons") * 2, *("--hookpoint", "a") * 2)
+    assert wrong.code == 2
+    assert "--hookpoint is given 2 times for 3 SAEs" in wrong.err
+
+
 def test_the_whole_story(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     evidence = tmp_path / "evidence"
     gathered = run(*gather_words(planted, evidence))

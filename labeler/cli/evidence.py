@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,19 +12,38 @@ from labeler.cli.app import app
 from labeler.cli.options import Json, gather_progress, quoted, say
 from labeler.errors import InputError
 
+if TYPE_CHECKING:
+    from labeler.evidence.target import Target
+    from labeler.subject.model import Subject
+
 
 @app.command()
 def gather(
     subject: Annotated[str, typer.Option(help="A transformers model: a local folder or a hub id.")],
     sae: Annotated[
-        str, typer.Option(help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`.")
+        list[str],
+        typer.Option(
+            metavar="SAE",
+            help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`. Given several times, all of "
+            "them read one forward pass.",
+        ),
     ],
     corpus: Annotated[
         str, typer.Option(help="A folder of text, a .txt, .jsonl, .parquet or .npy file, `python-stdlib`, `hf:NAME`.")
     ],
-    out: Annotated[Path, typer.Option(metavar="EVIDENCE", help="The evidence folder to write, or to continue.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="EVIDENCE",
+            help="The evidence folder to write, or to continue; with several SAEs, a folder of one for each.",
+        ),
+    ],
     hookpoint: Annotated[
-        str | None, typer.Option(help="Module path that the SAE reads. Default: as the SAE's file says.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Module path that the SAE reads; once, or once for each SAE. Default: as its file says.",
+        ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many corpus tokens.")] = None,
     text_field: Annotated[str, typer.Option(help="The text column of a .jsonl or .parquet corpus.")] = "text",
@@ -36,6 +55,19 @@ def gather(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Read only the I-th of N parts; `labeler merge` joins them.")
     ] = "1/1",
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MB", min=1, help="Contexts beyond it wait on disk, for each SAE. Default: at most 9 KB a feature."
+        ),
+    ] = None,
+    neighbours: Annotated[
+        bool | None,
+        typer.Option(
+            "--neighbours/--no-neighbours",
+            help="Find the nearest features by decoder direction. Default: up to 131,072 features on a CPU.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read the corpus once and write down what each feature does: the evidence for its label."""
@@ -43,23 +75,51 @@ def gather(
 
     config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
     cut = _parse_shard(shard)
-    from labeler.evidence.gather import neurons
-    from labeler.pipeline import gather_evidence
-    from labeler.sae import load_sae
+    hookpoints = _hookpoint_of_each(sae, hookpoint or [])
+    from labeler.pipeline import gather_for_all
     from labeler.subject.corpus import open_corpus
     from labeler.subject.model import load_subject
 
     text = open_corpus(corpus, text_field)
     loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
-    if sae == "neurons":
-        encoder = neurons(loaded, hookpoint)
-    else:
-        encoder = load_sae(sae, hookpoint=hookpoint, dtype=dtype, device=loaded.device)
+    targets = _targets(loaded, sae, hookpoints, dtype, out)
     with gather_progress() as on_progress:
-        gather_evidence(
-            loaded, encoder, text, config, out, hookpoint=hookpoint, shard=cut, on_progress=on_progress
+        gather_for_all(
+            loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
+            on_progress=on_progress,
         )  # fmt: skip
-    _after_gathering(out, cut, as_json)
+    for folder in targets:
+        _after_gathering(folder, cut, as_json)
+
+
+def _hookpoint_of_each(saes: list[str], hookpoints: list[str]) -> list[str | None]:
+    if len(hookpoints) not in (0, 1, len(saes)):
+        raise InputError(
+            f"--hookpoint is given {len(hookpoints)} times for {len(saes)} SAEs: give it once, or once for each"
+        )
+    if len(hookpoints) == len(saes):
+        return list(hookpoints)
+    return [hookpoints[0] if hookpoints else None for _ in saes]
+
+
+def _targets(
+    subject: Subject, saes: list[str], hookpoints: list[str | None], dtype: str, out: Path
+) -> dict[Path, Target]:
+    """Each SAE with its evidence folder: `out` itself, or one in it for each of several."""
+    from labeler.evidence.target import choose_target, folder_names, neurons
+    from labeler.sae import load_sae
+
+    targets = []
+    for sae, hookpoint in zip(saes, hookpoints, strict=True):
+        loaded = (
+            neurons(subject, hookpoint)
+            if sae == "neurons"
+            else load_sae(sae, hookpoint=hookpoint, dtype=dtype, device=subject.device)
+        )
+        targets.append(choose_target(subject, loaded, hookpoint))
+    if len(targets) == 1:
+        return {out: targets[0]}
+    return {out / name: target for name, target in zip(folder_names(targets), targets, strict=True)}
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

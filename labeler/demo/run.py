@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from labeler.demo import CORPUS, SAE_PATH, SUBJECT_PATH
-from labeler.evidence.gather import Progress
+from labeler.evidence.progress import Progress
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card
 from labeler.export.export import export_label_set

@@ -27,9 +27,9 @@ from labeler.files import write_json
 from labeler.sae.train import TrainConfig, TrainedSAE, train_sae
 from labeler.subject.corpus import Document, open_corpus
 from labeler.subject.model import Subject, load_subject
+from labeler.subject.reading import first_tokens, hidden_batches, token_batches
 
 _END = "<|endoftext|>"
-_SEQUENCES_AT_ONCE = 32
 
 Say = Callable[[str], None]
 
@@ -80,7 +80,8 @@ def train_demo(out: Path, config: DemoConfig, say: Say, subject_path: Path | Non
         out / "sae", model_name="demo", hook_name=config.hookpoint, context_size=config.context, prepend_bos=False,
         dtype="float16",
     )  # fmt: skip
-    figures = measure(subject, out / "sae", islice(token_batches(subject, held_out, config.context), _batches(config)))
+    batches = token_batches(subject, held_out, config.context)
+    figures = measure(subject, out / "sae", list(first_tokens(batches, config.held_out_tokens)))
     write_json(out / "figures.json", {"config": asdict(config), "figures": figures.to_dict()})
     return figures
 
@@ -189,28 +190,9 @@ def train_demo_sae(subject: Subject, documents: Sequence[Document], config: Demo
 
 def hidden_states(subject: Subject, documents: Sequence[Document], config: DemoConfig) -> Tensor:
     """[n, d_model] of the first `sae_tokens` tokens, in bfloat16: 0.6 GB with the defaults."""
-    hookpoint = subject.hookpoint(config.hookpoint)
-    parts, n_tokens = [], 0
-    for ids, mask in token_batches(subject, documents, config.context):
-        parts.append(subject.hidden(ids, [hookpoint])[hookpoint][mask].bfloat16())
-        n_tokens += len(parts[-1])
-        if n_tokens >= config.sae_tokens:
-            break
-    return torch.cat(parts)[: config.sae_tokens]
-
-
-def token_batches(subject: Subject, documents: Sequence[Document], context: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and a mask of the real ones, [sequences, tokens], cut as `labeler gather` cuts: within documents."""
-    sequences = (
-        torch.tensor(ids[low : low + context])
-        for document in documents
-        for ids in [subject.tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]]
-        for low in range(0, len(ids), context)
-    )
-    while batch := list(islice(sequences, _SEQUENCES_AT_ONCE)):
-        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        lengths = torch.tensor([len(s) for s in batch])
-        yield ids, torch.arange(ids.shape[1]) < lengths[:, None]
+    batches = first_tokens(token_batches(subject, documents, config.context), config.sae_tokens)
+    hidden = hidden_batches(subject, subject.hookpoint(config.hookpoint), batches)
+    return torch.cat([h.bfloat16() for h in hidden])[: config.sae_tokens]
 
 
 def _epochs(hidden: Tensor, config: DemoConfig) -> Iterator[Tensor]:
@@ -219,10 +201,6 @@ def _epochs(hidden: Tensor, config: DemoConfig) -> Iterator[Tensor]:
     for _epoch in range(config.sae_epochs):
         for rows in torch.randperm(len(hidden), generator=generator).split(config.sae_batch):
             yield hidden[rows]
-
-
-def _batches(config: DemoConfig) -> int:
-    return max(1, config.held_out_tokens // (_SEQUENCES_AT_ONCE * config.context))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ Features are held in blocks: compaction copies one block at a time, and a spill 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from labeler.evidence.ragged import boundaries, ranges, starts_of
 from labeler.files import NpyWriter, map_npy, save_npy
 
-BLOCK_FEATURES = 2048
+BLOCK_FEATURES = 512
 _RANK_BITS = 48  # a feature within its block takes the 16 bits above
 _NO_LIMIT = np.uint64((1 << _RANK_BITS) - 1)
 
@@ -104,11 +105,13 @@ class Reservoir:
         self._kept: list[Contexts | None] = [None] * self._n_blocks
         self._pending: list[list[Contexts]] = [[] for _ in range(self._n_blocks)]
         self._n_pending = [0] * self._n_blocks
+        self.n_bytes = 0  # of all contexts held
 
     def offer(self, contexts: Contexts) -> None:
         """Take contexts sorted by feature. Those above the limit may be offered; they cost time, nothing else."""
         if len(contexts) == 0:
             return
+        self.n_bytes += contexts.n_bytes
         edges = np.arange(self._n_blocks + 1) * BLOCK_FEATURES
         cuts = np.searchsorted(contexts.feature, edges)
         entry_starts = starts_of(contexts.n_entries)
@@ -126,15 +129,15 @@ class Reservoir:
             return
         kept = keep_best(concatenate(parts), self.k, block * BLOCK_FEATURES)
         self._kept[block], self._pending[block], self._n_pending[block] = kept, [], 0
-        first = boundaries(kept.feature)
-        full = first[np.diff(np.append(first, len(kept))) == self.k]
-        worst = full + self.k - 1
-        self.limit[kept.feature[worst]] = np.minimum(self.limit[kept.feature[worst]], kept.rank[worst])
+        self.n_bytes += kept.n_bytes - sum(p.n_bytes for p in parts)
+        self.tighten(kept)
 
-    @property
-    def n_bytes(self) -> int:
-        held = sum(c.n_bytes for c in self._kept if c is not None)
-        return held + sum(c.n_bytes for block in self._pending for c in block)
+    def tighten(self, best: Contexts) -> None:
+        """Lower the limits of the features of which `best` holds `k` contexts, sorted by feature, then rank."""
+        first = boundaries(best.feature)
+        full = first[np.diff(np.append(first, len(best))) == self.k]
+        worst = full + self.k - 1
+        self.limit[best.feature[worst]] = np.minimum(self.limit[best.feature[worst]], best.rank[worst])
 
     def drain(self) -> Iterator[Contexts]:
         """The kept contexts, block after block, which are then forgotten. The limits stay: they still hold."""
@@ -142,6 +145,7 @@ class Reservoir:
             self._compact(block)
             kept, self._kept[block] = self._kept[block], None
             if kept is not None:
+                self.n_bytes -= kept.n_bytes
                 yield kept
 
 
@@ -187,6 +191,12 @@ class ContextsReader:
         self.value = map_npy(_file(path, "value"))
         self.rank = map_npy(_file(path, "rank")) if with_rank else None
 
+    def forget_pages(self) -> None:
+        """Let go of the pages read so far, which count as this process's memory; the next read brings them back."""
+        for array in (self.start, self.n_entries, self.offset, self.value, self.rank):
+            if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+                array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
     def features(self, low: int, high: int) -> Contexts:
         """All contexts of features low..high-1."""
         a, b = int(self.feature_starts[low]), int(self.feature_starts[high])
@@ -200,14 +210,15 @@ class ContextsReader:
         )  # fmt: skip
 
 
-def merge_runs(runs: Sequence[ContextsReader], k: int, writer: ContextsWriter, n_features: int) -> None:
-    """The best contexts over several runs, a block of features in memory at a time."""
+def best_of_runs(runs: Sequence[ContextsReader], k: int, n_features: int) -> Iterator[Contexts]:
+    """The `k` best contexts of each feature over several runs, a block of features in memory at a time."""
     for low in range(0, n_features, BLOCK_FEATURES):
         high = min(low + BLOCK_FEATURES, n_features)
         parts = [c for c in (run.features(low, high) for run in runs) if len(c)]
         if parts:
-            writer.append(keep_best(concatenate(parts), k, low))
-    writer.close()
+            yield keep_best(concatenate(parts), k, low)
+        for run in runs:
+            run.forget_pages()
 
 
 def _file(path: Path, name: str) -> Path:

@@ -14,20 +14,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from labeler.files import clear_disk_errors, map_npy, save_npy
-from labeler.sae import SAE
-from labeler.sae.neighbours import nearest_neighbours
-from labeler.subject.model import Subject
+from labeler.evidence.progress import Progress, no_progress
+from labeler.files import map_npy, save_npy
+
+if TYPE_CHECKING:  # what is written is read without torch
+    from torch import Tensor, nn
+
+    from labeler.sae import SAE
+    from labeler.subject.model import Subject
 
 N_TOKENS = 10
 N_NEIGHBOURS = 10
 N_BINS = 40
 _BLOCK = 1024
+_MANY_ON_CPU, _MANY_ON_GPU = 1 << 17, 1 << 21  # features whose neighbours take some minutes
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,34 @@ class Output:
     high: float
 
 
-def write_directions(folder: Path, subject: Subject, sae: SAE) -> None:
-    """Write both kinds of files, a block of features in memory at a time; the output side only where it exists."""
-    with clear_disk_errors(folder):
-        directions = sae.decoder_directions()
-        unembedding = _unembedding(subject)
-        if unembedding is not None and unembedding.shape[1] == directions.shape[1]:
-            _write_output(folder, directions, unembedding)
-        features, cosines = nearest_neighbours(sae, k=N_NEIGHBOURS)
-        save_npy(folder / "neighbours.features.npy", features)
-        save_npy(folder / "neighbours.cosines.npy", cosines)  # last: with it, all of this is done
+def has_output(folder: Path) -> bool:
+    return (folder / "output.tokens.npy").exists()
+
+
+def has_neighbours(folder: Path) -> bool:
+    return (folder / "neighbours.cosines.npy").exists()
+
+
+def neighbours_are_cheap(sae: SAE) -> bool:
+    """Whether n_features^2 cosines take no more than some minutes on the device that holds the SAE."""
+    return sae.n_features <= (_MANY_ON_GPU if sae.w_dec.is_cuda else _MANY_ON_CPU)
+
+
+def write_output(folder: Path, subject: Subject, sae: SAE, on_progress: Progress = no_progress) -> None:
+    """The output side of each feature, a block of features in memory at a time; nothing where the subject has none."""
+    unembedding = _unembedding(subject)
+    if unembedding is not None and unembedding.shape[1] == sae.decoder_directions().shape[1]:
+        _write_output(folder, sae.decoder_directions(), unembedding, on_progress)
+
+
+def write_neighbours(folder: Path, sae: SAE, on_progress: Progress = no_progress) -> None:
+    from labeler.sae.neighbours import nearest_neighbours
+
+    features, cosines = nearest_neighbours(
+        sae, k=N_NEIGHBOURS, on_features=lambda n: on_progress("neighbours", n, sae.n_features)
+    )
+    save_npy(folder / "neighbours.features.npy", features)
+    save_npy(folder / "neighbours.cosines.npy", cosines)  # last: with it, all of this is done
 
 
 def _unembedding(subject: Subject) -> Tensor | None:
@@ -76,7 +98,9 @@ def _final_norm(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def _write_output(folder: Path, directions: Tensor, unembedding: Tensor) -> None:
+def _write_output(folder: Path, directions: Tensor, unembedding: Tensor, on_progress: Progress) -> None:
+    import torch
+
     width = {"tokens": 2 * N_TOKENS, "logits": 2 * N_TOKENS, "histogram": N_BINS, "range": 2}
     kinds = {"tokens": np.int32, "logits": np.float32, "histogram": np.uint32, "range": np.float32}
     k = min(N_TOKENS, len(unembedding))
@@ -95,13 +119,14 @@ def _write_output(folder: Path, directions: Tensor, unembedding: Tensor) -> None
         counts = torch.zeros(len(logits), N_BINS, dtype=torch.long, device=logits.device)
         counts.scatter_add_(1, bins, torch.ones_like(bins))
         arrays["histogram"][rows] = counts.cpu().numpy()
-    for name, array in arrays.items():
+        on_progress("logit lens", min(low + _BLOCK, len(directions)), len(directions))
+    for name, array in reversed(arrays.items()):  # the tokens last: with them, all of this is done
         save_npy(folder / f"output.{name}.npy", array)
 
 
 def read_output(folder: Path, feature_index: int) -> Output | None:
     """The output side of a feature; None where the subject has none or the pass did not write it."""
-    if not (folder / "output.tokens.npy").exists():
+    if not has_output(folder):
         return None
     tokens = map_npy(folder / "output.tokens.npy")[feature_index].tolist()
     logits = map_npy(folder / "output.logits.npy")[feature_index].tolist()
@@ -113,7 +138,7 @@ def read_output(folder: Path, feature_index: int) -> Output | None:
 
 def read_neighbours(folder: Path, feature_index: int) -> tuple[tuple[int, float], ...]:
     """(feature index, cosine of the decoder directions) of the nearest features, nearest first."""
-    if not (folder / "neighbours.features.npy").exists():
+    if not has_neighbours(folder):
         return ()
     features = map_npy(folder / "neighbours.features.npy")[feature_index].tolist()
     cosines = map_npy(folder / "neighbours.cosines.npy")[feature_index].tolist()

@@ -28,7 +28,7 @@ import numpy as np
 
 from labeler import __version__
 from labeler.errors import MismatchError, NotFoundError
-from labeler.evidence.contexts import ContextsReader, ContextsWriter, merge_runs
+from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
 from labeler.evidence.ragged import starts_of
 from labeler.evidence.state import (
     KINDS,
@@ -166,7 +166,10 @@ def _write_contexts(
             for run in checkpoint["runs"]
         ]
         k = (config.n_top if source is Source.TOP else config.n_sampled)[SPLITS.index(split)]
-        merge_runs(runs, k, ContextsWriter(out / "contexts" / name, n_features, dtype, with_rank=False), n_features)
+        writer = ContextsWriter(out / "contexts" / name, n_features, dtype, with_rank=False)
+        for best in best_of_runs(runs, k, n_features):
+            writer.append(best)
+        writer.close()
 
 
 def _write_statistics(out: Path, statistics: Statistics) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from labeler.sae.sae import SAE
 
 
-def nearest_neighbours(sae: SAE, k: int = 10, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(
+    sae: SAE, k: int = 10, block: int = 4096, on_features: Callable[[int], None] = lambda n: None
+) -> tuple[np.ndarray, np.ndarray]:
     """(features [n_features, k] int32, cosines [n_features, k] float32), nearest first, without the feature itself.
 
     In blocks of [block, block] cosines: never a matrix of n_features^2 in memory. -1 and 0 beyond n_features - 1.
@@ -34,4 +38,5 @@ def nearest_neighbours(sae: SAE, k: int = 10, block: int = 4096) -> tuple[np.nda
             values, indices = keep.values, indices.gather(1, keep.indices)
         found[low : low + block, :wanted] = indices.cpu().numpy()
         cosine[low : low + block, :wanted] = values.cpu().numpy()
+        on_features(min(low + block, n))
     return found, cosine

@@ -110,10 +110,14 @@ class SAE:
         parts = list(self._sparse_chunks(hidden))
         return SparseActivations(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
+    @torch.no_grad()
     def _sparse_chunks(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         chunk = min(_CHUNK_TOKENS, max(1, _CHUNK_VALUES // self.n_features))
+        # One buffer for all chunks: fresh ones leave holes in the heap, several times their size.
+        room = self.w_enc.new_empty(min(chunk, len(hidden)), self.n_features)
         for low in range(0, max(len(hidden), 1), chunk):
-            z = self._pre_activations(hidden[low : low + chunk])
+            x = self._prepared(hidden[low : low + chunk])
+            z = torch.addmm(self.b_enc, x, self.w_enc.T, out=room[: len(x)])
             if self.selection.k:
                 values, indices = _pick(z, self.selection)
                 indices, order = indices.sort(dim=1)
@@ -139,6 +143,10 @@ class SAE:
         return self._finish(summed + self.b_dec, hidden)
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
+        return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)
+
+    def _prepared(self, hidden: Tensor) -> Tensor:
+        """[tokens, d_in] as the encoder's product takes it: normalised, centred, in its dtype."""
         if hidden.shape[-1] != self.d_in:
             raise MismatchError(
                 f"the SAE reads vectors of {self.d_in} and was given vectors of {hidden.shape[-1]}: "
@@ -152,7 +160,7 @@ class SAE:
             x = x / _rms(x)
         if self.centred:
             x = x - self.b_dec
-        return F.linear(x.to(self.w_enc.dtype), self.w_enc, self.b_enc)
+        return x.to(self.w_enc.dtype)
 
     def _is_open(self, z: Tensor) -> Tensor:
         """Where pre-activations `z` [tokens, n_features] pass to the activations, as far as they are above 0: bool."""

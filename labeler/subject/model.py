@@ -45,6 +45,17 @@ class Subject:
     def max_positions(self) -> int | None:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids that the subject has an embedding for."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @cached_property
+    def prepends_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS token before a text by itself, so that the subject was trained with one."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
+
     @cached_property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -106,17 +106,12 @@ def tokenize_corpus(
         NpyWriter(folder / "sequence_starts.npy", np.int64) as sequence_starts,
         (folder / "document_ids.jsonl").open("w", encoding="utf-8") as document_ids,
     ):
-        for document, ids in _token_ids(corpus.documents(), tokenizer):
+        for document, ids in token_ids(corpus.documents(), tokenizer, vocabulary_size):
             is_held_out = _is_held_out(ids, config)
             if config.n_tokens is not None:
                 ids = ids[: config.n_tokens - n_tokens]
             if len(ids) == 0:
                 continue
-            if int(ids.max()) >= vocabulary_size:
-                raise InputError(
-                    f"corpus {corpus.spec!r}, document {document.id!r}: token id {int(ids.max())} is outside the subject's "
-                    f"vocabulary of {vocabulary_size}; tokenize with the subject's own tokenizer"
-                )
             starts = np.arange(0, len(ids), config.sequence_tokens) + n_tokens
             tokens.append(ids)
             document_starts.append(np.array([n_tokens]))
@@ -142,16 +137,29 @@ def tokenize_corpus(
     return open_tokenized(folder)
 
 
-def _token_ids(documents: Iterator[Document], tokenizer: Any) -> Iterator[tuple[Document, np.ndarray]]:
+def token_ids(
+    documents: Iterable[Document], tokenizer: Any, vocabulary_size: int
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Each document with its token ids, [n] int64. Raises InputError on an id outside the vocabulary."""
+    documents = iter(documents)
     while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-        if batch[0].token_ids is not None:
-            yield from ((d, np.asarray(d.token_ids)) for d in batch)
-            continue
-        # verbose=False: documents longer than the subject's context are cut into sequences, which is no news.
-        encoded = tokenizer(
-            [d.text for d in batch], add_special_tokens=False, verbose=False, return_attention_mask=False
-        )
-        yield from zip(batch, (np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]), strict=True)
+        for document, ids in zip(batch, _encoded(batch, tokenizer), strict=True):
+            if len(ids) and int(ids.max()) >= vocabulary_size:
+                raise InputError(
+                    f"corpus, document {document.id!r}: token id {int(ids.max())} is outside the subject's vocabulary of "
+                    f"{vocabulary_size}; tokenize with the subject's own tokenizer"
+                )
+            yield document, ids
+
+
+def _encoded(documents: Sequence[Document], tokenizer: Any) -> Iterator[np.ndarray]:
+    if documents[0].token_ids is not None:
+        return (np.asarray(d.token_ids, dtype=np.int64) for d in documents)
+    # verbose=False: documents longer than the subject's context are cut into sequences, which is no news.
+    encoded = tokenizer(
+        [d.text for d in documents], add_special_tokens=False, verbose=False, return_attention_mask=False
+    )
+    return (np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"])
 
 
 def _is_held_out(ids: np.ndarray, config: GatherConfig) -> bool:

@@ -13,53 +13,13 @@ import torch
 
 from labeler.demo import HOOKPOINT, SAE_PATH, SUBJECT_PATH
 from labeler.demo.figures import measure
-from labeler.demo.train import DemoConfig, main, split_documents, token_batches
+from labeler.demo.train import DemoConfig, main, split_documents
 from labeler.errors import InputError
 from labeler.sae import load_sae
 from labeler.subject.corpus import Document
 from labeler.subject.model import Subject, load_subject
-
-# Written for this test, so on no side of any split.
-CODE = '''
-class Basket:
-    """A basket of things that were bought, with their prices."""
-
-    def __init__(self, owner, limit=None):
-        self.owner = owner
-        self.limit = limit
-        self.items = []
-
-    def add(self, name, price):
-        if price < 0:
-            raise ValueError("price must not be negative: %r" % price)
-        if self.limit is not None and len(self.items) >= self.limit:
-            raise RuntimeError("the basket is full")
-        self.items.append((name, price))
-
-    def total(self):
-        """Return the sum of all prices."""
-        return sum(price for name, price in self.items)
-
-    def __repr__(self):
-        return "<%s of %s>" % (self.__class__.__name__, self.owner)
-
-
-def main(args=None):
-    import argparse
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=10, help="how many things fit")
-    options = parser.parse_args(args)
-    basket = Basket("me", options.limit)
-    try:
-        basket.add("bread", 3)
-    except ValueError as exc:
-        print(exc)
-    return basket
-
-
-if __name__ == "__main__":
-    main()
-'''
+from labeler.subject.reading import token_batches
+from tests.demo.code import CODE
 
 TINY = [
     "--documents=12", "--held-out-share=0.25", "--vocabulary=300", "--d-model=32", "--layers=1", "--heads=2",
@@ -108,13 +68,15 @@ def test_the_tokenizer_gives_the_text_back(subject: Subject) -> None:
 
 
 def test_the_sae_explains_code_that_it_never_saw(subject: Subject) -> None:
-    figures = measure(subject, SAE_PATH, token_batches(subject, [Document("basket", CODE)], 256))
+    figures = measure(subject, SAE_PATH, list(token_batches(subject, [Document("basket", CODE)], 256)))
     assert figures.n_tokens > 250
-    assert figures.cross_entropy < 0.6 * math.log(4096)  # nats; the logarithm is what knowing nothing costs
+    losses = figures.losses
+    assert losses.cross_entropy < 0.6 * math.log(4096)  # nats; the logarithm is what knowing nothing costs
     assert figures.l0 == pytest.approx(16, abs=0.5)
     assert figures.explained_variance > 0.85
-    assert figures.cross_entropy_recovered > 0.9
-    assert figures.cross_entropy < figures.cross_entropy_sae < figures.cross_entropy_mean
+    assert losses.recovered is not None
+    assert losses.recovered > 0.9
+    assert losses.cross_entropy < losses.cross_entropy_sae < losses.cross_entropy_mean
 
 
 def test_figures_tell_a_broken_sae(subject: Subject, tmp_path: Path) -> None:
@@ -125,17 +87,10 @@ def test_figures_tell_a_broken_sae(subject: Subject, tmp_path: Path) -> None:
     tensors["W_dec"] = tensors["W_dec"].roll(1, dims=0).contiguous()
     save_file(tensors, tmp_path / "sae_weights.safetensors")
     (tmp_path / "cfg.json").write_bytes((SAE_PATH / "cfg.json").read_bytes())
-    figures = measure(subject, tmp_path, token_batches(subject, [Document("basket", CODE)], 256))
+    figures = measure(subject, tmp_path, list(token_batches(subject, [Document("basket", CODE)], 256)))
     assert figures.explained_variance < 0.2
-    assert figures.cross_entropy_recovered < 0.7
-
-
-def test_sequences_are_cut_within_documents(subject: Subject) -> None:
-    texts = [CODE, "x = 1\n"]
-    lengths = [len(subject.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
-    ((ids, mask),) = token_batches(subject, [Document(str(i), t) for i, t in enumerate(texts)], 256)
-    assert mask.sum(dim=1).tolist() == [256, lengths[0] - 256, lengths[1]]
-    assert "".join(subject.tokenizer.decode(i[m]) for i, m in zip(ids, mask, strict=True)) == "".join(texts)
+    assert figures.losses.recovered is not None
+    assert figures.losses.recovered < 0.7
 
 
 def test_no_file_is_both_trained_on_and_held_out() -> None:

@@ -13,18 +13,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from labeler.errors import InputError, MismatchError, NotFoundError
-from labeler.evidence.gather import neurons
 from labeler.evidence.merge import adopt_shards, merge_shards
+from labeler.evidence.shard import ShardFolder
 from labeler.evidence.store import SPLITS, EvidenceFolder
-from labeler.pipeline import gather_evidence
+from labeler.evidence.target import choose_target, neurons
+from labeler.pipeline import gather_evidence, gather_for_all
 from labeler.records import Source, Split
+from labeler.sae import identity_sae, load_sae
 from labeler.subject.corpus import open_corpus
-from labeler.subject.model import load_subject
+from labeler.subject.model import Subject, load_subject
 from tests.gathering import CONFIG, gather
 from tests.planted import CHARACTERS, N_FEATURES, Planted, meaning
 
@@ -179,24 +182,46 @@ def test_shards_of_another_pass_are_refused(planted: Planted, tmp_path: Path) ->
 def test_a_small_memory_budget_spills_and_gives_the_same_bytes(
     planted: Planted, planted_evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import labeler.evidence.gather as gathering
-
     spilled = []
-    original = gathering._ShardFolder.checkpoint
+    original = ShardFolder.spill
 
-    def counted(self: object, *args: object, **kwargs: object) -> None:
-        spilled.append(args)
-        original(self, *args, **kwargs)  # type: ignore[arg-type]
+    def counted(self: ShardFolder) -> None:
+        spilled.append(self.next_chunk)
+        original(self)
 
-    monkeypatch.setattr(gathering._ShardFolder, "checkpoint", counted)
+    monkeypatch.setattr(ShardFolder, "spill", counted)
     reference = gather(planted, tmp_path / "at-once")
-    at_once = len(spilled)
-    run = gathering.gather_shard
-    monkeypatch.setattr(gathering, "gather_shard", lambda *a, **k: run(*a, **k, memory_bytes=1))
-    small = gather(planted, tmp_path / "spilled")
-    assert at_once == 1
-    assert len(spilled) - at_once > 10
+    assert spilled == []
+    small = gather(planted, tmp_path / "spilled", memory_bytes=1)
+    assert len(spilled) > 10, "more runs than are kept apart, so that they are merged on the way too"
     assert same_bytes(reference, small) == []
+
+
+def test_two_saes_in_one_forward_pass_give_the_bytes_of_two_passes(
+    planted: Planted, planted_evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, sae = load_subject(str(planted.subject)), load_sae(str(planted.sae))
+    n_forward = []
+    hidden = Subject.hidden
+
+    def counted(self: Subject, *args: Any) -> Any:
+        n_forward.append(1)
+        return hidden(self, *args)
+
+    monkeypatch.setattr(Subject, "hidden", counted)
+    alone = gather(planted, tmp_path / "alone")
+    n_alone = len(n_forward)
+    deeper = subject.hookpoint("gpt_neox.layers.0")
+    width = subject.model.config.hidden_size
+    targets = {
+        tmp_path / "both" / "sae": choose_target(subject, sae, None),
+        tmp_path / "both" / "neurons": choose_target(subject, identity_sae(width, deeper.path), deeper.path),
+    }
+    n_forward.clear()
+    gather_for_all(subject, targets, open_corpus(str(planted.corpus)), CONFIG)
+    assert len(n_forward) == n_alone, "the corpus went through the subject more than once"
+    assert same_bytes(alone, tmp_path / "both" / "sae") == []
+    assert EvidenceFolder(tmp_path / "both" / "neurons").n_features == width
 
 
 _KILLED = """

@@ -1,0 +1,107 @@
+"""Before a pass: the folder is new or holds this very pass, and what does not need the pass is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from labeler.errors import InputError, MismatchError
+from labeler.evidence.directions import has_neighbours, has_output, neighbours_are_cheap, write_neighbours, write_output
+from labeler.evidence.progress import Progress, no_progress
+from labeler.evidence.target import Target, bos_token, identity
+from labeler.files import clear_disk_errors, read_json, write_json
+from labeler.recipe import GatherConfig
+from labeler.subject.corpus import Corpus
+from labeler.subject.model import Subject
+from labeler.subject.sequences import TokenizedCorpus, open_tokenized, tokenize_corpus
+from labeler.subject.vocabulary import save_vocabulary, token_texts
+
+
+def prepare(
+    targets: Mapping[Path, Target],
+    subject: Subject,
+    corpus: Corpus,
+    config: GatherConfig,
+    *,
+    neighbours: bool | None = None,
+    on_progress: Progress = no_progress,
+) -> TokenizedCorpus:
+    """Check that each folder is new or holds this very pass, and write the tokenized corpus there unless it is done.
+
+    `neighbours` says whether to look for the nearest features by decoder direction, which takes n_features^2 cosines;
+    None leaves them out where that takes longer than a few minutes.
+    """
+    plans = {out: identity(subject, target, corpus.spec, config) for out, target in targets.items()}
+    for out, target in targets.items():
+        _check_folder(out, plans[out])
+        _check_length(subject, target, config)
+    first = next(iter(targets))
+    for out, target in targets.items():
+        with clear_disk_errors(out):
+            write_json(out / "plan.json", plans[out])
+            if not (out / "corpus" / "corpus.json").exists():
+                if out == first:
+                    _write_corpus(out, subject, corpus, config, on_progress)
+                else:
+                    _share_corpus(first, out)
+            _write_directions(out, subject, target, neighbours, on_progress)
+    return open_tokenized(first / "corpus")
+
+
+def _check_folder(out: Path, plan: dict[str, object]) -> None:
+    if (out / "plan.json").exists():
+        found = read_json(out / "plan.json")
+        # A plan that never got as far as a corpus binds nobody.
+        if found != plan and (out / "corpus" / "corpus.json").exists():
+            differing = ", ".join(k for k in plan if found.get(k) != plan[k])
+            raise MismatchError(
+                f"{out} holds a pass with another {differing}: choose another --out, or remove the folder"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise MismatchError(f"{out} is not empty and holds no gathering pass: choose another --out")
+
+
+def _check_length(subject: Subject, target: Target, config: GatherConfig) -> None:
+    longest = subject.max_positions
+    if longest is not None and config.sequence_tokens + (bos_token(subject, target.sae, config) is not None) > longest:
+        raise InputError(
+            f"sequences of {config.sequence_tokens} tokens are longer than the {longest} positions of "
+            f"{subject.id}: choose fewer with --sequence-tokens"
+        )
+
+
+def _write_corpus(out: Path, subject: Subject, corpus: Corpus, config: GatherConfig, on_progress: Progress) -> None:
+    vocabulary_size = subject.model.get_input_embeddings().num_embeddings
+    save_vocabulary(out, token_texts(subject.tokenizer, vocabulary_size))
+    tokenize_corpus(
+        corpus, subject.tokenizer, config, out / "corpus", vocabulary_size=vocabulary_size,
+        on_tokens=lambda n: on_progress("tokenize", n, config.n_tokens or 0),
+    )  # fmt: skip
+
+
+def _share_corpus(first: Path, out: Path) -> None:
+    """The files of `first` under a second name, which takes no room; copies where the disk knows no links."""
+    (out / "corpus").mkdir(parents=True, exist_ok=True)
+    files = [
+        *first.glob("vocabulary.*.npy"),
+        *sorted((first / "corpus").iterdir(), key=lambda p: p.name == "corpus.json"),
+    ]
+    for path in files:  # corpus.json last: with it, the corpus is whole
+        copy = out / path.relative_to(first)
+        copy.unlink(missing_ok=True)
+        try:
+            os.link(path, copy)
+        except OSError:
+            shutil.copy(path, copy)
+
+
+def _write_directions(
+    out: Path, subject: Subject, target: Target, neighbours: bool | None, on_progress: Progress
+) -> None:
+    if not has_output(out):
+        write_output(out, subject, target.sae, on_progress)
+    wanted = neighbours_are_cheap(target.sae) if neighbours is None else neighbours
+    if wanted and not has_neighbours(out):
+        write_neighbours(out, target.sae, on_progress)

@@ -1,0 +1,129 @@
+"""One shard of a pass on disk: what a killed run needs to go on.
+
+state-<c>.npz     statistics, quality sums and RANDOM windows up to chunk c
+runs/<name>/      contexts found since the run before (evidence/contexts.py)
+checkpoint.json   which of these count; replaced atomically, so a crash leaves the old or the new one
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labeler.errors import FormatError, MismatchError
+from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
+from labeler.evidence.state import KINDS, GatherState, kind_name, load_arrays, random_positions, save_arrays
+from labeler.evidence.target import Target
+from labeler.files import clear_disk_errors, read_json, write_json
+from labeler.recipe import GatherConfig
+from labeler.records import Source, Split
+from labeler.subject.sequences import TokenizedCorpus
+
+_RUNS_AT_MOST = 8
+
+
+@dataclass
+class ShardFolder:
+    """What one shard remembers of one target, and where it is kept."""
+
+    folder: Path
+    corpus: TokenizedCorpus
+    target: Target
+    state: GatherState
+    next_chunk: int
+    runs: list[str]
+    complete: bool
+    _n_spilled: int = 0  # since the last checkpoint
+
+    @classmethod
+    def open(cls, folder: Path, corpus: TokenizedCorpus, target: Target, config: GatherConfig) -> ShardFolder:
+        state = GatherState(
+            target.sae.n_features, _d_out(target), random_positions(corpus, config), config, position_dtype(corpus)
+        )
+        self = cls(folder, corpus, target, state, 0, [], False)
+        if (folder / "checkpoint.json").exists():
+            self._continue(read_json(folder / "checkpoint.json"))
+        return self
+
+    def _continue(self, saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != self.corpus.fingerprint:
+            raise MismatchError(f"{self.folder} was gathered from another corpus: remove the folder to start over")
+        self.next_chunk, self.runs, self.complete = saved["next_chunk"], saved["runs"], saved["complete"]
+        path = self.folder / saved["state"]
+        try:
+            self.state.statistics, self.state.quality = load_arrays(path, self.state.random)
+        except (OSError, ValueError, KeyError) as error:
+            raise FormatError(f"{path}: damaged ({error}); remove {self.folder} to start over") from error
+
+    def spill(self) -> None:
+        """Move the contexts to disk in mid-chunk; they count from the next checkpoint on."""
+        self._n_spilled += 1
+        self._write_run(f"{self.next_chunk:06d}-spill-{self._n_spilled}")
+
+    def checkpoint(self, next_chunk: int, *, complete: bool) -> None:
+        """Move the contexts to disk, and make this point the one a killed run goes on from."""
+        name = f"{next_chunk:06d}{'-end' if complete else ''}"
+        self._write_run(name)
+        with clear_disk_errors(self.folder):
+            state_file = f"state-{name}.npz"
+            save_arrays(self.folder / state_file, self.state.statistics, self.state.quality, self.state.random)
+            self.next_chunk, self.complete, self._n_spilled = next_chunk, complete, 0
+            write_json(
+                self.folder / "checkpoint.json",
+                {"fingerprint": self.corpus.fingerprint, "next_chunk": next_chunk, "runs": self.runs, "state": state_file,
+                 "complete": complete},
+            )  # fmt: skip
+            self._remove_all_but(state_file)
+
+    def _write_run(self, name: str) -> None:
+        with clear_disk_errors(self.folder):
+            run = self._new_run(name)
+            for kind in KINDS:
+                writer = self._writer(run, kind)
+                for contexts in self.state.reservoirs[kind].drain():
+                    writer.append(contexts)
+                writer.close()
+            self.runs.append(name)
+            if len(self.runs) > _RUNS_AT_MOST:
+                self._merge_runs(f"{name}-merged")
+
+    def _merge_runs(self, name: str) -> None:
+        run = self._new_run(name)
+        for kind in KINDS:
+            readers = [ContextsReader(self.folder / "runs" / r / kind_name(*kind), with_rank=True) for r in self.runs]
+            writer, reservoir = self._writer(run, kind), self.state.reservoirs[kind]
+            for best in best_of_runs(readers, reservoir.k, self.state.n_features):
+                writer.append(best)
+                # A run holds too few contexts of a feature to say what is out of the question; all runs together do.
+                reservoir.tighten(best)
+            writer.close()
+        self.runs = [name]
+
+    def _new_run(self, name: str) -> Path:
+        run = self.folder / "runs" / name
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        return run
+
+    def _writer(self, run: Path, kind: tuple[Source, Split]) -> ContextsWriter:
+        return ContextsWriter(run / kind_name(*kind), self.state.n_features, self.state.position_dtype, with_rank=True)
+
+    def _remove_all_but(self, state_file: str) -> None:
+        for old in self.folder.glob("state-*.npz"):
+            if old.name != state_file:
+                old.unlink()
+        for old in (self.folder / "runs").iterdir():
+            if old.name not in self.runs:
+                shutil.rmtree(old)
+
+
+def position_dtype(corpus: TokenizedCorpus) -> np.dtype:
+    return np.dtype(np.uint32 if corpus.n_tokens < 1 << 32 else np.uint64)
+
+
+def _d_out(target: Target) -> int:
+    return int(target.sae.decoder_directions().shape[1])

@@ -1,0 +1,99 @@
+"""What a pass reads, and what reads it: a hookpoint of the subject, and the SAE there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from labeler.errors import InputError, MismatchError
+from labeler.recipe import GatherConfig
+from labeler.sae import SAE, identity_sae
+from labeler.subject.hookpoints import Hookpoint
+from labeler.subject.model import Subject
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is read, and what reads it."""
+
+    hookpoint: Hookpoint
+    sae: SAE
+    aim: Hookpoint | None  # what the SAE should reconstruct; None where a transcoder's file does not say
+
+
+def choose_target(subject: Subject, sae: SAE, hookpoint: str | None) -> Target:
+    """Where this SAE reads this subject. Raises InputError or MismatchError."""
+    name = hookpoint or sae.hookpoint
+    if name is None:
+        raise InputError(
+            "the SAE's file does not say where it reads the subject: give the module path with --hookpoint"
+        )
+    read = subject.hookpoint(name, reads="input" if sae.reads_input else None)
+    return Target(read, sae, _aim(subject, sae, read))
+
+
+def _aim(subject: Subject, sae: SAE, read: Hookpoint) -> Hookpoint | None:
+    """An SAE reconstructs what it reads; a transcoder what its module, or the one that its file names, gives."""
+    if not sae.is_transcoder:
+        return read
+    if sae.output_hookpoint is not None:
+        return subject.hookpoint(sae.output_hookpoint)
+    return Hookpoint(read.path, "output") if sae.reads_input else None
+
+
+def folder_names(targets: Sequence[Target]) -> list[str]:
+    """A folder's name for each of several targets: the hookpoint and the SAE's own name, numbered where two are alike."""
+    names = [
+        re.sub(
+            r"[^A-Za-z0-9._-]+", "_", f"{t.hookpoint.path}-{t.sae.source.path.parent.name or t.sae.source.path.stem}"
+        )
+        for t in targets
+    ]
+    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def neurons(subject: Subject, hookpoint: str | None) -> SAE:
+    """The neurons that a module gives, as an SAE whose encoder is the identity."""
+    if hookpoint is None:
+        raise InputError(
+            "--sae neurons needs --hookpoint: the module whose output holds the neurons, such as model.layers.3.mlp.act_fn"
+        )
+    place = subject.hookpoint(hookpoint)
+    width = subject.hidden(torch.zeros(1, 1, dtype=torch.long), [place])[place].shape[-1]
+    return identity_sae(int(width), hookpoint)
+
+
+def bos_token(subject: Subject, sae: SAE, config: GatherConfig) -> int | None:
+    """The token to put before each sequence: as configured, else as the SAE says, else as the tokenizer does."""
+    wanted = config.prepend_bos if config.prepend_bos is not None else sae.prepend_bos
+    bos = subject.tokenizer.bos_token_id
+    if wanted is None:
+        wanted = subject.prepends_bos
+    if wanted and bos is None:
+        raise MismatchError(f"the SAE was trained with a BOS token, and the tokenizer of {subject.id} has none")
+    return bos if wanted else None
+
+
+def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherConfig) -> dict[str, Any]:
+    """What makes two passes the same pass."""
+    return {
+        "subject": {"id": subject.id, "revision": subject.revision, "dtype": config.dtype,
+                    "hidden_size": subject.hidden_size, "n_parameters": subject.n_parameters},
+        "hookpoint": target.hookpoint.path,
+        "reads": target.hookpoint.reads,
+        "sae": describe_sae(target.sae),
+        "corpus": corpus_spec,
+        "config": config.to_dict(),
+    }  # fmt: skip
+
+
+def describe_sae(sae: SAE) -> dict[str, Any]:
+    return {
+        "path": str(sae.source.path), "format": sae.source.format, "sha256": sae.source.sha256,
+        "architecture": sae.architecture, "n_features": sae.n_features, "d_in": sae.d_in,
+        "prepend_bos": sae.prepend_bos,
+    }  # fmt: skip
