@@ -1,1 +1,1 @@
-"""The REST service and its pages. Nothing here yet."""
+"""The REST service over the store: routes by subject, and who may ask. Imports neither torch nor transformers."""

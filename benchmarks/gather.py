@@ -1,12 +1,14 @@
 """The gathering pass against its floor: what the forward pass and the encoder alone cost on the same batches.
 
     python benchmarks/gather.py [--tokens N] [--features 8192 65536] [--threads 1 2] [--dtype float32] [--json]
+    python benchmarks/gather.py --d-model 64 --only topk-1048576 --threads 2 --tokens 65536
 
 Builds its inputs: a seeded GPT-NeoX (d_model 256, 4 layers, read after the second), seeded TopK SAEs (k 32) and a JumpReLU
 SAE of like density, and the Python standard library as corpus, in sequences of 256 tokens. For each SAE and number of
-threads it measures, in one process: the forward pass to the hookpoint; the encoder with its selection on the hidden states of
-the same batches; and the whole pass with evidence written, merged and read back. Seconds are CPU seconds of the process
-(and wall seconds with several threads); peak memory is over the loaded subject and SAE.
+threads it measures, in one process: the floor, which is the forward pass to the hookpoint and the encoder with its selection
+on the hidden states of the same batches, once before and once after; and the whole pass with evidence written, merged and read back.
+Seconds are CPU seconds of the process (and wall seconds with several threads); peak memory is over the loaded subject and SAE. What a
+pass writes once, whatever the length of the corpus (token texts, logit lens), is in `prepare_s`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +28,7 @@ from pathlib import Path
 K = 32
 
 
-def build_subject(folder: Path) -> None:
+def build_subject(folder: Path, d: int = 256) -> None:
     import torch
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -34,7 +37,7 @@ def build_subject(folder: Path) -> None:
     AutoTokenizer.from_pretrained(SUBJECT_PATH).save_pretrained(folder)
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        vocab_size=4096, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+        vocab_size=4096, hidden_size=d, num_hidden_layers=4, num_attention_heads=4, intermediate_size=4 * d,
         max_position_embeddings=256, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     GPTNeoXForCausalLM(config).save_pretrained(folder)
@@ -78,14 +81,17 @@ def set_threshold(folder: Path, hidden: object) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
 
 
-def measure(work: Path, sae_name: str, n_tokens: int, dtype: str) -> dict[str, object]:
-    """One process's worth of measurements; see the module's text."""
+def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_mb: int | None) -> dict[str, object]:
+    """One process's worth of measurements, of one SAE or of several in one pass; see the module's text."""
     import torch
 
     from labeler.evidence.batches import batches_of_chunk, n_chunks
-    from labeler.evidence.gather import choose_target, gather_shard, prepare
-    from labeler.evidence.merge import merge_shards, shard_folder
+    from labeler.evidence.gather import gather_shard
+    from labeler.evidence.merge import merge_shards
+    from labeler.evidence.prepare import prepare
     from labeler.evidence.store import SPLITS, EvidenceFolder
+    from labeler.evidence.target import choose_target
+    from labeler.files import give_back_free_memory
     from labeler.recipe import GatherConfig
     from labeler.records import Source
     from labeler.sae import load_sae
@@ -94,37 +100,46 @@ def measure(work: Path, sae_name: str, n_tokens: int, dtype: str) -> dict[str, o
 
     config = GatherConfig(n_tokens=n_tokens, dtype=dtype)
     subject = load_subject(str(work / "subject"), dtype=dtype)
-    sae = load_sae(str(work / sae_name), dtype=dtype)
-    target = choose_target(subject, sae, None)
+    targets = [choose_target(subject, load_sae(str(work / name), dtype=dtype), None) for name in sae_names]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "evidence"
-        corpus = prepare(out, subject, target, open_corpus("python-stdlib"), config)
+        outs = {Path(folder) / name: target for name, target in zip(sae_names, targets, strict=True)}
+        corpus, prepare_seconds = timed(
+            lambda: prepare(outs, subject, open_corpus("python-stdlib"), config, neighbours=False)
+        )
         batches = [b for c in range(n_chunks(corpus, config)) for b in batches_of_chunk(corpus, c, config)]
         ids = [torch.from_numpy(b.padded_ids(corpus.tokens, None)[0]) for b in batches]
-        subject.hidden(ids[0], [target.hookpoint])  # warm
+        hookpoint = targets[0].hookpoint
 
         def forward() -> list[torch.Tensor]:
-            return [subject.hidden(i, [target.hookpoint])[target.hookpoint].reshape(-1, sae.d_in) for i in ids]
+            return [subject.hidden(i, [hookpoint])[hookpoint].reshape(-1, targets[0].sae.d_in) for i in ids]
 
         def encode(states: list[torch.Tensor]) -> None:
-            for state in states:
-                sae.encode_sparse(state)
+            for target in targets:
+                for state in states:
+                    target.sae.encode_sparse(state)
+
+        def floor() -> tuple[tuple[float, float], tuple[float, float]]:
+            states, forward_seconds = timed(forward)
+            return forward_seconds, timed(partial(encode, states))[1]
 
         def whole() -> None:
-            gather_shard(subject, target, corpus, config, shard_folder(out, (1, 1)))
-            merge_shards(out)
+            gather_shard(subject, outs, corpus, config, memory_bytes=memory_mb and memory_mb << 20)
+            for out in outs:
+                merge_shards(out)
 
-        states, forward_seconds = timed(forward)
-        _, encode_seconds = timed(partial(encode, states))
-        del states
+        # The floor before and after the pass, so that a machine that grows busy meanwhile slows both sides.
+        before = floor()
+        give_back_free_memory()
         baseline = reset_peak()
         _, whole_seconds = timed(whole)
         peak = peak_memory() - baseline
+        after = floor()
+        out = next(iter(outs))
         folder_read = EvidenceFolder(out)
         live = [f for f in range(folder_read.n_features) if folder_read.n_firing_windows[:, f].any()]
-        some = [live[i * len(live) // 1000] for i in range(1000)]
+        random.Random(0).shuffle(live)
         began = time.perf_counter()
-        for f in some:
+        for f in live[:1000]:
             for source in (Source.TOP, Source.SAMPLED):
                 for split in SPLITS:
                     folder_read.windows(f, source, split)
@@ -132,16 +147,21 @@ def measure(work: Path, sae_name: str, n_tokens: int, dtype: str) -> dict[str, o
         files = [p for p in out.rglob("*") if p.is_file()]
         token_bytes = sum(p.stat().st_size for p in files if p.parent.name == "corpus")
         disk = sum(p.stat().st_size for p in files)
-    floor = [a + b for a, b in zip(forward_seconds, encode_seconds, strict=True)]
+        l0 = folder_read.manifest["quality"]["l0"]
     million = 1e6 / corpus.n_tokens
+    # [forward or encode][CPU or wall]
+    parts = [[statistics.mean(run[part][clock] for run in (before, after)) for clock in (0, 1)] for part in (0, 1)]
+    floors = [parts[0][clock] + parts[1][clock] for clock in (0, 1)]
+    n_features = sum(t.sae.n_features for t in targets)
     return {
-        "sae": sae_name, "threads": torch.get_num_threads(), "dtype": dtype, "tokens": corpus.n_tokens,
-        "l0": folder_read.manifest["quality"]["l0"], "live_features": len(live),
-        "forward_cpu_s_per_million": forward_seconds[0] * million, "encode_cpu_s_per_million": encode_seconds[0] * million,
-        "floor_cpu_s_per_million": floor[0] * million, "whole_cpu_s_per_million": whole_seconds[0] * million,
-        "ratio_cpu": whole_seconds[0] / floor[0], "ratio_wall": whole_seconds[1] / floor[1],
-        "tokens_per_second": corpus.n_tokens / whole_seconds[1],
-        "peak_kb_per_feature": peak / 1024 / folder_read.n_features, "peak_mb": peak / 2**20,
+        "sae": " + ".join(sae_names), "threads": torch.get_num_threads(), "dtype": dtype, "tokens": corpus.n_tokens,
+        "l0": l0, "live_features": len(live),
+        "forward_cpu_s_per_million": parts[0][0] * million, "encode_cpu_s_per_million": parts[1][0] * million,
+        "floor_cpu_s_per_million": floors[0] * million, "whole_cpu_s_per_million": whole_seconds[0] * million,
+        "ratio_cpu": whole_seconds[0] / floors[0], "ratio_wall": whole_seconds[1] / floors[1],
+        "floor_after_to_before": sum(p[0] for p in after) / sum(p[0] for p in before),
+        "tokens_per_second": corpus.n_tokens / whole_seconds[1], "prepare_s": prepare_seconds[1],
+        "peak_kb_per_feature": peak / 1024 / n_features, "peak_mb": peak / 2**20,
         "disk_kb_per_feature": (disk - token_bytes) / 1024 / folder_read.n_features,
         "disk_bytes_per_token": token_bytes / corpus.n_tokens, "read_1000_features_s": read_seconds,
     }  # fmt: skip
@@ -174,46 +194,47 @@ def main() -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[8192, 65536])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--d-model", type=int, default=256)
+    parser.add_argument("--memory", type=int, help="MB of contexts in memory; the rest waits on disk")
+    parser.add_argument("--only", help="one SAE, such as topk-8192, or several in one pass: topk-8192,jumprelu-8192")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", nargs=2, metavar=("WORK", "SAE"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, metavar=("WORK", "SAES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(Path(options.child[0]), options.child[1], options.tokens, options.dtype)))
+        work, names = Path(options.child[0]), options.child[1].split(",")
+        print(json.dumps(measure(work, names, options.tokens, options.dtype, options.memory)))
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = run_all(Path(folder), options)
     if options.json:
-        print(json.dumps({"rows": rows, "peak_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}))
+        print(json.dumps({"rows": rows}))
     else:
         print_table(rows)
 
 
 def run_all(work: Path, options: argparse.Namespace) -> list[dict[str, object]]:
-    build_subject(work / "subject")
-    names = [f"topk-{n}" for n in options.features] + [f"jumprelu-{options.features[0]}"]
-    for name in names:
+    build_subject(work / "subject", options.d_model)
+    jumprelu = f"jumprelu-{options.features[0]}"
+    passes = [[f"topk-{n}"] for n in options.features] + [[jumprelu], [f"topk-{options.features[0]}", jumprelu]]
+    if options.only:
+        passes = [options.only.split(",")]
+    for name in sorted({name for names in passes for name in names}):
         architecture, n_features = name.split("-")
-        build_sae(work / name, int(n_features), architecture)
-    calibrate(work, names[-1])
-    rows = []
-    for name in names:
-        for threads in options.threads:
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-            command = [
-                sys.executable,
-                __file__,
-                "--child",
-                str(work),
-                name,
-                "--tokens",
-                str(options.tokens),
-                "--dtype",
-                options.dtype,
-            ]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{name}, {threads} threads: {rows[-1]['ratio_cpu']:.2f} x the floor", file=sys.stderr)
-    return rows
+        build_sae(work / name, int(n_features), architecture, options.d_model)
+        if architecture == "jumprelu":
+            calibrate(work, name)
+    return [run_child(work, names, threads, options) for names in passes for threads in options.threads]
+
+
+def run_child(work: Path, names: list[str], threads: int, options: argparse.Namespace) -> dict[str, object]:
+    """In a process of its own, so that its memory is its own too."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, __file__, "--child", str(work), ",".join(names), "--tokens", str(options.tokens),
+               "--dtype", options.dtype, *(["--memory", str(options.memory)] if options.memory else [])]  # fmt: skip
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    row: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{row['sae']}, {threads} threads: {row['ratio_cpu']:.2f} x the floor", file=sys.stderr)
+    return row
 
 
 def calibrate(work: Path, name: str) -> None:
@@ -226,7 +247,8 @@ def calibrate(work: Path, name: str) -> None:
     text = "\n".join(d.text for d, _ in zip(open_corpus("python-stdlib").documents(), range(20), strict=False))
     ids = torch.tensor(subject.tokenizer(text, verbose=False)["input_ids"][: 64 * 256]).reshape(-1, 256)
     hookpoint = subject.hookpoint("gpt_neox.layers.1")
-    set_threshold(work / name, subject.hidden(ids, [hookpoint])[hookpoint].reshape(-1, 256))
+    hidden = subject.hidden(ids, [hookpoint])[hookpoint]
+    set_threshold(work / name, hidden.reshape(-1, hidden.shape[-1]))
 
 
 def print_table(rows: list[dict[str, object]]) -> None:

@@ -4,16 +4,19 @@
     ├── InputError               what the user gave cannot work as it is            (exit 2, HTTP 400/422)
     │   ├── NotFoundError        a path, id, hookpoint or feature that is not there (exit 2, HTTP 404)
     │   ├── FormatError          a file that is damaged, or in no format we read    (exit 2, HTTP 422)
-    │   └── MismatchError        two inputs that do not belong together             (exit 2, HTTP 422)
+    │   ├── MismatchError        two inputs that do not belong together             (exit 2, HTTP 422)
+    │   └── ConflictError        it cannot be done in the state that things are in  (exit 2, HTTP 409)
     ├── StorageError             disk full, database unreachable or locked          (exit 3, HTTP 503)
     └── LLMError                 a request to an LLM that gave no usable reply      (exit 4, HTTP 502)
         ├── ConfigurationError   no key, unknown model: asking again cannot help; stops the run
+        │   ├── EndpointDownError  request after request has failed: the endpoint needs a pause, and so does the run
+        │   └── BudgetError      what the user allowed to be spent is spent     (exit 5, HTTP 402)
         ├── EndpointError        unreachable, timed out, 5xx or 429 after all retries
         ├── RefusedError         a refusal or a content filter
         └── UnreadableReply      an answer that does not follow the format we asked for
 
 `LLMError` is caught per feature and stored as the reason why the feature `failed`;
-`ConfigurationError` alone ends a run. Nothing here is ever turned into a label or a score.
+`ConfigurationError` alone, with all that are one, ends a run. Nothing here is ever turned into a label or a score.
 """
 
 from __future__ import annotations
@@ -48,6 +51,10 @@ class MismatchError(InputError):
     pass
 
 
+class ConflictError(InputError):
+    http_status = 409
+
+
 class StorageError(LabelerError):
     exit_code = 3
     http_status = 503
@@ -67,6 +74,16 @@ class LLMError(LabelerError):
 
 class ConfigurationError(LLMError):
     kind = "configuration"
+
+
+class EndpointDownError(ConfigurationError):
+    kind = "endpoint down"
+
+
+class BudgetError(ConfigurationError):
+    exit_code = 5
+    http_status = 402
+    kind = "budget"
 
 
 class EndpointError(LLMError):

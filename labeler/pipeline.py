@@ -16,27 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeler.errors import ConfigurationError, InputError, LLMError
+from labeler.errors import ConfigurationError, LLMError
 from labeler.evidence.choose import choose_evidence, explain_windows, null_features
 from labeler.evidence.store import EvidenceFolder
-from labeler.explain.llm import explain_with_llm
-from labeler.explain.lookup import explain_by_lookup, predict_all, simulate_by_lookup
+from labeler.explain.lookup import explain_by_lookup
+from labeler.explain.needs import check_recipe, output_tokens, reads_output
 from labeler.llm import LLM
+from labeler.making import lookup_of, make_label
 from labeler.recipe import ContextsConfig, ExplainerConfig, GatherConfig, Recipe, SimulatorConfig
-from labeler.records import (
-    Context,
-    Evidence,
-    FeatureStatistics,
-    Label,
-    LabeledFeature,
-    Simulation,
-    Split,
-    State,
-    TokenTable,
-    Usage,
-)
-from labeler.score.scores import simulation_scores
-from labeler.score.simulate import simulate_with_llm
+from labeler.records import Evidence, FeatureStatistics, Label, LabeledFeature, Split, State, Usage
+from labeler.score.intervention.judge import score_interventions
+from labeler.score.intervention.texts import read_steered
+from labeler.score.score_label import score_label
 
 if TYPE_CHECKING:
     from labeler.evidence.progress import Progress
@@ -77,16 +68,21 @@ def gather_for_all(
     shard: tuple[int, int] = (1, 1),
     memory_bytes: int | None = None,
     neighbours: bool | None = None,
+    cross_entropy_tokens: int = 0,
     on_progress: Progress | None = None,
 ) -> None:
     """The same for several SAEs, by evidence folder: the corpus goes through the subject once for all of them."""
     from labeler.evidence.gather import gather_shard
     from labeler.evidence.merge import is_merged, merge_shards
+    from labeler.evidence.patching import write_losses
     from labeler.evidence.prepare import prepare
     from labeler.evidence.progress import no_progress
 
     began, progress = time.monotonic(), on_progress or no_progress
     tokenized = prepare(targets, subject, corpus, config, neighbours=neighbours, on_progress=progress)
+    if cross_entropy_tokens:
+        for out, target in targets.items():
+            write_losses(out, subject, target, tokenized, config, cross_entropy_tokens)
     unread = {out: target for out, target in targets.items() if not is_merged(out)}
     if unread:
         gather_shard(subject, unread, tokenized, config, shard=shard, memory_bytes=memory_bytes, on_progress=progress)
@@ -100,15 +96,19 @@ def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) ->
     if (reason := too_little(folder.statistics(feature_index), recipe.contexts)) is not None:
         return Evidence(feature_index, folder.statistics(feature_index), (), (), too_little=reason)
     evidence = choose_evidence(folder, feature_index, recipe.contexts, recipe.seed)
-    windows = explain_windows(folder, feature_index, evidence.held_out, recipe.contexts.near_duplicate)
-    return replace(evidence, lookup=explain_by_lookup(windows, folder.vocabulary))
+    windows = explain_windows(folder, feature_index, evidence.of_held_out_documents, recipe.contexts.near_duplicate)
+    output = output_tokens(folder, feature_index) if reads_output(recipe.explainer) else None
+    intervenes = any(scorer.kind == "intervention" for scorer in recipe.scorers)
+    steered = read_steered(folder.folder, feature_index) if intervenes else None
+    lookup = explain_by_lookup(windows, folder.vocabulary)
+    return replace(evidence, lookup=lookup, output=output, steered=steered)
 
 
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:
     """The state of a feature that cannot be labelled, with its reason; None for one that can."""
     if statistics.n_firings == 0:
         return State.SILENT, f"never fired on {statistics.n_tokens:,} tokens"
-    for split, least in zip(Split, config.min_firing_windows, strict=True):
+    for split, least in zip(Split, config.least_firing_windows, strict=True):
         n = statistics.n_firing_windows_by_split[split]
         if n < least:
             return State.RARE, f"fires in {n} {split.replace('_', '-')} windows; at least {least} are needed"
@@ -125,73 +125,25 @@ async def label_feature(evidence: Evidence, recipe: Recipe, llm: LLM | None, nul
         state, reason = evidence.too_little
         return LabeledFeature(evidence.feature_index, state, evidence.statistics, reason)
     try:
-        label, explained = await explain(evidence, recipe.explainer, llm)
+        made = await make_label(evidence, recipe, llm)
     except ConfigurationError:
         raise
     except LLMError as error:
-        return _failed(evidence, error)
-    simulations, simulated = await simulate(label, evidence.held_out, recipe.simulator, llm)
-    if all(s.predicted is None for s in simulations):
+        return _failed(evidence, f"{error.kind}: {error}", error.usage or Usage())
+    used = made.tested_by(recipe)
+    tested = await score_label(made.label, evidence.held_out, used, llm, baseline=lookup_of(evidence), null=null)
+    if tested.failure is not None:
         # A label that could not be tested is not a result. What it cost is in the ledger, so trying again is cheap.
-        reason = f"no simulation succeeded: {simulations[0].reason}" if simulations else "no held-out contexts"
-        return LabeledFeature(
-            evidence.feature_index, State.FAILED, evidence.statistics, reason, usage=explained + simulated
-        )
-    scores = simulation_scores(
-        simulations,
-        baseline=[s.predicted for s in simulate_by_lookup(_lookup(evidence), evidence.held_out)],
-        null=predict_all([table_of(other) for other in null], evidence.held_out),
-        confidence=recipe.confidence,
-        seed=recipe.seed,
-    )
+        return _failed(evidence, tested.failure, made.usage + tested.usage)
+    causal, spent = await score_interventions(made.label, evidence.steered, null, used, llm)
     return LabeledFeature(
-        evidence.feature_index, State.LABELED, evidence.statistics,
-        label=label, scores=scores, simulations=simulations, usage=explained + simulated,
+        evidence.feature_index, State.LABELED, evidence.statistics, label=made.label, scores=tested.scores + causal,
+        simulations=tested.simulations, usage=made.usage + tested.usage + spent, origin=made.origin,
     )  # fmt: skip
 
 
-async def explain(evidence: Evidence, config: ExplainerConfig, llm: LLM | None) -> tuple[Label, Usage]:
-    if config.kind == "lookup":
-        return _lookup(evidence), Usage()
-    return await explain_with_llm(evidence.explain, config, _needed(llm))
-
-
-async def simulate(
-    label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM | None
-) -> tuple[tuple[Simulation, ...], Usage]:
-    if config.kind == "lookup":
-        return simulate_by_lookup(label, contexts), Usage()
-    return await simulate_with_llm(label, contexts, config, _needed(llm))
-
-
-def _failed(evidence: Evidence, error: LLMError) -> LabeledFeature:
-    return LabeledFeature(
-        evidence.feature_index,
-        State.FAILED,
-        evidence.statistics,
-        f"{error.kind}: {error}",
-        usage=error.usage or Usage(),
-    )
-
-
-def _lookup(evidence: Evidence) -> Label:
-    if evidence.lookup is None:
-        raise ValueError(
-            f"feature {evidence.feature_index}: read the evidence with read_evidence, which learns the look-up label"
-        )
-    return evidence.lookup
-
-
-def table_of(label: Label) -> TokenTable:
-    if label.table is None:
-        raise ValueError(f"label {label.text!r} has no look-up table")
-    return label.table
-
-
-def _needed(llm: LLM | None) -> LLM:
-    if llm is None:
-        raise InputError("this recipe asks an LLM: name an endpoint with --base-url, or set OPENAI_API_KEY")
-    return llm
+def _failed(evidence: Evidence, reason: str, usage: Usage) -> LabeledFeature:
+    return LabeledFeature(evidence.feature_index, State.FAILED, evidence.statistics, reason, usage=usage)
 
 
 class NullLabels:
@@ -200,7 +152,12 @@ class NullLabels:
     def __init__(self, folder: EvidenceFolder, recipe: Recipe) -> None:
         # One more than needed, so that a feature of the null still meets n_null labels of others.
         members = null_features(folder, recipe.contexts, recipe.n_null + 1, recipe.seed)
-        self._labels = {f: _lookup(read_evidence(folder, f, recipe)) for f in members}
+        # Whatever the recipe decides for a feature of its own, a label of another one is its look-up label.
+        plain = replace(
+            recipe, explainer=ExplainerConfig(), simulator=SimulatorConfig(), scorers=(), triage=None,
+            contexts=replace(recipe.contexts, explain_hard=0, held_out_hard=0),
+        )  # fmt: skip
+        self._labels = {f: lookup_of(read_evidence(folder, f, plain)) for f in members}
         self._n = recipe.n_null
 
     def for_feature(self, feature_index: int) -> list[Label]:
@@ -208,10 +165,20 @@ class NullLabels:
 
 
 async def label_features(
-    folder: EvidenceFolder, features: Iterable[int], recipe: Recipe, llm: LLM | None, *, at_once: int = 16
+    folder: EvidenceFolder,
+    features: Iterable[int],
+    recipe: Recipe,
+    llm: LLM | None,
+    *,
+    at_once: int = 16,
+    null: NullLabels | None = None,
 ) -> AsyncIterator[LabeledFeature]:
-    """Label many features, `at_once` in flight; results come as they are ready, in any order."""
-    null = NullLabels(folder, recipe)
+    """Label many features, `at_once` in flight; results come as they are ready, in any order.
+
+    Give `null` where many calls are about one folder and recipe: learning it takes as long as a hundred features.
+    """
+    check_recipe(recipe, folder)
+    null = null or NullLabels(folder, recipe)
 
     async def one(feature_index: int) -> LabeledFeature:
         evidence = read_evidence(folder, feature_index, recipe)
@@ -225,8 +192,10 @@ async def label_features(
                 running.add(asyncio.ensure_future(one(feature)))
             if not running:
                 return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=lambda t: t.get_name()):
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            # What came to its end is given before an error that came with it.
+            for task in sorted(done, key=lambda t: (t.exception() is not None, t.get_name())):
+                running.discard(task)
                 yield task.result()
     finally:
         for task in running:

@@ -85,22 +85,67 @@ HISTOGRAM_EDGES: tuple[float, ...] = tuple(2.0 ** (e / 2) for e in range(-20, 21
 
 
 @dataclass(frozen=True)
+class OutputTokens:
+    """What the decoder says of a feature (the logit lens), as token texts, strongest first."""
+
+    promoted: tuple[str, ...]
+    suppressed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Three continuations of one prompt: by the subject itself, with the feature turned up, with another one."""
+
+    prompt: str
+    clean: str
+    steered: str
+    control: str
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What an intervention showed of one feature (score/intervention); no trials where there is a reason."""
+
+    feature_index: int
+    trials: tuple[Trial, ...]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that was gathered for one feature, cut to what a recipe asks for.
 
     `explain` is what an explainer may see, `held_out` is what labels are scored on: different documents, and no
-    near-duplicate windows across the two.
+    near-duplicate windows across the two. `choose`, `show` and `compare` are of HELD_OUT documents too, each part of
+    other documents than the others and than `held_out`, for a recipe that decides something by scores: what a decision
+    was made on is never what is reported.
     """
 
     feature_index: int
     statistics: FeatureStatistics
     explain: tuple[Context, ...]
     held_out: tuple[Context, ...]
+    more_draws: tuple[tuple[Context, ...], ...] = ()  # other choices of EXPLAIN contexts, for more labels
+    choose: tuple[Context, ...] = ()  # decides which of several labels is kept
+    show: tuple[Context, ...] = ()  # shows a label what it gets wrong
+    compare: tuple[Context, ...] = ()  # decides whether a revised label is kept
+    output: OutputTokens | None = None  # None where nothing asks for it
+    steered: Steered | None = None  # None where the recipe asks for no intervention
     lookup: Label | None = None  # learnt from all gathered EXPLAIN windows: the baseline of every other label
     too_little: tuple[State, str] | None = None  # why the feature is silent or rare
 
     def of(self, split: Split) -> tuple[Context, ...]:
         return self.explain if split is Split.EXPLAIN else self.held_out
+
+    @property
+    def of_held_out_documents(self) -> tuple[Context, ...]:
+        """All contexts that no explainer may see: those that report, and those that decide."""
+        return (*self.held_out, *self.choose, *self.show, *self.compare)
+
+    @property
+    def draws(self) -> tuple[tuple[Context, ...], ...]:
+        """What the explainer sees for each label of a best-of-K."""
+        return (self.explain, *self.more_draws)
 
 
 @dataclass(frozen=True)
@@ -167,6 +212,7 @@ class Simulation:
     context: Context
     predicted: tuple[float, ...] | None  # as many as tokens; None when no usable reply came
     reason: str | None = None  # why there is no prediction
+    n_flagged: int = 0  # predictions that rest on less than a thousandth of the simulator's probability
 
     def __post_init__(self) -> None:
         if self.predicted is None and not self.reason:
@@ -198,6 +244,32 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A label that was tried, and what it scored on the documents of a decision; not a score to report.
+
+    The best of several is there by luck too (the winner's curse), so the decision's documents report nothing.
+    """
+
+    text: str
+    decided: str  # what was decided with it: "triage", "best of K", "revision"
+    kept: bool
+    score: float | None = None  # simulation score on the decision's documents
+    reason: str | None = None  # why there is none
+    n: int = 0  # contexts
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a label came about, where that took a decision."""
+
+    method: str  # of the label that was kept, such as "contrastive" or "lookup"
+    why: str  # one sentence, for people
+    revised: bool = False
+    asked_llm: bool = True  # False: triage kept the look-up label
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True)
 class LabeledFeature:
     """The result for one feature. Only a labeled one can carry scores."""
 
@@ -209,6 +281,7 @@ class LabeledFeature:
     scores: tuple[Score, ...] = ()
     simulations: tuple[Simulation, ...] = ()
     usage: Usage = Usage()
+    origin: Origin | None = None  # None: the recipe left nothing to decide
 
     def __post_init__(self) -> None:
         if (self.state is State.LABELED) != (self.label is not None):

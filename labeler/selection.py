@@ -1,13 +1,94 @@
-"""Which features a command is about: `all`, `0-999`, `1,5,9`, `@file`, `unlabeled`."""
+"""Which features a command is about: `all`, `0-999`, `1,5,9`, `@file`, `unlabeled`; jobs also select by condition.
+
+density>1e-5                   what the evidence says
+unlabeled, state=failed        what the label set at hand says
+score<0.2                      what an earlier label set of the same evidence says
+0-9999 and density>1e-5        all of these at once
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
 
 from labeler.errors import InputError, NotFoundError
+from labeler.records import State
 
 _EXPECTED = "`all`, `unlabeled`, a range such as `0-999`, a list such as `1,5,9`, or `@FILE` with one index a line"
+_CONDITION = re.compile(r"\s*(density|score|state)\s*(<=|>=|<|>|=)\s*(\S+)\s*", re.ASCII)
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq,
+}  # fmt: skip
+
+
+class Known(Protocol):
+    """What conditions ask about, by feature."""
+
+    def densities(self) -> np.ndarray:
+        """[n_features] share of tokens on which each fires."""
+
+    def finished(self) -> np.ndarray:
+        """The features that need no work."""
+
+    def in_state(self, state: State) -> np.ndarray:
+        """The features in this state; those that are pending have none stored."""
+
+    def scored(self, compare: Callable[[Any, Any], Any], value: float) -> np.ndarray:
+        """The features whose score compares so; one without a score never does."""
+
+
+def select_features(spec: str, n_features: int, known: Known) -> Sequence[int]:
+    """The feature indices that `spec` names, ascending; conditions are joined by `and`.
+
+    Raises InputError naming the part that cannot be read or is out of range.
+    """
+    parts = [part.strip() for part in re.split(r"\sand\s", spec)]
+    if len(parts) == 1 and parts[0] != "unlabeled" and not _CONDITION.fullmatch(spec):
+        return parse_features(spec, n_features)
+    chosen = np.ones(n_features, dtype=bool)
+    for part in parts:
+        chosen &= _holds(part, n_features, known)
+    found: list[int] = np.flatnonzero(chosen).tolist()
+    return found
+
+
+def _holds(part: str, n_features: int, known: Known) -> np.ndarray:
+    """[n_features] where one part of a selection holds."""
+    if part == "unlabeled":
+        return ~_mask(known.finished(), n_features)
+    condition = _CONDITION.fullmatch(part)
+    if condition is None:
+        return _mask(parse_features(part, n_features), n_features)
+    name, sign, text = condition.groups()
+    if name == "state":
+        return _in_state(sign, text, n_features, known)
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"features {part!r}: {text!r} is not a number") from None
+    if name == "density":
+        return np.asarray(_COMPARE[sign](known.densities(), value))
+    return _mask(known.scored(_COMPARE[sign], value), n_features)
+
+
+def _in_state(sign: str, text: str, n_features: int, known: Known) -> np.ndarray:
+    if sign != "=" or text not in set(State):
+        raise InputError(f"features 'state{sign}{text}': expected state= and one of {', '.join(State)}")
+    if text == State.PENDING:
+        stored = [known.in_state(state) for state in State if state is not State.PENDING]
+        return ~_mask(np.concatenate(stored), n_features)
+    return _mask(known.in_state(State(text)), n_features)
+
+
+def _mask(features: Sequence[int] | np.ndarray, n_features: int) -> np.ndarray:
+    mask = np.zeros(n_features, dtype=bool)
+    mask[np.asarray(features, dtype=np.int64)] = True
+    return mask
 
 
 def parse_features(spec: str, n_features: int) -> Sequence[int]:

@@ -112,6 +112,7 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
         "reason": view.result.reason,
         "label": None if view.result.label is None else view.result.label.text,
         "explainer": None if view.result.label is None else view.result.label.explainer,
+        "origin": None if view.result.origin is None else asdict(view.result.origin),
         "scores": {s.name: asdict(s) for s in view.result.scores},
         "statistics": {**asdict(view.result.statistics), "density": view.result.statistics.density},
         "promoted": view.promoted,

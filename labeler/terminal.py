@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderResult
@@ -25,6 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from labeler.records import HISTOGRAM_EDGES, Context, LabeledFeature, Score, Simulation, Source, Split, State
+
+if TYPE_CHECKING:
+    from labeler.sae.train import TrainProgress
 
 STATE_STYLES = {
     State.LABELED: "green",
@@ -164,6 +167,12 @@ def _numbers(result: LabeledFeature) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
+    if result.origin is not None:
+        grid.add_row("how", Text(visible(f"{result.origin.method}: {result.origin.why}")))
+        for c in result.origin.candidates:
+            score = "no score" if c.score is None else number(c.score)
+            kept = "kept" if c.kept else "not kept"
+            grid.add_row("", Text(f"{c.decided}, {kept}, {score} on {c.n} contexts set aside: {visible(c.text)}"))
     if result.label is not None:
         for name, text in _score_lines(result):
             grid.add_row(Text(name), Text(text))
@@ -190,7 +199,17 @@ def _score_lines(result: LabeledFeature) -> Iterable[tuple[str, str]]:
     yield "baseline", number(score.baseline_token_lookup) + (" (this label is the baseline)" if is_baseline else "")
     for other in result.scores:
         if other is not score:
-            yield visible(other.name.removeprefix("simulation_").replace("_", " ")), with_interval(other)
+            name = visible(other.name.removeprefix("simulation_").replace("_", " "))
+            yield name, with_interval(other) + _beside(other, score)
+
+
+def _beside(score: Score, main: Score) -> str:
+    """What else is known of a score, where it is: `; token look-up 0.81; 3 left out`."""
+    baseline = score.baseline_token_lookup
+    known = [f"token look-up {number(baseline)}"] if baseline is not None else []
+    if score.n_failed and score.n_failed != main.n_failed:
+        known.append(f"{score.n_failed} left out")
+    return "".join(f"; {part}" for part in known)
 
 
 def with_interval(score: Score) -> str:
@@ -290,12 +309,67 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
     for name, key, show in (
         ("features active per token (L0)", "l0", lambda x: number(x, 1)),
         ("variance explained", "explained_variance", percent),
+        ("variance unexplained (FVU)", "fvu", lambda x: number(x, 3)),
         ("features that never fired", "dead_share", percent),
         ("features that fired rarely", "rare_share", percent),
         ("tokens reconstructed", "n_tokens_reconstructed", lambda x: f"{x:,}"),
     ):
         value = quality.get(key)
         table.add_row(name, "—" if value is None else show(value))
+    if any(quality.get("density_features") or ()):
+        table.add_row("densities, features by share of tokens", density_bars(quality))
+    for name, text in _loss_rows(quality):
+        table.add_row(name, text)
+    return table
+
+
+def density_bars(quality: Mapping[str, Any]) -> Text:
+    """The manifest's density histogram as block characters, between the lowest and the highest bin that is filled."""
+    counts, edges = quality["density_features"], quality["density_log10_edges"]
+    filled = [i for i, n in enumerate(counts) if n]
+    low, high = (f"{10 ** edges[i]:.1e}" for i in (filled[0], filled[-1] + 1))
+    return Text.assemble(f"{low} ", (_bars(counts[filled[0] : filled[-1] + 1]), "blue"), f" {high}")
+
+
+def _loss_rows(quality: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Nothing where the cross-entropy was not measured."""
+    if "cross_entropy_recovered" not in quality:
+        return
+    recovered = quality["cross_entropy_recovered"]
+    if recovered is None:
+        yield "cross-entropy recovered", f"undefined: {visible(quality.get('cross_entropy_reason') or '')}"
+        return
+    yield "cross-entropy recovered", f"{percent(recovered)} against the mean"
+    zero = quality.get("cross_entropy_recovered_zero")
+    yield "", "undefined against zeros" if zero is None else f"{percent(zero)} against zeros"
+    yield "cross-entropy, nats a token", " ".join(
+        f"{number(quality[key], 3)} {what}"
+        for key, what in (("cross_entropy", "as it is,"), ("cross_entropy_sae", "reconstructed,"),
+                          ("cross_entropy_mean", "at the mean"))
+    )  # fmt: skip
+
+
+def training_line(progress: TrainProgress) -> str:
+    """Where training stands, in one line."""
+    explained = "—" if progress.explained_variance is None else percent(progress.explained_variance)
+    return (
+        f"loss {progress.loss:.4g}, L0 {number(progress.l0, 1)}, explained {explained}, "
+        f"dead {percent(progress.dead_share)}"
+    )
+
+
+def training_table(final: TrainProgress) -> Table:
+    """What training came to, on its last batch."""
+    table = _table("at the end of training", "", right=("",))
+    explained = final.explained_variance
+    for name, value in (
+        ("tokens", f"{final.n_tokens:,} in {final.step:,} steps, {final.tokens_per_second:,.0f} a second"),
+        ("loss", f"{final.loss:.4g}"),
+        ("features active per token (L0)", number(final.l0, 1)),
+        ("variance explained", "—" if explained is None else percent(explained)),
+        ("dead features", percent(final.dead_share)),
+    ):
+        table.add_row(name, value)
     return table
 
 

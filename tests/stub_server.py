@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks /v1/chat/completions, well or badly, as a test asks.
+"""A real HTTP server that speaks /v1/chat/completions, completions, embeddings and batches, well or badly, as a test asks.
 
     with StubServer(behave=lambda n, body: SERVER_ERROR if n == 1 else GOOD) as server:
         llm = OpenAILLM(server.base_url)
@@ -9,9 +9,11 @@ letter LLM: a model of simple rules that explains and simulates token detectors 
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
+import struct
 import threading
 import time
 from collections import defaultdict
@@ -23,6 +25,8 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+
+from tests.stub_batches import StubBatches
 
 Json = dict[str, Any]
 
@@ -80,10 +84,10 @@ def _cut_short(completion: Json) -> Json:
     return completion
 
 
-def _index_out_of_range(completion: Json) -> Json:
+def _token_that_is_not_there(completion: Json) -> Json:
     message = completion["choices"][0]["message"]
     contexts = json.loads(message["content"])
-    message["content"] = json.dumps({name: {**named, "999": 5} for name, named in contexts.items()})
+    message["content"] = json.dumps({name: {**named, "nowhere": 5} for name, named in contexts.items()})
     return completion
 
 
@@ -95,7 +99,7 @@ def _one_context_short(completion: Json) -> Json:
 
 GOOD = Behaviour()
 MALFORMED = says("I think it fires on {letters, mostly")
-OUT_OF_RANGE = Behaviour(change=_index_out_of_range)
+OUT_OF_RANGE = Behaviour(change=_token_that_is_not_there)
 WRONG_LENGTH = Behaviour(change=_one_context_short)
 TRUNCATED = Behaviour(change=_cut_short)
 REFUSAL = says(None, refusal="I cannot help with that.")
@@ -128,6 +132,7 @@ class StubServer:
         self.n_paid = 0  # complete replies that left the server
         self.most_at_once = 0
         self._at_once = 0
+        self.batches = StubBatches(self)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._http = _HTTPServer(("127.0.0.1", 0), _handler_of(self))
@@ -189,15 +194,22 @@ def _handler_of(server: StubServer) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            content = self.rfile.read(int(self.headers["content-length"]))
+            if self.path in ("/v1/files", "/v1/batches"):
+                self._send(*server.batches.post(self.path, self.headers["content-type"], content))
+                return
+            body = json.loads(content)
             behaviour = server.arrived(Request(self.path, _lower(self.headers), body, time.monotonic()))
             with server.at_work(behaviour.seconds):
-                if self.path != "/v1/chat/completions":
+                if self.path not in ANSWERS:
                     behaviour = fails(404, f"no such path: {self.path}")
-                answer = _answer(behaviour, body)
+                answer = answer_of(behaviour, self.path, body)
                 if behaviour.paid:
                     server.paid()
             self._send(behaviour, answer)
+
+        def do_GET(self) -> None:
+            self._send(*server.batches.get(self.path))
 
         def _send(self, behaviour: Behaviour, answer: bytes) -> None:
             self.send_response(behaviour.status)
@@ -222,29 +234,92 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _answer(behaviour: Behaviour, body: Json) -> bytes:
+def answer_of(behaviour: Behaviour, path: str, body: Json) -> bytes:
     if behaviour.error is not None:
         return json.dumps({"error": behaviour.error}).encode()
     if behaviour.raw is not None:
         return behaviour.raw.encode()
-    completion = completion_of(letter_llm("\n".join(m["content"] for m in body["messages"])), body)
-    return json.dumps(behaviour.change(completion) if behaviour.change else completion).encode()
+    answer = ANSWERS[path](body)
+    return json.dumps(behaviour.change(answer) if behaviour.change else answer).encode()
+
+
+def _chat(body: Json) -> Json:
+    return completion_of(letter_llm("\n".join(m["content"] for m in body["messages"])), body)
 
 
 def completion_of(text: str, body: Json) -> Json:
     """A chat completion. Tokens are counted as words, so that usage is a known number of the prompt."""
     words = sum(len(m["content"].split()) for m in body["messages"])
+    choice: Json = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    if body.get("logprobs"):
+        choice["logprobs"] = {"content": [_chat_token(t, body["top_logprobs"]) for t in TOKENS.findall(text)]}
     return {
         "id": "chatcmpl-stub", "object": "chat.completion", "created": 0, "model": f"{body['model']}-2026-01-01",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [choice],
         "usage": {"prompt_tokens": words, "completion_tokens": len(text.split()), "total_tokens": words + len(text.split())},
     }  # fmt: skip
+
+
+TOKENS = re.compile(r"\s?\S+|\s")
+
+
+def _ranked(token: str, n: int) -> list[tuple[str, float]]:
+    """The token itself is the likeliest, and `?1`, `?2`, ... might have been in its place."""
+    return [(token, -0.25), *((f"?{i}", -2.0 - i) for i in range(1, n))][:n]
+
+
+def _chat_token(token: str, n: int) -> Json:
+    others = [{"token": t, "logprob": p, "bytes": None} for t, p in _ranked(token, n)]
+    return {"token": token, "logprob": -0.25, "bytes": None, "top_logprobs": others}
+
+
+def _text(body: Json) -> Json:
+    """A text completion, with `echo` as OpenAI's first API had it, or with vLLM's `prompt_logprobs`."""
+    tokens = TOKENS.findall(body["prompt"])
+    written = [" the"] * body["max_tokens"]
+    choice: Json = {"index": 0, "finish_reason": "length", "text": "".join(written), "logprobs": None}
+    if body.get("echo"):
+        n, shown = body["logprobs"], tokens + written
+        choice["text"] = "".join(shown)
+        choice["logprobs"] = {
+            "tokens": shown, "token_logprobs": [None, *[-0.25] * (len(shown) - 1)],
+            "top_logprobs": [None, *(dict(_ranked(t, n)) for t in shown[1:])],
+            "text_offset": [len("".join(shown[:i])) for i in range(len(shown))],
+        }  # fmt: skip
+    elif (n := body.get("prompt_logprobs")) is not None:
+        ranked = (enumerate(_ranked(t, n)) for t in tokens[1:])
+        entries = [
+            {str(i): {"logprob": p, "rank": i + 1, "decoded_token": t} for i, (t, p) in others} for others in ranked
+        ]
+        choice["prompt_logprobs"] = [None, *entries]
+    usage = {"prompt_tokens": len(tokens), "completion_tokens": len(written), "total_tokens": 0}
+    return {"object": "text_completion", "model": f"{body['model']}-2026-01-01", "choices": [choice], "usage": usage}
+
+
+def embedding_of(text: str) -> list[float]:
+    """How often each of a, b, ... h occurs."""
+    return [float(text.count(c)) for c in "abcdefgh"]
+
+
+def _embeddings(body: Json) -> Json:
+    vectors = [embedding_of(text) for text in body["input"]]
+    sent: list[Any] = vectors
+    if body.get("encoding_format") == "base64":
+        sent = [base64.b64encode(struct.pack("<8f", *vector)).decode() for vector in vectors]
+    data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(sent)]
+    n_words = sum(len(text.split()) for text in body["input"])
+    return {"object": "list", "model": body["model"], "data": data[::-1], "usage": {"prompt_tokens": n_words}}
+
+
+ANSWERS: dict[str, Callable[[Json], Json]] = {
+    "/v1/chat/completions": _chat, "/v1/completions": _text, "/v1/embeddings": _embeddings,
+}  # fmt: skip
 
 
 def letter_llm(prompt: str) -> str:
     """Explains by naming the marked tokens with their mean strength, and simulates from such a label."""
     if "\nThe feature detects: " in prompt:
-        return _simulate(prompt)
+        return _match(prompt) if "In which contexts" in prompt else _simulate(prompt)
     if "<<" in prompt:
         return _explain(prompt)
     return "I am a letter LLM."
@@ -252,7 +327,7 @@ def letter_llm(prompt: str) -> str:
 
 def _explain(prompt: str) -> str:
     strengths = defaultdict[str, list[int]](list)
-    for token, strength in re.findall(r"<<([^|]+|\|)\|(\d+)>>", prompt.partition("Contexts:\n")[2]):
+    for token, strength in re.findall(r"<<([^|]+|\|)\|(\d+)>>", prompt):
         strengths[token].append(int(strength))
     often = sorted(strengths, key=lambda t: (-len(strengths[t]), t))[:5]
     return "LABEL: " + ", ".join(f"`{t}` {round(sum(strengths[t]) / len(strengths[t]))}" for t in often)
@@ -262,10 +337,21 @@ def _simulate(prompt: str) -> str:
     shown, _, label = prompt.rpartition("\nThe feature detects: ")
     strengths = {token: int(r or 10) for token, r in re.findall(r"`([^`]+)`(?: \(?(\d+))?", label.splitlines()[0])}
     reply: dict[str, dict[str, int]] = {}
-    for number, lines in re.findall(r"^Context (\d+)\n((?:\d+[: ].*(?:\n|\Z))+)", shown, re.MULTILINE):
-        tokens = re.findall(r"^(\d+):?(.*)$", lines, re.MULTILINE)
-        reply[number] = {index: strengths[token] for index, token in tokens if strengths.get(token)}
+    for number, lines in re.findall(r"^Context (\d+)\n(.*?)(?=\n\nContext |\n*\Z)", shown, re.MULTILINE | re.DOTALL):
+        reply[number] = {token: strengths[token] for token in lines.split("\n") if strengths.get(token)}
     return json.dumps(reply, separators=(",", ":"))
+
+
+def _match(prompt: str) -> str:
+    """Detection and fuzzing: does a token of the label stand in the context, or where it is marked?"""
+    shown, _, label = prompt.partition("Contexts:\n")[2].rpartition("\nThe feature detects: ")
+    tokens = re.findall(r"`([^`]+)`", label.splitlines()[0])
+    matches = [
+        number
+        for number, text in re.findall(r"^(\d\d) (.*)$", shown, re.MULTILINE)
+        if any(token in ("".join(re.findall("<<(.*?)>>", text)) or text) for token in tokens)
+    ]
+    return ",".join([*matches, "0"])
 
 
 @pytest.fixture

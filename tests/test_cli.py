@@ -11,33 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from labeler import cli
 from tests.planted import N_FEATURES, Planted
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
-    """Run `labeler WORDS...` in this process, as the console script does."""
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setenv("LABELER_DB", str(tmp_path / "labeler.db"))
-
-    def run(*words: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["labeler", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
 
 
 def gather_words(planted: Planted, out: Path, **changes: object) -> list[object]:
@@ -62,7 +36,7 @@ def test_help_answers_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "gather", "merge", "label", "show", "export", "sets"):
+    for command in ("demo", "train", "gather", "merge", "label", "show", "export", "sets"):
         assert command in done.stdout
 
 
@@ -77,6 +51,19 @@ def test_several_saes_read_one_forward_pass(run, planted: Planted, tmp_path: Pat
     wrong = run(*words, *("--sae", "neurons") * 2, *("--hookpoint", "a") * 2)
     assert wrong.code == 2
     assert "--hookpoint is given 2 times for 3 SAEs" in wrong.err
+
+
+def test_the_loss_is_measured_before_the_pass_or_after_it(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    before = run(*gather_words(planted, tmp_path / "before"), "--cross-entropy", 2000, "--json")
+    quality = json.loads(before.out)["quality"]
+    assert quality["n_tokens_cross_entropy"] >= 2000
+    assert quality["cross_entropy_sae"] > 0
+    # This untrained subject loses nothing by an ablation, and is not said to have recovered anything.
+    assert quality["cross_entropy_recovered"] is not None or "loses nothing" in quality["cross_entropy_reason"]
+    without = run(*gather_words(planted, tmp_path / "after"), "--json")
+    assert "cross_entropy_sae" not in json.loads(without.out)["quality"]
+    after = run(*gather_words(planted, tmp_path / "after"), "--cross-entropy", 2000, "--json")
+    assert json.loads(after.out)["quality"] == quality
 
 
 def test_the_whole_story(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
+import zlib
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,13 +13,19 @@ from typing import Any
 
 import pytest
 
+from labeler.batching import label_in_batches
+from labeler.errors import BudgetError, ConfigurationError
 from labeler.evidence.store import EvidenceFolder
 from labeler.labeling import label_missing
+from labeler.llm.batch import Batches
+from labeler.llm.breaker import Breaker
+from labeler.llm.budget import Budget
 from labeler.llm.client import OpenAILLM
 from labeler.llm.patience import Patience
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import LabeledFeature, State
 from labeler.store import Store, open_store
+from labeler.store.batches import SqlJournal
 from labeler.store.ledger import SqlLedger
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
@@ -31,25 +33,36 @@ from tests.stub_server import Behaviour, StubServer
 
 SHORT = Patience(timeout=2.0, n_retries=3, first_wait=0.01, longest_wait=0.02, longest_total=2.0)
 RECIPE = replace(Recipe.from_names("openai:letters"), contexts=ContextsConfig(held_out_sampled=5))
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def label(
-    evidence: Path, server: StubServer, store: Store, features: range = range(N_FEATURES)
+    evidence: Path, server: StubServer, store: Store, features: range = range(N_FEATURES), **options: Any
 ) -> dict[int, LabeledFeature]:
     """Label what is missing; returns what this run worked on."""
-    folder, results = EvidenceFolder(evidence), {}
+    folder, results = EvidenceFolder(evidence), dict[int, LabeledFeature]()
 
     def keep(result: LabeledFeature) -> None:
         results[result.feature_index] = result
 
     async def run() -> None:
         label_set = store.label_set_for(folder.manifest, str(evidence), RECIPE)
-        async with OpenAILLM(server.base_url, ledger=SqlLedger(store), patience=SHORT) as llm:
+        async with OpenAILLM(server.base_url, ledger=SqlLedger(store), patience=SHORT, **options) as llm:
             await label_missing(folder, features, RECIPE, llm, store, label_set, on_result=keep)
 
     asyncio.run(run())
     return results
+
+
+def in_batches(evidence: Path, server: StubServer, store: Store, **options: Any) -> None:
+    folder = EvidenceFolder(evidence)
+
+    async def run() -> None:
+        label_set = store.label_set_for(folder.manifest, str(evidence), RECIPE)
+        async with OpenAILLM(server.base_url, ledger=SqlLedger(store), patience=SHORT) as llm:
+            batches = Batches(llm, SqlJournal(store), poll_seconds=0.001, **options)
+            await label_in_batches(folder, range(N_FEATURES), RECIPE, llm, batches, store, label_set)
+
+    asyncio.run(run())
 
 
 def rows(store: Store) -> list[dict[str, Any]]:
@@ -153,7 +166,7 @@ def test_bad_answers_never_become_results(planted_evidence: Path, store: Store, 
 
 
 @pytest.mark.parametrize(
-    "name", ["malformed", "refusal", "filter", "no choices", "empty", "truncated", "not json", "error", "cut"]
+    "name", ["malformed", "refusal", "filter", "no choices", "empty", "truncated", "not json", "error", "null"]
 )
 def test_an_endpoint_that_only_answers_badly_labels_nothing(
     planted_evidence: Path, store: Store, stub_server: StubServer, name: str
@@ -162,6 +175,26 @@ def test_an_endpoint_that_only_answers_badly_labels_nothing(
     results = label(planted_evidence, stub_server, store, range(2))
     assert {r.state for r in results.values()} == {State.FAILED}
     assert all(r.reason for r in results.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "n_good"),
+    [("cut", 0), ("no model", 0), ("not json", 0), ("error", 90), ("busy", 90), ("no money", 90), ("revoked", 90),
+     ("too long", 90)],
+)  # fmt: skip
+def test_an_endpoint_that_is_of_no_use_stops_the_run_and_fails_next_to_nothing(
+    planted_evidence: Path, store: Store, stub_server: StubServer, name: str, n_good: int
+) -> None:
+    behaviour = {
+        **CATALOGUE, "no money": stub.NO_QUOTA, "revoked": stub.fails(401, "key revoked"), "no model": stub.NO_MODEL,
+        "too long": stub.fails(400, "maximum context length is 10 tokens"),
+    }[name]  # fmt: skip
+    stub_server.behave = lambda number, body: stub.GOOD if number <= n_good else behaviour
+    with pytest.raises(ConfigurationError):
+        label(planted_evidence, stub_server, store)
+    states = Counter(r["state"] for r in rows(store))
+    assert states["failed"] <= 5
+    assert (states["labeled"] > 0) == (n_good > 0)
 
 
 def test_nothing_paid_for_is_asked_again(planted_evidence: Path, store: Store, stub_server: StubServer) -> None:
@@ -186,58 +219,77 @@ def test_nothing_paid_for_is_asked_again(planted_evidence: Path, store: Store, s
     assert all(json.dumps(r.body, sort_keys=True) for r in stub_server.requests[third:])
 
 
-def test_a_revoked_key_stops_the_run_and_keeps_what_was_done(
+def test_a_spent_budget_ends_the_run_and_another_one_continues(
     planted_evidence: Path, store: Store, stub_server: StubServer
 ) -> None:
-    from labeler.errors import ConfigurationError
-
-    stub_server.behave = lambda number, body: stub.GOOD if number <= 30 else stub.fails(401, "key revoked")
-    with pytest.raises(ConfigurationError, match="401"):
-        label(planted_evidence, stub_server, store)
-    done = [r for r in rows(store) if r["state"] == "labeled"]
-    assert done
-    assert all(r["state"] != "failed" for r in rows(store))
-    stub_server.behave = lambda number, body: stub.GOOD
-    label(planted_evidence, stub_server, store)
+    with pytest.raises(BudgetError, match="of 35,000 tokens are spent"):
+        label(planted_evidence, stub_server, store, budget=Budget(tokens=35_000))
+    n_first = stub_server.n_paid
+    states = Counter(r["state"] for r in rows(store))
+    assert states["labeled"] > 0
+    assert states["failed"] == 0
+    label(planted_evidence, stub_server, store, budget=Budget(tokens=1_000_000))
     assert Counter(r["state"] for r in rows(store))["labeled"] == N_FEATURES - 2
+    bodies = [json.dumps(body, sort_keys=True) for body in stub_server.bodies]
+    assert len(set(bodies)) == len(bodies) == stub_server.n_paid > n_first
 
 
-_RUN = """
-import sys
-from pathlib import Path
-from labeler.store import open_store
-from tests.test_llm_story import label
-from types import SimpleNamespace
-label(Path(sys.argv[1]), SimpleNamespace(base_url=sys.argv[2]), open_store(sys.argv[3]))
-"""
+def test_batches_make_the_same_label_set(planted_evidence: Path, tmp_path: Path, stub_server: StubServer) -> None:
+    live, batched = open_store(str(tmp_path / "live.db")), open_store(str(tmp_path / "batched.db"))
+    label(planted_evidence, stub_server, live)
+    n_needed = stub_server.n_paid
+    stub_server.batches.n_looks = 3
+    in_batches(planted_evidence, stub_server, batched)
+    assert rows(batched) == rows(live)
+    by_batch = [r for r in stub_server.requests[n_needed:] if "batch" in r.headers]
+    assert stub_server.n_paid == 2 * n_needed, "each request once"
+    assert len(by_batch) == n_needed - 2, "an explanation and a simulation are asked live"
+    assert len(stub_server.batches.batches) == 2
 
 
-def test_a_run_killed_again_and_again_buys_nothing_twice(planted_evidence: Path, tmp_path: Path) -> None:
-    def run(server: StubServer, database: Path) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-c", _RUN, str(planted_evidence), server.base_url, str(database)]
-        return subprocess.Popen(words, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+def test_batches_against_the_whole_catalogue(planted_evidence: Path, tmp_path: Path, stub_server: StubServer) -> None:
+    """Which prompts meet which bad answer is decided by their text, so both ways meet the same."""
 
-    with StubServer() as calm:
-        undisturbed = tmp_path / "undisturbed.db"
-        assert run(calm, undisturbed).wait(timeout=120) == 0
-        n_needed = calm.n_paid
-    rng = random.Random(0)
-    with StubServer(lambda number, body: stub.slow(0.05)) as server:
-        database = tmp_path / "killed.db"
-        for _ in range(4):
-            process = run(server, database)
-            seen = len(server.requests)
-            goal = seen + rng.randrange(8, 20)
-            while len(server.requests) < goal and process.poll() is None:
-                time.sleep(0.01)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
-        assert run(server, database).wait(timeout=120) == 0
-        keys = Counter(json.dumps(r.body, sort_keys=True) for r in server.requests)
-    assert rows(open_store(str(database))) == rows(open_store(str(undisturbed)))
-    # What was in flight at a kill may be asked again: at most 16 requests at each of four kills.
-    assert sum(n - 1 for n in keys.values()) <= 4 * 16
-    assert len(keys) == n_needed
+    def behave(number: int, body: dict[str, Any]) -> Behaviour:
+        return random_behaviour(zlib.crc32(json.dumps(body["messages"]).encode()))(number, body)
+
+    stub_server.behave = behave
+    live, batched = open_store(str(tmp_path / "live.db")), open_store(str(tmp_path / "batched.db"))
+    label(planted_evidence, stub_server, live, breaker=Breaker(10_000))
+    in_batches(planted_evidence, stub_server, batched)
+    lived, came = ({r["feature_index"]: r for r in rows(s)} for s in (live, batched))
+    same = [f for f in lived if lived[f] == came[f]]
+    assert len(same) > N_FEATURES / 2
+    for feature in set(lived) - set(same):
+        # Answers that never were any, over and over, have other words in a batch.
+        assert lived[feature]["state"] == came[feature]["state"]
+
+
+def test_batches_killed_at_any_step_end_alike(planted_evidence: Path, tmp_path: Path, stub_server: StubServer) -> None:
+    """Each run dies at its next call of the Batch API; all runs together submit every batch once."""
+    live, batched = open_store(str(tmp_path / "live.db")), open_store(str(tmp_path / "batched.db"))
+    label(planted_evidence, stub_server, live)
+    n_needed, stub_server.batches.n_looks = stub_server.n_paid, 4
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    for n_calls in range(30):
+        calls = iter(range(n_calls))
+
+        async def sleep(seconds: float, calls: Any = calls) -> None:
+            if next(calls, None) is None:
+                raise Killed
+
+        try:
+            in_batches(planted_evidence, stub_server, batched, sleep=sleep)
+            break
+        except Killed:
+            continue
+    assert n_calls > 1
+    assert rows(batched) == rows(live)
+    assert stub_server.n_paid - n_needed == n_needed
+    assert len(stub_server.batches.batches) == 2
 
 
 def test_results_do_not_depend_on_how_replies_are_interleaved(planted_evidence: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -24,6 +25,7 @@ from labeler.records import (
     Split,
     State,
 )
+from labeler.sae.train import TrainProgress
 from labeler.terminal import (
     activation_histogram,
     coverage_table,
@@ -35,6 +37,8 @@ from labeler.terminal import (
     progress,
     quality_table,
     score_histogram,
+    training_line,
+    training_table,
     visible,
 )
 
@@ -179,6 +183,22 @@ def test_the_panel_says_all_there_is() -> None:
         assert expected in lines
 
 
+def test_the_panel_shows_whatever_scores_there_are_and_what_stands_beside_them() -> None:
+    result = labeled(Score("simulation", 0.5, n=20, n_failed=1))
+    others = (
+        Score("detection", 0.75, low=0.6, high=0.875, n=37, n_failed=3),
+        Score("detection_auroc", 0.9, n=40, baseline_token_lookup=0.8125),
+        Score("fuzzing_same", None, "no held-out contexts of this kind"),
+    )
+    panel = shown(feature_panel(replace(result, scores=(*result.scores, *others))))
+    rows = {name: re.search(rf"{name} +(.*?) *│", panel) for name in ("detection", "detection auroc", "fuzzing same")}
+    assert [match and match[1] for match in rows.values()] == [
+        "0.75  [0.60, 0.88], 37 sequences; 3 left out",
+        "0.90, 40 sequences; token look-up 0.81",
+        "undefined: no held-out contexts of this kind",
+    ]
+
+
 def test_a_lookup_label_is_named_as_the_baseline() -> None:
     assert "0.55 (this label is the baseline)" in shown(feature_panel(labeled(SCORE, explainer="lookup")))
     assert "is the baseline" not in shown(feature_panel(labeled(SCORE)))
@@ -224,8 +244,33 @@ def test_tables_of_counts_and_quality() -> None:
     quality = shown(quality_table({"l0": 16.0, "explained_variance": None, "dead_share": 0.25}))
     assert re.search(r"L0\) +16\.0", quality)
     assert re.search(r"variance explained +—", quality)
+    assert "cross-entropy" not in quality, "not measured is not shown"
     sets = shown(label_sets_table([{"id": 4, "n_labeled": 1200, "n_features": 1536, "median_score": None}]))
     assert re.search(r"4 .*1,200 of 1,536 +—", sets)
+
+
+def test_the_quality_of_an_sae_in_full() -> None:
+    measured = {
+        "fvu": 0.0973, "density_log10_edges": [-3.0, -2.6667, -2.3333, -2.0, -1.6667], "density_features": [0, 1, 8, 0],
+        "cross_entropy_recovered": 0.974, "cross_entropy_recovered_zero": None,
+        "cross_entropy": 3.7, "cross_entropy_sae": 3.751, "cross_entropy_mean": 6.2,
+    }  # fmt: skip
+    text = shown(quality_table(measured))
+    assert re.search(r"FVU\) +0\.097", text)
+    assert "2.2e-03 ▁█ 1.0e-02" in text
+    assert "97.4% against the mean" in text
+    assert "undefined against zeros" in text
+    assert "3.700 as it is, 3.751 reconstructed, 6.200 at the mean" in text
+    unknown = {"cross_entropy_recovered": None, "cross_entropy_reason": "the file \x1b[31m does not say"}
+    assert "undefined: the file ␛[31m does not say" in shown(quality_table(unknown))
+
+
+def test_training_in_a_line_and_in_a_table() -> None:
+    progress = TrainProgress(1_000, 4_096_000, 0.01234567, 31.96, None, 0.0, 123_456.7)
+    assert training_line(progress) == "loss 0.01235, L0 32.0, explained —, dead 0.0%"
+    text = shown(training_table(replace(progress, explained_variance=0.913)))
+    assert "4,096,000 in 1,000 steps, 123,457 a second" in text
+    assert re.search(r"variance explained +91\.3%", text)
 
 
 def test_numbers_as_shown() -> None:

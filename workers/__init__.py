@@ -1,1 +1,6 @@
-"""The Celery workers, which will run the pipeline cut into tasks. Nothing here yet: the command line runs everything in one process."""
+"""The Celery workers: they run the pipeline, cut into blocks.
+
+database (the truth) ──claim──► a worker: label or gather ──save──► database
+     ▲                              ▲
+     └── recovery: what was lost    └── a message that says only "there is work"
+"""

@@ -68,6 +68,14 @@ def gather(
             help="Find the nearest features by decoder direction. Default: up to 131,072 features on a CPU.",
         ),
     ] = None,
+    cross_entropy: Annotated[
+        int,
+        typer.Option(
+            metavar="TOKENS",
+            min=0,
+            help="Measure on so many tokens what the subject loses when it reads the SAE's reconstruction. 0: do not.",
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Read the corpus once and write down what each feature does: the evidence for its label."""
@@ -86,7 +94,7 @@ def gather(
     with gather_progress() as on_progress:
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
-            on_progress=on_progress,
+            cross_entropy_tokens=cross_entropy, on_progress=on_progress,
         )  # fmt: skip
     for folder in targets:
         _after_gathering(folder, cut, as_json)

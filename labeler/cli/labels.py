@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,15 @@ import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import (
+    Asking,
     BaseUrl,
+    BudgetTokens,
+    BudgetUsd,
     Concurrency,
     Database,
     Explainer,
     Json,
+    RecipeName,
     Simulator,
     gather_progress,
     llm_for,
@@ -27,24 +32,33 @@ from labeler.cli.options import (
     settings_with,
     store_at,
 )
+from labeler.cli.planning import show_plan
 
 if TYPE_CHECKING:
+    from labeler.llm.batch import Batches
+    from labeler.llm.client import OpenAILLM
+    from labeler.recipe import Recipe
     from labeler.records import LabeledFeature
-    from labeler.store import LabelSetInfo, LabelSetSummary
+    from labeler.store import LabelSetInfo, LabelSetSummary, Store
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is left.")] = Path("demo-out"),
     tokens: Annotated[int, typer.Option(min=10_000, help="Corpus tokens to read.")] = 500_000,
-    explainer: Explainer = "lookup",
+    recipe: RecipeName = None,
+    explainer: Explainer = None,
     simulator: Simulator = None,
     base_url: BaseUrl = None,
     features: Annotated[str, typer.Option(metavar="SPEC", help="As in `labeler label`.")] = "all",
     concurrency: Concurrency = 16,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
 ) -> None:
     """Label a small model of Python code, shipped with this package, on your own standard library. Needs no network."""
-    recipe_of(explainer, simulator)  # a wrong name is an error now, and not after the gathering pass
+    asking = Asking(base_url, concurrency, budget_usd, budget_tokens)
+    chosen = recipe_of(explainer, simulator, recipe)
+    asking.check(chosen)  # a mistake is an error now, and not after the gathering pass
     from labeler.demo.run import finish_demo, gather_demo
     from labeler.terminal import stdout
 
@@ -52,7 +66,7 @@ def demo(
     with gather_progress() as on_progress:
         evidence = gather_demo(out, tokens, on_progress)
     database = str(out / "labeler.db")
-    label_set, _ = _label(evidence, features, explainer, simulator, base_url, database, concurrency)
+    label_set, _ = _label(evidence, features, chosen, database, asking)
     finish_demo(out, evidence, database, label_set, stdout())
     say(
         f"\n{time.monotonic() - began:.0f} s. Open {out}/report.html in a browser. The label set is in {out}/labels.jsonl, .csv and "
@@ -71,15 +85,34 @@ def label(
             help="`all`, `0-999`, `1,5,9`, `@FILE`, or `unlabeled`. What is labelled already is never done again.",
         ),
     ] = "all",
-    explainer: Explainer = "lookup",
+    recipe: RecipeName = None,
+    explainer: Explainer = None,
     simulator: Simulator = None,
     base_url: BaseUrl = None,
     db: Database = None,
     concurrency: Concurrency = 16,
+    budget_usd: BudgetUsd = None,
+    budget_tokens: BudgetTokens = None,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch",
+            help="Send requests by OpenAI's Batch API: half the price, answered within a day. May be stopped at any "
+            "moment; the same command waits on.",
+        ),
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what it would take in requests, tokens and money, and stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a label for each feature and score it on documents that the explainer never saw."""
-    label_set_id, counts = _label(evidence, features, explainer, simulator, base_url, db, concurrency)
+    asking = Asking(base_url, concurrency, budget_usd, budget_tokens, batch)
+    chosen = recipe_of(explainer, simulator, recipe)
+    if plan:
+        show_plan(evidence, features, chosen, asking, db, as_json)
+        return
+    label_set_id, counts = _label(evidence, features, chosen, db, asking)
     store = store_at(db)
     summary = store.summary(label_set_id)
     if as_json:
@@ -91,6 +124,8 @@ def label(
         from labeler.terminal import coverage_table, stdout
 
         stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
+        if n_kept := counts.get("kept_lookup"):
+            say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
         say(
             f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
         )
@@ -101,22 +136,22 @@ def label(
 def _label(
     evidence: Path,
     features: str,
-    explainer: str,
-    simulator: str | None,
-    base_url: str | None,
+    recipe: Recipe,
     db: str | None,
-    concurrency: int,
+    asking: Asking,
 ) -> tuple[int, dict[str, int]]:
     """Label what is missing; the label set's id and how many features now came to each state."""
+    from labeler.batching import label_in_batches
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling import label_missing
+    from labeler.processes import processes_worth
     from labeler.selection import parse_features
     from labeler.terminal import progress
 
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
-    recipe = recipe_of(explainer, simulator)
-    settings = settings_with(base_url, db)
+    asking.check(recipe)
+    settings = settings_with(asking.base_url, db)
     store = store_at(db)
     label_set = store.label_set_for(folder.manifest, str(evidence.resolve()), recipe)
     counts: Counter[str] = Counter()
@@ -126,17 +161,28 @@ def _label(
 
         def on_result(result: LabeledFeature) -> None:
             counts[str(result.state)] += 1
+            if result.origin is not None and not result.origin.asked_llm:
+                counts["kept_lookup"] += 1
             if result.state == "failed":
                 failures[str(result.reason)] += 1
             bar.advance(task)
 
+        def on_start(done: int, _wanted: int) -> None:
+            bar.update(task, completed=done)
+
         async def run() -> None:
-            llm = llm_for(recipe, settings, store, concurrency)
+            llm = llm_for(recipe, asking, settings, store)
             try:
-                await label_missing(
-                    folder, wanted, recipe, llm, store, label_set, on_result=on_result,
-                    on_start=lambda done, _wanted: bar.update(task, completed=done),
-                )  # fmt: skip
+                if asking.batch and llm is not None:
+                    batches = _batches(llm, store, bar)
+                    await label_in_batches(
+                        folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start
+                    )
+                else:
+                    await label_missing(
+                        folder, wanted, recipe, llm, store, label_set, on_result=on_result, on_start=on_start,
+                        n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                    )  # fmt: skip
             finally:
                 if llm is not None:
                     await llm.aclose()
@@ -144,9 +190,24 @@ def _label(
         asyncio.run(run())
     for reason, n in failures.most_common(5):
         typer.echo(f"error: {n} features failed: {reason}", err=True)
+    if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
+        typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
     if failures:
         typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
     return label_set.id, dict(counts)
+
+
+def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:
+    from labeler.llm.batch import Batches, Progress
+    from labeler.store.batches import SqlJournal
+
+    task = bar.add_task("batches", total=None)
+
+    def show(progress: Progress) -> None:
+        words = f"{progress.n_batches} batches" if progress.n_batches != 1 else "1 batch"
+        bar.update(task, description=words, completed=progress.n_answered, total=progress.n_requests)
+
+    return Batches(llm, SqlJournal(store), on_progress=show)
 
 
 @app.command()

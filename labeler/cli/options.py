@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from labeler.llm.budget import Budget
+    from labeler.llm.client import OpenAILLM
     from labeler.recipe import Recipe
     from labeler.settings import Settings
     from labeler.store import Store
@@ -21,8 +24,26 @@ Database = Annotated[
     typer.Option("--db", metavar="URL", help="Where results are kept: a file for SQLite, or postgresql+psycopg://... "
                  "[env LABELER_DB; default labeler.db]"),
 ]  # fmt: skip
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="A running service, such as http://127.0.0.1:8000; its key is in LABELER_KEY."
+    ),
+]
 Explainer = Annotated[
-    str, typer.Option(metavar="lookup|openai:MODEL", help="Who writes the labels: the token look-up, or an LLM.")
+    str | None,
+    typer.Option(
+        metavar="lookup|openai:MODEL",
+        help="Who writes the labels: the token look-up, or an LLM. Default: as the recipe says, or lookup.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="How labels are made and tested: a TOML file, or one of `labeler recipes`. Flags go before it.",
+    ),
 ]
 Simulator = Annotated[
     str | None,
@@ -34,12 +55,45 @@ BaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible endpoint. [env OPENAI_BASE_URL]")
 ]
 Concurrency = Annotated[int, typer.Option(min=1, max=512, help="LLM requests in flight at once.")]
+BudgetUsd = Annotated[
+    float | None,
+    typer.Option(
+        metavar="USD", help="Stop before more than this is spent; what is done is kept, and the exit code is 5."
+    ),
+]
+BudgetTokens = Annotated[int | None, typer.Option(metavar="N", help="As --budget-usd, in tokens in and out.")]
 
 
-def recipe_of(explainer: str, simulator: str | None) -> Recipe:
+@dataclass(frozen=True)
+class Asking:
+    """How an LLM is asked, as the command line says it."""
+
+    base_url: str | None
+    concurrency: int
+    budget_usd: float | None
+    budget_tokens: int | None
+    batch: bool = False
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises InputError for a budget that cannot be kept, before anything is done."""
+        from labeler.llm.prices import Prices
+
+        self.budget().check_prices(Prices.load(settings_with(self.base_url, None).prices), models_of(recipe))
+
+    def budget(self) -> Budget:
+        from labeler.llm.budget import Budget
+
+        return Budget(self.budget_usd, self.budget_tokens)
+
+
+def recipe_of(explainer: str | None, simulator: str | None, recipe: str | None = None) -> Recipe:
+    if recipe is not None:
+        from labeler.recipes import read_recipe
+
+        return read_recipe(recipe, explainer, simulator)
     from labeler.recipe import Recipe
 
-    return Recipe.from_names(explainer, simulator)
+    return Recipe.from_names(explainer or "lookup", simulator)
 
 
 def settings_with(base_url: str | None, db: str | None) -> Settings:
@@ -57,13 +111,22 @@ def store_at(db: str | None) -> Store:
     return open_store(settings_with(None, db).database)
 
 
-def llm_for(recipe: Recipe, settings: Settings, store: Store, concurrency: int) -> Any:
-    if recipe.explainer.kind == recipe.simulator.kind == "lookup":
+def llm_for(recipe: Recipe, asking: Asking, settings: Settings, store: Store) -> OpenAILLM | None:
+    """None for a recipe that asks nobody."""
+    models = models_of(recipe)
+    if not models:
         return None
     from labeler.llm.client import OpenAILLM
     from labeler.store.ledger import SqlLedger
 
-    return OpenAILLM.from_settings(settings, ledger=SqlLedger(store), concurrency=concurrency)
+    return OpenAILLM.from_settings(
+        settings, ledger=SqlLedger(store), concurrency=asking.concurrency, budget=asking.budget(), models=models
+    )
+
+
+def models_of(recipe: Recipe) -> set[str]:
+    models = (recipe.explainer.model, recipe.simulator.model, *(scorer.model for scorer in recipe.scorers))
+    return {model for model in models if model is not None}
 
 
 @contextmanager

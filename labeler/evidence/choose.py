@@ -1,42 +1,55 @@
 """Which of the gathered contexts the explainer sees, and on which the label is scored (scoring.md's two sets).
 
-Held-out contexts are chosen first and stay exactly as their design drew them, so that design weights are exact. Windows
-of the EXPLAIN side that nearly repeat one of them are then left out: a text copied between documents would otherwise
-be shown to the explainer and scored.
+    HELD_OUT documents   report: the scores of a label                    chosen first, exactly as the design draws them
+                         choose, show, compare: parts set aside           repeat nothing of the above
+    EXPLAIN documents    what the explainer sees, in one or more draws    repeat nothing of the above
+
+Near-duplicates are left out downwards, so that design weights stay exact, and no text copied between documents is both
+shown to an explainer and scored. Documents are in parts by a hash of their tokens: two copies are in one part.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of_all
+from labeler.evidence.hard import hard_windows
+from labeler.evidence.order import N_DECILES, deciles, one_a_document_first, round_robin
 from labeler.evidence.store import EvidenceFolder, Windows
-from labeler.recipe import ContextsConfig
+from labeler.recipe import PART_SHARES, ContextsConfig
 from labeler.records import Context, Evidence, Source, Split
 
-_SHINGLE = 8
-_N_DECILES = 10
 _FEWEST_SILENT = 3
+_REPORT = "report"
 
 
 def choose_evidence(folder: EvidenceFolder, feature_index: int, config: ContextsConfig, seed: int = 0) -> Evidence:
     """The evidence of one feature as a recipe wants it; the same on every machine for the same seed."""
-    chooser = _Chooser(folder, feature_index, config, np.random.default_rng([seed, feature_index]))
+    chooser = _Chooser(folder, feature_index, config, seed)
     held_out = chooser.held_out()
-    explain = chooser.explain(held_out)
-    return Evidence(feature_index, folder.statistics(feature_index), explain, held_out)
+    aside = {part: chooser.set_aside(part) for part in config.aside}
+    explain, *more = [chooser.explain(draw) for draw in range(max(config.draws, 1))]
+    return Evidence(
+        feature_index,
+        folder.statistics(feature_index),
+        explain,
+        held_out,
+        more_draws=tuple(more),
+        choose=aside.get("choose", ()),
+        show=aside.get("show", ()),
+        compare=aside.get("compare", ()),
+    )
 
 
 def explain_windows(
-    folder: EvidenceFolder, feature_index: int, held_out: Sequence[Context], near_duplicate: float
+    folder: EvidenceFolder, feature_index: int, held_out: Iterable[Context], near_duplicate: float
 ) -> dict[Source, Windows]:
     """All gathered EXPLAIN windows of a feature that repeat none of the held-out contexts, by source."""
-    scored = NearDuplicates(near_duplicate)
-    for context in held_out:
-        scored.add(shingles_of(folder, context))
+    scored = NearDuplicates(near_duplicate, shingles_of_all(folder, held_out))
     kept = {}
     for source in (Source.TOP, Source.SAMPLED, Source.RANDOM):
         windows = folder.windows(feature_index, source, Split.EXPLAIN)
@@ -48,89 +61,162 @@ def explain_windows(
     return kept
 
 
-class NearDuplicates:
-    """Windows seen so far; two are near-duplicates when the Jaccard similarity of their token 8-grams is over a bound."""
+def part_of(folder: EvidenceFolder, document: int, aside: Sequence[str], seed: int) -> str:
+    """The part of a HELD_OUT document: one of `aside`, or "report". Each part has a place of its own on [0, 1).
 
-    def __init__(self, bound: float) -> None:
-        self._bound = bound
-        self._sizes: list[int] = []
-        self._holders: dict[int, list[int]] = {}
-
-    def has(self, grams: frozenset[int]) -> bool:
-        shared = Counter(i for gram in grams for i in self._holders.get(gram, ()))
-        return any(n / (len(grams) + self._sizes[i] - n) > self._bound for i, n in shared.items())
-
-    def add(self, grams: frozenset[int]) -> None:
-        for gram in grams:
-            self._holders.setdefault(gram, []).append(len(self._sizes))
-        self._sizes.append(len(grams))
-
-
-def shingles(folder: EvidenceFolder, token_ids: np.ndarray, length: np.ndarray) -> list[frozenset[int]]:
-    """The hashed 8-grams of normalised tokens of each window: token ids [n, width], the first length[i] of them real."""
-    classes = folder.vocabulary.classes[np.maximum(token_ids, 0)]
-    n_grams = max(token_ids.shape[1] - _SHINGLE + 1, 1)
-    hashes = np.zeros((len(token_ids), n_grams), dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for i in range(min(_SHINGLE, token_ids.shape[1])):
-            hashes = hashes * np.uint64(0x100000001B3) + classes[:, i : i + n_grams] + np.uint64(1)
-    # A window shorter than a gram is one gram, cut where its tokens end.
-    return [frozenset(row[: max(n - _SHINGLE + 1, 1)]) for row, n in zip(hashes.tolist(), length.tolist(), strict=True)]
-
-
-def shingles_of(folder: EvidenceFolder, context: Context) -> frozenset[int]:
-    ids = np.full((1, folder.window_tokens), -1)
-    ids[0, : len(context.token_ids)] = context.token_ids
-    return shingles(folder, ids, np.array([len(context.token_ids)]))[0]
+    A document keeps its part whatever else is set aside, except that a part which is not needed reports.
+    """
+    place, start = folder.document_fraction(document, f"part:{seed}"), 0.0
+    for part, share in PART_SHARES.items():
+        if start <= place < start + share and part in aside:
+            return part
+        start += share
+    return _REPORT
 
 
 class _Chooser:
-    def __init__(self, folder: EvidenceFolder, feature: int, config: ContextsConfig, rng: np.random.Generator) -> None:
-        self.folder, self.feature, self.config, self.rng = folder, feature, config, rng
+    def __init__(self, folder: EvidenceFolder, feature: int, config: ContextsConfig, seed: int) -> None:
+        self.folder, self.feature, self.config, self.seed = folder, feature, config, seed
+        self.rng = np.random.default_rng([seed, feature])
+        self.apart: list[frozenset[int]] = []  # shingles of all contexts of HELD_OUT documents
+        self._pools: dict[tuple[Source, Split], Windows] = {}
 
     def held_out(self) -> tuple[Context, ...]:
-        top = self._distinct_top(Split.HELD_OUT, self.config.held_out_top, self.config.held_out_top * 4)
+        top = self._distinct_top(Split.HELD_OUT, self.config.held_out_top, self.config.held_out_top * 4, self._fresh())
         taken = np.array([c.token_start for c in top])
-        return (*top, *self._random(taken), *self._sampled_by_design())
+        chosen = (*top, *self._random(taken), *self._sampled_by_design())
+        self._keep_apart(chosen)
+        n_hard = self.config.held_out_hard or 0
+        return chosen + self._hard(Split.HELD_OUT, n_hard, self._unlike_apart(), taken=chosen)
 
-    def explain(self, held_out: Sequence[Context]) -> tuple[Context, ...]:
-        seen = NearDuplicates(self.config.near_duplicate)
-        for context in held_out:
-            seen.add(shingles_of(self.folder, context))
-        top = self._distinct_top(Split.EXPLAIN, self.config.explain_top, self.config.explain_top_pool, seen)
-        return (*top, *self._sampled_over_deciles(seen))
-
-    def _distinct_top(self, split: Split, n: int, pool: int, seen: NearDuplicates | None = None) -> tuple[Context, ...]:
-        """`n` of the `pool` highest windows: at most one a document while there are enough documents, no repeats."""
-        windows = self.folder.windows(self.feature, Source.TOP, split)
-        order = np.arange(min(pool, len(windows)))
-        if split is Split.EXPLAIN:
-            self.rng.shuffle(order)
-        documents = self.folder.corpus.document_of(windows.position)
-        seen = seen or NearDuplicates(self.config.near_duplicate)
-        chosen = self._distinct(windows, _one_a_document_first(order, documents), n, seen)
-        chosen.sort()
-        return tuple(self.folder.context(windows, i, Source.TOP, split, int(documents[i])) for i in chosen)
-
-    def _distinct(self, windows: Windows, order: Sequence[int], n: int, seen: NearDuplicates) -> list[int]:
-        chosen: list[int] = []
-        grams = shingles(self.folder, windows.token_ids, windows.length)
-        for i in order:
-            if len(chosen) == n:
-                break
-            if not seen.has(grams[i]):
-                seen.add(grams[i])
-                chosen.append(int(i))
+    def set_aside(self, part: str) -> tuple[Context, ...]:
+        """A few contexts of other documents. What a label is to learn its mistakes from is spread over the deciles."""
+        rng, seen = self._rng("aside", part), self._unlike_apart()
+        n_firing, n_random = self.config.aside_top, self.config.aside_random
+        chosen: tuple[Context, ...] = ()
+        for source in (Source.SAMPLED, Source.TOP) if part == "show" else (Source.TOP,):
+            chosen += self._some(source, n_firing - len(chosen), part, rng, seen)
+        chosen += self._some(Source.RANDOM, n_random, part, rng, seen)
+        self._keep_apart(chosen)
+        if part == "show":
+            chosen += self._hard(Split.HELD_OUT, n_random, seen, part, taken=chosen)
         return chosen
 
-    def _sampled_over_deciles(self, seen: NearDuplicates) -> tuple[Context, ...]:
+    def _some(
+        self, source: Source, n: int, part: str, rng: np.random.Generator, seen: NearDuplicates
+    ) -> tuple[Context, ...]:
+        windows, documents = self._windows(source, Split.HELD_OUT, part)
+        order = np.arange(len(windows)) if source is Source.TOP else rng.permutation(len(windows))
+        rows = self._distinct(windows, one_a_document_first(order, documents), n, seen)
+        return self._contexts(windows, rows, source, Split.HELD_OUT, documents)
+
+    def explain(self, draw: int) -> tuple[Context, ...]:
+        # The first draw continues the stream of the held-out choice, as it did before there were others.
+        rng = self.rng if draw == 0 else self._rng("draw", str(draw))
+        seen = self._unlike_apart()
+        n, pool = self.config.explain_top, self.config.explain_top_pool
+        top = self._distinct_top(Split.EXPLAIN, n, pool, seen, rng)
+        chosen = (*top, *self._sampled_over_deciles(seen, rng if draw else None))
+        return chosen + self._hard(Split.EXPLAIN, self.config.explain_hard or 0, seen, taken=chosen)
+
+    def _rng(self, *names: str) -> np.random.Generator:
+        """A stream of its own, so that what one choice takes changes no other."""
+        salt = int.from_bytes(hashlib.sha256(":".join(names).encode()).digest()[:4], "big")
+        return np.random.default_rng([self.seed, self.feature, salt])
+
+    def _fresh(self) -> NearDuplicates:
+        return NearDuplicates(self.config.near_duplicate)
+
+    def _unlike_apart(self) -> NearDuplicates:
+        return NearDuplicates(self.config.near_duplicate, self.apart)
+
+    def _keep_apart(self, contexts: Iterable[Context]) -> None:
+        self.apart += shingles_of_all(self.folder, contexts)
+
+    def _windows(self, source: Source, split: Split, part: str = _REPORT) -> tuple[Windows, np.ndarray]:
+        """The gathered windows of a split, of HELD_OUT those of one part of the documents; and their documents."""
+        windows = self._pool(source, split)
+        documents = self.folder.corpus.document_of(windows.position)
+        if split is Split.EXPLAIN or not self.config.aside:
+            return windows, documents
+        parts = [part_of(self.folder, int(d), self.config.aside, self.seed) for d in documents]
+        here = np.flatnonzero(np.array([p == part for p in parts], dtype=bool))
+        return windows.take(here), documents[here]
+
+    def _pool(self, source: Source, split: Split) -> Windows:
+        """All gathered windows of a split, read once; HARD ones are found among those of all sources."""
+        if (pool := self._pools.get((source, split))) is None:
+            if source is Source.HARD:
+                pool = hard_windows(self.folder, self.feature, split, self._rng("hard", split))
+            else:
+                pool = self.folder.windows(self.feature, source, split)
+            self._pools[source, split] = pool
+        return pool
+
+    def _contexts(
+        self, windows: Windows, rows: Iterable[int], source: Source, split: Split, documents: np.ndarray
+    ) -> tuple[Context, ...]:
+        return tuple(self.folder.context(windows, i, source, split, int(documents[i])) for i in rows)
+
+    def _distinct_top(
+        self, split: Split, n: int, pool: int, seen: NearDuplicates, shuffle: np.random.Generator | None = None
+    ) -> tuple[Context, ...]:
+        """`n` of the `pool` highest windows: at most one a document while there are enough documents, no repeats."""
+        windows, documents = self._windows(Source.TOP, split)
+        order = np.arange(min(pool, len(windows)))
+        if shuffle is not None:
+            shuffle.shuffle(order)
+        chosen = self._distinct(windows, one_a_document_first(order, documents), n, seen)
+        return self._contexts(windows, sorted(chosen), Source.TOP, split, documents)
+
+    def _distinct(self, windows: Windows, order: Sequence[int] | np.ndarray, n: int, seen: NearDuplicates) -> list[int]:
+        chosen: list[int] = []
+        for low in range(0, len(order), max(n, 1)):
+            rows = np.asarray(order[low : low + n], dtype=np.int64)
+            grams = shingles(self.folder, windows.token_ids[rows], windows.length[rows])
+            for i, of_row in zip(rows.tolist(), grams, strict=True):
+                if len(chosen) == n:
+                    return chosen
+                if not seen.has(of_row):
+                    seen.add(of_row)
+                    chosen.append(i)
+        return chosen
+
+    def _hard(
+        self,
+        split: Split,
+        n: int,
+        seen: NearDuplicates,
+        part: str = _REPORT,
+        *,
+        taken: Sequence[Context],
+    ) -> tuple[Context, ...]:
+        """Windows that look alike and on which the feature is silent; fewer than `n` where fewer are known."""
+        if n == 0:
+            return ()
+        windows, documents = self._windows(Source.HARD, split, part)
+        starts = np.array([c.token_start for c in taken])
+        order = self._apart_from(windows, np.arange(len(windows)), starts)
+        rows = self._distinct(windows, order, n, seen)
+        contexts = self._contexts(windows, rows, Source.HARD, split, documents)
+        if split is Split.HELD_OUT:
+            self._keep_apart(contexts)
+        return contexts
+
+    def _apart_from(self, windows: Windows, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Those of `order` that overlap no window beginning at one of `starts`."""
+        width = self.folder.window_tokens
+        away = np.abs(windows.position[order][:, None] - starts[None, :])
+        return order[away.min(axis=1, initial=width) >= width]
+
+    def _sampled_over_deciles(self, seen: NearDuplicates, rng: np.random.Generator | None) -> tuple[Context, ...]:
         """EXPLAIN windows spread over the deciles of the feature's firing windows."""
-        windows = self.folder.windows(self.feature, Source.SAMPLED, Split.EXPLAIN)
-        strata = _deciles(windows.peak)
-        order = _round_robin([np.flatnonzero(strata == d) for d in range(_N_DECILES, 0, -1)])
+        windows, documents = self._windows(Source.SAMPLED, Split.EXPLAIN)
+        strata = deciles(windows.peak)
+        groups = [np.flatnonzero(strata == d) for d in range(N_DECILES, 0, -1)]
+        order = round_robin([rng.permutation(g) for g in groups] if rng else groups)
         chosen = self._distinct(windows, order, self.config.explain_sampled, seen)
         chosen.sort(key=lambda i: -windows.peak[i])
-        documents = self.folder.corpus.document_of(windows.position)
         return tuple(
             self.folder.context(windows, i, Source.SAMPLED, Split.EXPLAIN, int(documents[i]), stratum=int(strata[i]))
             for i in chosen
@@ -138,11 +224,8 @@ class _Chooser:
 
     def _random(self, taken: np.ndarray) -> tuple[Context, ...]:
         """Uniform over all held-out windows; the silent ones stand for all silent windows of the split."""
-        windows = self.folder.windows(self.feature, Source.RANDOM, Split.HELD_OUT)
-        order = self.rng.permutation(len(windows))
-        width = self.folder.window_tokens
-        apart = np.array([np.abs(taken - windows.position[i]).min(initial=width) >= width for i in order], dtype=bool)
-        order = order[apart]
+        windows, documents = self._windows(Source.RANDOM, Split.HELD_OUT)
+        order = self._apart_from(windows, self.rng.permutation(len(windows)), taken)
         n = self.config.held_out_random
         chosen, rest = order[:n], order[n:]
         silent = chosen[windows.peak[chosen] == 0]
@@ -151,7 +234,6 @@ class _Chooser:
             silent = np.append(silent, rest[windows.peak[rest] == 0][: _FEWEST_SILENT - len(silent)])
         n_silent = self.folder.n_windows[Split.HELD_OUT] - self._n_firing(Split.HELD_OUT)
         weight = n_silent / len(silent) if len(silent) else None
-        documents = self.folder.corpus.document_of(windows.position)
         contexts = []
         for i in (*chosen, *(s for s in silent if s not in chosen)):
             is_silent = i in silent
@@ -167,18 +249,18 @@ class _Chooser:
         """Held-out firing windows, equally many of each decile, each with the number of windows it stands for.
 
         Two-phase sampling (Neyman 1938): the gathered sample is uniform over the firing windows; its deciles are the
-        strata; within a stratum the choice is uniform again. Weight = N_firing / m * m_h / n_h.
+        strata; within a stratum the choice is uniform again. Weight = N_firing / m * m_h / n_h. Where documents are
+        set aside, m counts the windows of the others, which are a random part of the documents.
         """
-        windows = self.folder.windows(self.feature, Source.SAMPLED, Split.HELD_OUT)
+        windows, documents = self._windows(Source.SAMPLED, Split.HELD_OUT)
         if len(windows) == 0:
             return ()
-        strata = _deciles(windows.peak)
-        members = [np.flatnonzero(strata == d) for d in range(1, _N_DECILES + 1)]
-        order = _round_robin([self.rng.permutation(m) for m in members])
+        strata = deciles(windows.peak)
+        members = [np.flatnonzero(strata == d) for d in range(1, N_DECILES + 1)]
+        order = round_robin([self.rng.permutation(m) for m in members])
         chosen = order[: self.config.held_out_sampled]
         n_chosen = Counter(int(strata[i]) for i in chosen)
         per_window = self._n_firing(Split.HELD_OUT) / len(windows)
-        documents = self.folder.corpus.document_of(windows.position)
         return tuple(
             self.folder.context(
                 windows, i, Source.SAMPLED, Split.HELD_OUT, int(documents[i]),
@@ -189,28 +271,6 @@ class _Chooser:
 
     def _n_firing(self, split: Split) -> int:
         return int(self.folder.n_firing_windows[(Split.EXPLAIN, Split.HELD_OUT).index(split), self.feature])
-
-
-def _one_a_document_first(order: np.ndarray, documents: np.ndarray) -> list[int]:
-    """`order` with the first window of each document before all second ones."""
-    first: dict[int, int] = {}
-    for i in order:
-        first.setdefault(int(documents[i]), int(i))
-    leading = list(first.values())
-    return leading + [int(i) for i in order if first[int(documents[i])] != i]
-
-
-def _deciles(peaks: np.ndarray) -> np.ndarray:
-    """The decile, 1 (lowest) to 10, of each window among the given ones; by rank, so that groups are equally large."""
-    place = np.empty(len(peaks), dtype=np.int64)
-    place[np.argsort(peaks, kind="stable")] = np.arange(len(peaks))
-    return 1 + place * _N_DECILES // max(len(peaks), 1)
-
-
-def _round_robin(groups: Sequence[np.ndarray]) -> list[int]:
-    """One of each group in turn, until all are used."""
-    longest = max((len(g) for g in groups), default=0)
-    return [int(g[i]) for i in range(longest) for g in groups if i < len(g)]
 
 
 def null_features(folder: EvidenceFolder, config: ContextsConfig, n: int, seed: int) -> list[int]:

@@ -10,6 +10,7 @@ The evidence folder:
     contexts/           TOP and SAMPLED contexts by split (evidence/contexts.py)
     random.*.npy        RANDOM windows, shared by all features, and who fires in them
     output.*.npy, neighbours.*.npy   what the decoder says without any text (evidence/directions.py)
+    losses.json         cross-entropy recovered, where it was asked for (evidence/patching.py)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 from labeler import __version__
 from labeler.errors import MismatchError, NotFoundError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
+from labeler.evidence.quality import describe_quality
 from labeler.evidence.ragged import starts_of
 from labeler.evidence.state import (
     KINDS,
@@ -108,7 +110,7 @@ def _adopt_plan(out: Path, other: Path) -> None:
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         shutil.copytree(other / "corpus", out / "corpus", dirs_exist_ok=True)
-        for pattern in ("vocabulary.*.npy", "output.*.npy", "neighbours.*.npy"):
+        for pattern in ("vocabulary.*.npy", "output.*.npy", "neighbours.*.npy", "losses.json"):
             for path in other.glob(pattern):
                 shutil.copy(path, out)
         shutil.copy(other / "plan.json", out)
@@ -148,7 +150,10 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
         _write_statistics(out, statistics)
         _write_random(out, random, plan["sae"]["n_features"], corpus)
         counts = _write_token_counts(out, corpus, len(map_npy(out / "vocabulary.starts.npy")) - 1)
-        write_json(out / "manifest.json", _manifest(plan, corpus, config, statistics, quality, counts, seconds))
+        manifest = _manifest(plan, corpus, config, statistics, quality, counts, seconds)
+        if (out / "losses.json").exists():
+            manifest["quality"] |= read_json(out / "losses.json")
+        write_json(out / "manifest.json", manifest)
         shutil.rmtree(out / "shards")
     return out
 
@@ -205,8 +210,6 @@ def _manifest(
     token_counts: np.ndarray,
     seconds: float | None,
 ) -> dict[str, Any]:
-    fvu = quality.fraction_unexplained()
-    windows = statistics.n_firing_windows.sum(0)
     n_windows = _windows_by_split(corpus, config.window_tokens)
     held_out = np.asarray(corpus.held_out)
     identity = {**plan, "corpus": {"spec": corpus.spec, "fingerprint": corpus.fingerprint}}
@@ -231,14 +234,7 @@ def _manifest(
             }
             for i, split in enumerate(SPLITS)
         },
-        "quality": {
-            "l0": quality.n_firings / quality.n_tokens,
-            "explained_variance": None if fvu is None else 1 - fvu,
-            "fvu": fvu,
-            "n_tokens_reconstructed": quality.n_sampled,
-            "dead_share": float((statistics.n_firings == 0).mean()),
-            "rare_share": float(((windows > 0) & (windows < 20)).mean()),
-        },
+        "quality": describe_quality(statistics, quality),
         "seconds": seconds,
         "versions": _versions(),
     }

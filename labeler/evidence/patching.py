@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from labeler.errors import InputError
 from labeler.evidence.batches import batches_of_chunk, n_chunks
 from labeler.evidence.target import Target, bos_token
+from labeler.files import read_json, write_json
 from labeler.recipe import GatherConfig
 from labeler.sae import SAE
 from labeler.subject.hookpoints import Hookpoint
@@ -27,6 +29,7 @@ from labeler.subject.model import Subject
 from labeler.subject.reading import TokenBatch
 from labeler.subject.sequences import TokenizedCorpus
 
+LOSSES = "losses.json"
 _PIECE_TOKENS = 4096
 _CHUNK_VALUES = 1 << 25  # dense activations at once
 
@@ -80,6 +83,19 @@ def measure_loss(
         "cross_entropy_recovered_zero": losses.recovered_zero,
         "cross_entropy_reason": reason,
     }
+
+
+def write_losses(
+    out: Path, subject: Subject, target: Target, corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int
+) -> None:
+    """Measure once, and keep it where the merge looks for it; evidence that is merged already gets the numbers too."""
+    if (out / LOSSES).exists():
+        return
+    losses = measure_loss(subject, target, corpus, config, n_tokens)
+    write_json(out / LOSSES, losses)
+    if (manifest := out / "manifest.json").exists():
+        found = read_json(manifest)
+        write_json(manifest, {**found, "quality": {**found["quality"], **losses}})
 
 
 def _unmeasured(reason: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from labeler.errors import FormatError, MismatchError
+from labeler.errors import MismatchError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
 from labeler.evidence.state import KINDS, GatherState, kind_name, load_arrays, random_positions, save_arrays
 from labeler.evidence.target import Target
@@ -53,11 +53,7 @@ class ShardFolder:
         if saved["fingerprint"] != self.corpus.fingerprint:
             raise MismatchError(f"{self.folder} was gathered from another corpus: remove the folder to start over")
         self.next_chunk, self.runs, self.complete = saved["next_chunk"], saved["runs"], saved["complete"]
-        path = self.folder / saved["state"]
-        try:
-            self.state.statistics, self.state.quality = load_arrays(path, self.state.random)
-        except (OSError, ValueError, KeyError) as error:
-            raise FormatError(f"{path}: damaged ({error}); remove {self.folder} to start over") from error
+        self.state.statistics, self.state.quality = load_arrays(self.folder / saved["state"], self.state.random)
 
     def spill(self) -> None:
         """Move the contexts to disk in mid-chunk; they count from the next checkpoint on."""

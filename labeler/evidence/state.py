@@ -6,6 +6,8 @@ order and floating-point addition does: one pass, four shards in any order, or a
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labeler.errors import FormatError
 from labeler.evidence.batches import Batch, batches_of_chunk, n_chunks
 from labeler.evidence.contexts import Contexts, Reservoir
 from labeler.evidence.ragged import boundaries, ranges
@@ -330,11 +333,16 @@ def save_arrays(path: Path, statistics: Statistics, quality: Quality, random: Ra
 
 
 def load_arrays(path: Path, random: RandomWindows) -> tuple[Statistics, Quality]:
-    with np.load(path, allow_pickle=False) as arrays:
-        statistics = Statistics(**{f.name: arrays[f"statistics_{f.name}"] for f in fields(Statistics)})
-        sums: dict[str, Any] = {f.name: _number(arrays[f"quality_{f.name}"]) for f in fields(Quality)}
-        quality = Quality(**sums)
-        random.extend([arrays[f"random_{name}"] for name in _RANDOM_ARRAYS])
+    """What `save_arrays` wrote; the RANDOM windows go into `random`. Raises FormatError naming the file."""
+    try:
+        # Opened here, since numpy leaves a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            statistics = Statistics(**{f.name: arrays[f"statistics_{f.name}"] for f in fields(Statistics)})
+            sums: dict[str, Any] = {f.name: _number(arrays[f"quality_{f.name}"]) for f in fields(Quality)}
+            quality = Quality(**sums)
+            random.extend([arrays[f"random_{name}"] for name in _RANDOM_ARRAYS])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise FormatError(f"{path}: damaged ({error}); remove {path.parent} and gather this shard again") from error
     return statistics, quality
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,24 @@ class EvidenceFolder:
     def token_counts(self) -> np.ndarray:
         """[2, vocabulary] how often each token occurs in the corpus, by split."""
         return self._array("token_counts")
+
+    @property
+    def densities(self) -> np.ndarray:
+        """[n_features] share of tokens on which each feature fires."""
+        return np.asarray(self._array("statistics.n_firings") / max(int(self.manifest["corpus"]["n_tokens"]), 1))
+
+    def document_fraction(self, document: int, salt: str) -> float:
+        """A number in [0, 1) by a hash of the document's tokens: two copies of one document have the same."""
+        if (known := self._fractions.get((document, salt))) is None:
+            low, high = (int(n) for n in self.corpus.document_starts[document : document + 2])
+            ids = np.asarray(self.corpus.tokens[low:high]).astype("<u4")
+            digest = hashlib.sha256(f"{salt}:".encode() + ids.tobytes()).digest()
+            known = self._fractions[document, salt] = int.from_bytes(digest[:6], "big") / (1 << 48)
+        return known
+
+    @cached_property
+    def _fractions(self) -> dict[tuple[int, str], float]:
+        return {}
 
     def check(self, feature_index: int) -> int:
         if not 0 <= feature_index < self.n_features:

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from labeler.explain.material import Material
+from labeler.explain.methods import explanation_prompt
 from labeler.explain.parse import parse_label
-from labeler.explain.prompts import explanation_prompt
-from labeler.llm import LLM
+from labeler.llm import LLM, Prompt
 from labeler.llm.asking import ask
 from labeler.recipe import ExplainerConfig
-from labeler.records import Context, Label, Usage
+from labeler.records import Context, Label, OutputTokens, Usage
 
 
-async def explain_with_llm(contexts: Sequence[Context], config: ExplainerConfig, llm: LLM) -> tuple[Label, Usage]:
+async def explain_with_llm(
+    contexts: Sequence[Context],
+    config: ExplainerConfig,
+    llm: LLM,
+    *,
+    output: OutputTokens | None = None,
+    draw: int = 0,
+) -> tuple[Label, Usage]:
     """A label for the feature that fires in `contexts` (of the EXPLAIN split), and what it cost.
 
-    A reply that cannot be read is asked for once more. Raises LLMError, which carries the cost of all replies.
+    `output` is what the decoder promotes, for the methods that show it; `draw` counts the labels of a best-of-K. A
+    reply that cannot be read is asked for once more. Raises LLMError, which carries the cost of all replies.
     """
-    text, usage = await ask(llm, explanation_prompt(contexts, config), parse_label)
+    text, usage = await ask(llm, draw_prompt(contexts, config, output=output, draw=draw), parse_label)
     return Label(text, config.name), usage
+
+
+def draw_prompt(
+    contexts: Sequence[Context], config: ExplainerConfig, *, output: OutputTokens | None = None, draw: int = 0
+) -> Prompt:
+    """The request for the label number `draw`."""
+    prompt = explanation_prompt(Material.of(contexts, output), config)
+    # Two draws may show the same (a rare feature, or no contexts at all), and then only chance makes two labels: the
+    # second must not find the first one's reply in the ledger. A repaired prompt is one attempt further.
+    return replace(prompt, attempt=1 + 2 * draw)

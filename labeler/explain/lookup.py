@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from labeler.evidence.ragged import ranges
 from labeler.evidence.store import Windows
 from labeler.llm.spelling import alone
 from labeler.records import PAIR_BASE, Context, Label, Simulation, Source, TokenTable
@@ -70,26 +71,53 @@ def simulate_by_lookup(label: Label, contexts: Sequence[Context]) -> tuple[Simul
 
 
 def predict_all(tables: Sequence[TokenTable], contexts: Sequence[Context]) -> np.ndarray:
-    """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens].
-
-    The same numbers as `TokenTable.predict`, for a null of many labels at once.
-    """
-    token = np.array([t for c in contexts for t in c.token_ids], dtype=np.int64)
-    before = np.array([b for c in contexts for b in (-1, *c.token_ids[:-1])], dtype=np.int64)
-    out = np.zeros((len(tables), len(token)))
-    for row, table in zip(out, tables, strict=True):
-        _fill(row, token, table.arrays[0])
-        _fill(row, _pair_key(before, token), table.arrays[1])
-    return out
+    """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens]."""
+    return ManyTables(tables).predict(contexts)
 
 
-def _fill(row: np.ndarray, keys: np.ndarray, known: tuple[np.ndarray, np.ndarray]) -> None:
-    sorted_keys, values = known
-    if len(sorted_keys) == 0:
-        return
-    place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    hit = sorted_keys[place] == keys
-    row[hit] = values[place[hit]]
+class ManyTables:
+    """Several tables behind one another, for looking tokens up in all of them at once."""
+
+    def __init__(self, tables: Sequence[TokenTable]) -> None:
+        self.n = len(tables)
+        self._tokens = _Stacked.of([t.arrays[0] for t in tables])
+        self._pairs = _Stacked.of([t.arrays[1] for t in tables])
+
+    def predict(self, contexts: Sequence[Context]) -> np.ndarray:
+        """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens].
+
+        The same numbers as `TokenTable.predict`.
+        """
+        token = np.array([t for c in contexts for t in c.token_ids], dtype=np.int64)
+        before = np.array([b for c in contexts for b in (-1, *c.token_ids[:-1])], dtype=np.int64)
+        out = np.zeros((self.n, len(token)))
+        self._tokens.fill(out, token)
+        self._pairs.fill(out, _pair_key(before, token))
+        return out
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """The entries of all tables, sorted by key."""
+
+    keys: np.ndarray  # [n] int64, rising
+    table: np.ndarray  # [n] which table the entry is of
+    value: np.ndarray  # [n]
+
+    @classmethod
+    def of(cls, tables: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Stacked:
+        if not tables:
+            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        keys = np.concatenate([k for k, _ in tables])
+        table = np.repeat(np.arange(len(tables)), [len(k) for k, _ in tables])
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], table[order], np.concatenate([v for _, v in tables])[order])
+
+    def fill(self, out: np.ndarray, keys: np.ndarray) -> None:
+        low = np.searchsorted(self.keys, keys, side="left")
+        counts = np.searchsorted(self.keys, keys, side="right") - low
+        entries = ranges(low, counts)
+        out[self.table[entries], np.repeat(np.arange(len(keys)), counts)] = self.value[entries]
 
 
 def _pair_key(before: np.ndarray, token: np.ndarray) -> np.ndarray:
@@ -176,5 +204,5 @@ def _commonest(ids: np.ndarray, weights: np.ndarray) -> tuple[int | None, float]
 
 def show_token(text: str) -> str:
     """A token as a person can read it, and as prompts spell it: quoted, with line breaks and runs of blanks as signs."""
-    shown = re.sub(" {2,}", lambda run: f"␣×{len(run[0])}", alone(text))  # a page would fold the blanks into one
+    shown = re.sub(" {2,}", lambda run: f"·×{len(run[0])}", alone(text))  # a page would fold the blanks into one
     return f"`{shown}`"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import asdict
 from importlib.resources import files
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -17,6 +20,11 @@ _LOOKUP = (
 _CLAIM = (
     "Observational: the labels say on which tokens features fire. No intervention was run, so nothing here says what a "
     "feature does to the model's output."
+)
+_CAUSAL = (
+    "The intervention score is causal, and it alone: {n:,} features were turned up in the subject, and the score says how often "
+    "the label tells what that made the subject write from what another feature, turned up as far, made it write. All "
+    "else is observational: it says on which tokens features fire."
 )
 _LIMITS = (
     "A label is a hypothesis about the corpus that was read; on other text a feature may do something else.",
@@ -32,13 +40,14 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     manifest, summary = store.manifest_of(label_set_id), store.summary(label_set_id)
     is_lookup = recipe["explainer"]["kind"] == "lookup"
+    interventions = _interventions(store, label_set_id, recipe)
     results = {**asdict(summary), "histogram": list(summary.histogram)}
     if is_lookup:
         results["share_beating_baseline"] = None  # it is the baseline
     return {
         "label_set": label_set_id,
         "created_at": info.created_at.isoformat(timespec="seconds"),
-        "claim": _CLAIM,
+        "claim": _CAUSAL.format(n=interventions["n"]) if interventions and interventions["n"] else _CLAIM,
         "notice": _LOOKUP if is_lookup else None,
         "subject": manifest["subject"],
         "hookpoint": manifest["hookpoint"],
@@ -58,14 +67,23 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
             for state, n in summary.counts.items()
         },
         "results": results,
+        "interventions": interventions,
         "limits": list(_LIMITS),
     }
+
+
+def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """What the recipe's interventions gave; None where it asks for none."""
+    if not any(scorer["kind"] == "intervention" for scorer in recipe.get("scorers", ())):
+        return None
+    values, reasons = store.named_scores(label_set_id, "intervention")
+    return {"n": len(values), "median": median(values) if values else None, "chance": 0.5, "undefined": reasons}
 
 
 def card_markdown(card: dict[str, Any]) -> str:
     """The same page for people."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters.update(number=_number, share=_share, count=_count)
+    environment.filters.update(number=_number, share=_share, count=_count, decades=_decades)
     template = (files("labeler.export") / "templates" / "card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(card=card)
 
@@ -76,6 +94,16 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _share(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.1%}"
+
+
+def _decades(quality: dict[str, Any]) -> str:
+    """The density histogram in words, a decade at a time: `12 at 1e-05 to 1e-04, 40 at 1e-04 to 1e-03`."""
+    by_decade: Counter[int] = Counter()
+    edges, counts = quality.get("density_log10_edges") or (), quality.get("density_features") or ()
+    for edge, n in zip(edges, counts, strict=False):  # one edge more than counts
+        by_decade[math.floor(edge + 1e-3)] += n
+    parts = [f"{n:,} at {10.0**d:.0e} to {10.0 ** (d + 1):.0e}" for d, n in sorted(by_decade.items()) if n]
+    return ", ".join(parts) or "unknown"
 
 
 def _count(value: int | None) -> str:

@@ -5,27 +5,23 @@ Files are streamed, so memory does not grow with the number of features, and app
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
-from labeler.export.columns import COLUMNS, TOP_CONTEXTS, TOP_CONTEXTS_TYPE
+from labeler.export.columns import TOP_CONTEXTS
+from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.records import Source, Split
-from labeler.store import LabelSetInfo, Store
+from labeler.store import Store
 
-Rows = Iterator[dict[str, Any]]
-_ROWS_AT_ONCE = 5000
+_CONTEXT_ROWS_AT_ONCE = 500  # contexts weigh a hundred times what the rest of a row does
 
 
 def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *, top_contexts: int = 0) -> int:
@@ -34,39 +30,47 @@ def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *
     With `top_contexts`, each row carries so many of the feature's strongest EXPLAIN contexts.
     Raises InputError for an unknown format, NotFoundError for an unknown label set, StorageError on a full disk.
     """
-    if format not in _WRITERS:
-        raise InputError(f"format {format!r} is not known: choose one of {', '.join(_WRITERS)}")
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
     info = store.label_set(label_set_id)
-    columns = [*COLUMNS, *([TOP_CONTEXTS] if top_contexts else [])]
+    rows, count = read_rows(store, label_set_id), list[int]()
+    if top_contexts:
+        rows = _with_top_contexts(rows, info.evidence_path, top_contexts)
     card = build_card(store, label_set_id)
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        n = _WRITERS[format](_rows(store, info, top_contexts), columns, partial, card)
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            for piece in encode_rows(format, _counted(rows, count), lambda: card):
+                file.write(piece)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     write_atomically(path.with_name(path.name + ".card.md"), card_markdown(card).encode())
     if format != "parquet":
         write_atomically(path.with_name(path.name + ".card.json"), _json(card, indent=1).encode())
-    return n
+    return sum(count)
 
 
-def _rows(store: Store, info: LabelSetInfo, top_contexts: int) -> Rows:
-    recipe = store.recipe_of(info.id)
-    same = {
-        "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae_path,
-        "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
-    }  # fmt: skip
-    folder = EvidenceFolder(info.evidence_path) if top_contexts else None
-    for row in store.rows(info.id):
-        values = {**row, **same, "created_at": row["created_at"].isoformat(timespec="seconds")}
-        exported = {name: values[name] for name in COLUMNS}
-        if folder is not None:
-            exported[TOP_CONTEXTS] = _top_contexts(folder, row["feature_index"], top_contexts)
-        yield exported
+def _with_top_contexts(rows: LabelRows, evidence_path: str, n: int) -> LabelRows:
+    folder, feature = EvidenceFolder(evidence_path), rows.names.index("feature_index")
+    batches = (
+        [(*row, _top_contexts(folder, row[feature], n)) for row in batch[low : low + _CONTEXT_ROWS_AT_ONCE]]
+        for batch in rows.batches
+        for low in range(0, len(batch), _CONTEXT_ROWS_AT_ONCE)
+    )
+    return replace(rows, names=(*rows.names, TOP_CONTEXTS), batches=batches)
+
+
+def _counted(rows: LabelRows, count: list[int]) -> LabelRows:
+    def counting() -> Iterator[Batch]:
+        for batch in rows.batches:
+            count.append(len(batch))
+            yield batch
+
+    return replace(rows, batches=counting())
 
 
 def _top_contexts(folder: EvidenceFolder, feature_index: int, n: int) -> list[dict[str, Any]]:
@@ -78,44 +82,6 @@ def _top_contexts(folder: EvidenceFolder, feature_index: int, n: int) -> list[di
     ]
 
 
-def _write_jsonl(rows: Rows, columns: list[str], path: Path, card: dict[str, Any]) -> int:
-    n = 0
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(_json(row) + "\n")
-            n += 1
-    return n
-
-
-def _write_csv(rows: Rows, columns: list[str], path: Path, card: dict[str, Any]) -> int:
-    n = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_json(row[c]) if c == TOP_CONTEXTS else row[c] for c in columns])
-            n += 1
-    return n
-
-
-def _write_parquet(rows: Rows, columns: list[str], path: Path, card: dict[str, Any]) -> int:
-    schema = pa.schema([(c, TOP_CONTEXTS_TYPE if c == TOP_CONTEXTS else COLUMNS[c]) for c in columns])
-    schema = schema.with_metadata({b"labeler.card": _json(card).encode()})
-    n = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-            n += len(batch)
-    return n
-
-
 def _json(value: Any, indent: int | None = None) -> str:
     # Strict: a NaN is a bug of ours, and no other reader would take it.
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-_WRITERS: dict[str, Callable[[Rows, list[str], Path, dict[str, Any]], int]] = {
-    "jsonl": _write_jsonl,
-    "csv": _write_csv,
-    "parquet": _write_parquet,
-}

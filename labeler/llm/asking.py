@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from labeler.errors import LLMError, UnreadableReply
-from labeler.llm.prompt import LLM, Message, Prompt
+from labeler.llm.prompt import LLM, Message, Prompt, Reply
 from labeler.records import Usage
 
 T = TypeVar("T")
@@ -18,28 +18,33 @@ _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 async def ask(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> tuple[T, Usage]:
-    """What `parse` makes of the reply, and what all replies cost.
+    """What `parse` makes of the reply's text, and what all replies cost; as `ask_reply`."""
+    return await ask_reply(llm, prompt, lambda reply: parse(reply.text))
 
-    `parse` raises UnreadableReply where the text does not follow the format; then, and for a reply that is empty or
+
+async def ask_reply(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
+    """What `read` makes of the reply, whose text is without thinking, and what all replies cost.
+
+    `read` raises UnreadableReply where the text does not follow the format; then, and for a reply that is empty or
     cut off, the prompt is asked a second time with the expected format spelled out. Raises LLMError with the cost of
     both replies.
     """
     try:
-        return await _ask_once(llm, prompt, parse)
+        return await _ask_once(llm, prompt, read)
     except UnreadableReply as first:
         spent, again = first.usage or Usage(), repaired(prompt, first.expected)
     try:
-        value, usage = await _ask_once(llm, again, parse)
+        value, usage = await _ask_once(llm, again, read)
     except LLMError as second:
         second.usage = spent + (second.usage or Usage())
         raise
     return value, spent + usage
 
 
-async def _ask_once(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> tuple[T, Usage]:
+async def _ask_once(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
     reply = await llm.complete(prompt)
     try:
-        return parse(_THINKING.sub("", reply.text)), reply.usage
+        return read(replace(reply, text=_THINKING.sub("", reply.text))), reply.usage
     except UnreadableReply as error:
         error.usage = reply.usage
         raise

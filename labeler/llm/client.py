@@ -2,9 +2,9 @@
 
     ledger ── has it? ──► reply
       │ no
-    slot ──► request ──► kept in the ledger ──► read
-               │  ▲
-               └──┘ waits: 408 409 425 429 5xx, timeouts, cut connections, bodies that are no completion
+    slot ──► breaker, budget, pace ──► request ──► kept in the ledger ──► read
+                   ▲                      │
+                   └──────── waits ───────┘  408 409 425 429 5xx, timeouts, cut connections, bodies that are no answer
 
 What a request cost is known when its reply arrives. A request that timed out or was cut off may be billed by the
 endpoint too; nobody tells us, so it is not in any `Usage`.
@@ -13,44 +13,33 @@ endpoint too; nobody tells us, so it is not in any `Usage`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-import openai
-
-from labeler.errors import ConfigurationError, EndpointError
-from labeler.llm.endpoint import (
-    TryAgainError,
-    check_base_url,
-    error_of_status,
-    is_loopback,
-    message_of,
-    read_completion,
-    reply_of,
-    shown,
-    unsupported,
-)
+from labeler.errors import EndpointError, LLMError
+from labeler.llm.breaker import Breaker
+from labeler.llm.budget import Budget
+from labeler.llm.endpoint import TryAgainError
+from labeler.llm.estimate import Estimate
 from labeler.llm.ledger import Ledger, MemoryLedger, StoredReply, ledger_key
-from labeler.llm.patience import Patience, retry_after
+from labeler.llm.pace import Pace
+from labeler.llm.patience import Patience
 from labeler.llm.prices import Prices
-from labeler.llm.prompt import Prompt, Reply
+from labeler.llm.prompt import AnyPrompt, AnyReply, Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
+from labeler.llm.rates import Rates
+from labeler.llm.sender import Sender
+from labeler.llm.wire import (
+    reply_of,
+)
 from labeler.records import Usage
 from labeler.settings import Settings
 
-OPENAI = "https://api.openai.com/v1"
-
-# A model that takes max_completion_tokens counts its hidden reasoning in it: room beside the reply that we read.
-REASONING_TOKENS = 8_000
-
-_SHORTEST_KEY = 8
-
-log = logging.getLogger(__name__)
+T = TypeVar("T")
+_Bought = tuple[StoredReply, "asyncio.Task[None]"]  # a reply, and its being kept
 
 
 class OpenAILLM:
@@ -63,47 +52,60 @@ class OpenAILLM:
         *,
         ledger: Ledger | None = None,
         prices: Prices | None = None,
+        budget: Budget | None = None,
+        pace: Pace | None = None,
+        breaker: Breaker | None = None,
         concurrency: int = 16,
         patience: Patience | None = None,
         http_client: Any = None,  # an httpx2.AsyncClient; for a proxy, or a test
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        base_url = base_url or OPENAI
-        check_base_url(base_url)
-        if not api_key and not is_loopback(base_url):
-            raise ConfigurationError(
-                f"{shown(base_url)} needs a key: set OPENAI_API_KEY (to any word, where the endpoint asks for none)"
-            )
+        self.patience = patience or Patience()
+        self._breaker = breaker or Breaker()
+        self.sender = Sender(
+            base_url,
+            api_key,
+            self.patience.timeout,
+            reached=self._breaker.reached,
+            http_client=http_client,
+            clock=clock,
+        )
         self.spent = Usage()  # what this client itself has bought
-        self._where = shown(base_url)
-        self._key = api_key
-        self._ledger = MemoryLedger() if ledger is None else ledger
+        self.ledger: Ledger = MemoryLedger() if ledger is None else ledger
         self._prices = prices or Prices()
-        self._patience = patience or Patience()
-        self._sleep, self._clock = sleep, clock
+        self.budget = budget or Budget()
+        self._pace = pace or Pace(sleep=sleep)
+        self._estimate = Estimate()
+        self._sleep = sleep
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._unsupported: defaultdict[str, set[str]] = defaultdict(set)  # model -> parameters it has turned down
-        self._answered = self._gave_up = False
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=api_key or "none-needed",
-            max_retries=0,  # ours obey the ledger, the slots and Patience
-            timeout=2
-            * self._patience.timeout,  # never the first to end: its transport calls any lost connection a timeout
-            http_client=http_client or openai.DefaultAioHttpClient(),
-        )
+        self._in_flight: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16) -> OpenAILLM:
+    def from_settings(
+        cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16, budget: Budget | None = None,
+        models: Iterable[str] = (),
+    ) -> OpenAILLM:  # fmt: skip
+        """As the environment says. `models` are those that a budget in dollars must know the price of."""
+        prices = Prices.load(settings.prices)
+        (budget or Budget()).check_prices(prices, models)
+        rates = Rates.load(settings.requests_per_minute, settings.tokens_per_minute, settings.limits)
         return cls(
             settings.base_url, settings.api_key,
-            ledger=ledger, prices=Prices.load(settings.prices), concurrency=concurrency,
+            ledger=ledger, prices=prices, budget=budget, pace=Pace(rates, settings.redis), concurrency=concurrency,
         )  # fmt: skip
 
     async def aclose(self) -> None:
-        await self._client.close()
+        """Wait for the replies that are on their way, since they are paid for, and hang up."""
+        await self.landed()
+        await self._pace.aclose()
+        await self.sender.aclose()
+
+    async def landed(self) -> None:
+        """Wait for the replies that are on their way, whoever asked for them: they are in the ledger then."""
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
 
     async def __aenter__(self) -> OpenAILLM:
         return self
@@ -116,110 +118,111 @@ class OpenAILLM:
     async def complete(self, prompt: Prompt) -> Reply:
         """The reply from the ledger, or bought and kept there before anything reads it.
 
-        Raises ConfigurationError at once where asking again cannot help, EndpointError when patience has run out,
-        RefusedError, and UnreadableReply for a reply that is empty or cut off.
+        Raises ConfigurationError at once where asking again cannot help, BudgetError and EndpointDownError, which end
+        a run as well, EndpointError when patience has run out, RefusedError, and UnreadableReply for a reply that is
+        empty or cut off.
         """
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Reply)
+        return reply
+
+    async def echo(self, prompt: EchoPrompt) -> Echo:
+        """Raises as `complete` does, and ConfigurationError where the server gives no log-probabilities of a prompt."""
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Echo)
+        return reply
+
+    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
+        """Raises as `complete` does."""
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Embeddings)
+        return reply
+
+    async def ask(self, prompt: AnyPrompt) -> AnyReply:
+        """For a prompt of any kind."""
         key = ledger_key(prompt)
         # Two equal prompts at the same time are one purchase.
         async with self._asking.setdefault(key, asyncio.Lock()):
-            stored = self._ledger.get(key)
-            if from_ledger := stored is not None:
-                return reply_of(stored, prompt, self._usage(stored, prompt), from_ledger=from_ledger)
-            stored = await self._buy(prompt)
-            self._ledger.put(key, stored)
-        usage = self._usage(stored, prompt)
-        self.spent += usage
-        return reply_of(stored, prompt, usage, from_ledger=from_ledger)
+            stored = await self.ledger.get(key)
+            from_ledger = stored is not None
+            if stored is None:
+                stored, keeping = await self._buy(prompt, key)
+                # Nothing reads a reply that a kill would lose.
+                await asyncio.shield(keeping)
+        return reply_of(stored, prompt, self.usage_of(stored, prompt), from_ledger=from_ledger)
 
-    def _usage(self, stored: StoredReply, prompt: Prompt) -> Usage:
+    def usage_of(self, stored: StoredReply, prompt: AnyPrompt) -> Usage:
         # No reply is without a prompt: 0 tokens means that the endpoint did not count, and then the cost is unknown.
-        counted = stored.tokens_in > 0
-        cost = self._prices.cost(prompt.model, stored.tokens_in, stored.tokens_out) if counted else None
-        return Usage(1, stored.tokens_in, stored.tokens_out, cost)
+        if not stored.tokens_in:
+            return Usage(1, stored.tokens_in, stored.tokens_out, None)
+        return self._usage(prompt, stored.tokens_in, stored.tokens_out, stored.price_factor)
 
-    async def _buy(self, prompt: Prompt) -> StoredReply:
+    def _usage(self, prompt: AnyPrompt, tokens_in: int, tokens_out: int, price_factor: float = 1.0) -> Usage:
+        cost = self._prices.cost(prompt.model, tokens_in, tokens_out)
+        return Usage(1, tokens_in, tokens_out, None if cost is None else cost * price_factor)
+
+    def expected(self, prompt: AnyPrompt, price_factor: float = 1.0) -> Usage:
+        """What a request will probably cost, learnt from those that came back."""
+        return self._usage(prompt, *self._estimate.tokens(prompt), price_factor)
+
+    async def _buy(self, prompt: AnyPrompt, key: str) -> _Bought:
         """Ask until a reply arrives or patience ends. Whoever waits keeps the slot: a busy endpoint is asked less."""
-        waited, n_failures = 0.0, 0
+        waited, n_failures, was_told = 0.0, 0, False
         async with self._slots:
             while True:
+                self._breaker.check(prompt.model)
                 try:
-                    return await self._request(prompt)
+                    return await self._try(prompt, key, was_told)
                 except TryAgainError as failure:
                     n_failures += 1
-                    wait = self._patience.wait(n_failures, failure.asked, random.random())
-                    if n_failures > self._n_retries() or waited + wait > self._patience.longest_total:
-                        self._gave_up = True
-                        raise EndpointError(self._without_key(_last_words(failure, n_failures, waited, wait))) from None
+                    wait = self.patience.wait(n_failures, failure.asked, random.random())
+                    if n_failures > self._n_retries(prompt.model) or waited + wait > self.patience.longest_total:
+                        last_words = self.sender.without_key(_last_words(failure, n_failures, waited, wait))
+                        raise self._breaker.failed(prompt.model, EndpointError(last_words)) from None
+                    if was_told := failure.asked is not None:
+                        await self._pace.told_to_wait(prompt.model, failure.asked or 0.0)
+                except LLMError as error:
+                    raise self._breaker.failed(prompt.model, error) from None
                 waited += wait
                 await self._sleep(wait)
 
-    def _n_retries(self) -> int:
-        """An address where nobody ever answered gets one round of patience in all, not one for each feature."""
-        if self._answered:
-            return self._patience.n_retries
-        return 0 if self._gave_up else min(self._patience.n_retries, self._patience.n_retries_unanswered)
+    def _n_retries(self, model: str) -> int:
+        """An address where nobody has ever answered may be wrong, and gets less."""
+        most = self.patience.n_retries
+        return most if self._breaker.ever_reached(model) else min(most, self.patience.n_retries_unanswered)
 
-    async def _request(self, prompt: Prompt) -> StoredReply:
-        """One request, and again without a parameter that this model turns down."""
-        while True:
-            sent = self._parameters(prompt)
-            try:
-                body = await self._post(sent)
-            except openai.BadRequestError as error:
-                name = unsupported(error, sent)
-                if name is None:
-                    raise self._error(error, prompt) from None
-                self._turned_down(prompt.model, name)
-            except openai.APIStatusError as error:
-                raise self._error(error, prompt) from None
-            else:
-                return read_completion(body, prompt.purpose, self._where)
-
-    async def _post(self, sent: dict[str, Any]) -> str:
-        """The body of a 200, as text: endpoints differ in details that a typed client would stumble over."""
+    async def _try(self, prompt: AnyPrompt, key: str, has_paused: bool) -> _Bought:
+        """One request, as soon as budget and pace allow it, which is then waited for even if the caller is not."""
+        expected = self.expected(prompt)
+        await self.budget.reserve(expected)
+        stored: StoredReply | None = None
         try:
-            async with asyncio.timeout(self._patience.timeout):
-                response = await self._client.chat.completions.with_raw_response.create(**sent)
-        except TimeoutError:
-            raise TryAgainError(f"{self._where} gave no complete answer within {self._patience.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            why = f" ({error.__cause__})" if error.__cause__ else ""
-            raise TryAgainError(f"{self._where} cannot be reached, or hung up{why}; is the server running?") from None
-        except openai.APIStatusError:
-            self._answered = True
-            raise
-        self._answered = True
-        return response.text
+            await self._pace.enter(prompt.model, expected.tokens_in + expected.tokens_out, has_paused=has_paused)
+            bought = await asyncio.shield(self._start(self._send(prompt, key)))
+            stored = bought[0]
+            return bought
+        finally:
+            self.budget.settle(expected, None if stored is None else self.usage_of(stored, prompt))
 
-    def _parameters(self, prompt: Prompt) -> dict[str, Any]:
-        turned_down = self._unsupported[prompt.model]
-        parameters: dict[str, Any] = {
-            "model": prompt.model,
-            "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
-        }
-        if "max_tokens" in turned_down:
-            parameters["max_completion_tokens"] = prompt.max_tokens + REASONING_TOKENS
-        else:
-            parameters["max_tokens"] = prompt.max_tokens
-        if prompt.temperature is not None and "temperature" not in turned_down:
-            parameters["temperature"] = prompt.temperature
-        if prompt.json_schema is not None and "response_format" not in turned_down:
-            schema = {"name": prompt.purpose or "reply", "schema": dict(prompt.json_schema)}
-            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return parameters
+    async def _send(self, prompt: AnyPrompt, key: str) -> _Bought:
+        stored = await self.sender.send(prompt)
+        keeping = self._start(self.ledger.put(key, stored))
+        self._breaker.answered(prompt.model)
+        self._estimate.learn(prompt, stored)
+        self.spent += self.usage_of(stored, prompt)
+        return stored, keeping
 
-    def _turned_down(self, model: str, name: str) -> None:
-        if name not in self._unsupported[model]:
-            log.warning("%s does not take %s for %s: asking without it from now on", self._where, name, model)
-        self._unsupported[model].add(name)
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Work that goes on when its caller is cancelled, and that `aclose` waits for."""
+        task = asyncio.ensure_future(work)
+        self._in_flight.add(task)
+        task.add_done_callback(self._landed)
+        return task
 
-    def _error(self, error: openai.APIStatusError, prompt: Prompt) -> Exception:
-        said = self._without_key(f"{self._where} answered {error.status_code}: {message_of(error)}")
-        return error_of_status(error, said, prompt.model, retry_after(error.response.headers, self._clock()))
-
-    def _without_key(self, text: str) -> str:
-        """Endpoints like to repeat the key that they turn down. A word given in place of a key is no secret."""
-        return text.replace(self._key, "***") if self._key and len(self._key) >= _SHORTEST_KEY else text
+    def _landed(self, task: asyncio.Task[Any]) -> None:
+        self._in_flight.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though the caller may have gone
 
 
 def _last_words(failure: TryAgainError, n_requests: int, waited: float, wait: float) -> str:

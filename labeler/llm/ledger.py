@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from labeler.llm.prompt import Prompt
+from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,19 @@ class StoredReply:
     tokens_in: int  # 0 where the endpoint does not say
     tokens_out: int
     purpose: str  # "explain" or "simulate": what the money went to
+    detail: Any = None  # as JSON: log-probabilities, or vectors (labeler/llm/detail.py)
+    price_factor: float = 1.0  # of the list price: 0.5 for what came by the Batch API
 
 
 class Ledger(Protocol):
-    """Called from the event loop: both methods are short, and `put` is durable when it returns."""
-
-    def get(self, key: str) -> StoredReply | None:
+    async def get(self, key: str) -> StoredReply | None:
         """The reply bought under this key (64 hexadecimal digits), if there is one."""
 
-    def put(self, key: str, reply: StoredReply) -> None:
-        """Keep a reply. A second `put` under one key (two workers on one feature) keeps the first, without error."""
+    async def put(self, key: str, reply: StoredReply) -> None:
+        """Keep a reply; it is durable when this returns, and also when the caller is cancelled in between.
+
+        A second `put` under one key (two workers on one feature) keeps the first, without error.
+        """
 
 
 class MemoryLedger:
@@ -42,18 +45,24 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._replies: dict[str, StoredReply] = {}
 
-    def get(self, key: str) -> StoredReply | None:
+    async def get(self, key: str) -> StoredReply | None:
         return self._replies.get(key)
 
-    def put(self, key: str, reply: StoredReply) -> None:
+    async def put(self, key: str, reply: StoredReply) -> None:
         self._replies.setdefault(key, reply)
 
     def __len__(self) -> int:
         return len(self._replies)
 
 
-def ledger_key(prompt: Prompt) -> str:
+def ledger_key(prompt: AnyPrompt) -> str:
     """SHA-256 of all that decides the reply: model, messages, parameters, schema, attempt."""
-    decides = {name: value for name, value in asdict(prompt).items() if name != "purpose"}
+    decides = asdict(prompt)
+    del decides["purpose"]
+    if isinstance(prompt, EchoPrompt | EmbeddingPrompt):
+        decides["kind"] = type(prompt).__name__
+    elif prompt.top_logprobs == 0:
+        # Keys are for ever: prompts had this field not from the beginning, and replies of before are still worth money.
+        del decides["top_logprobs"]
     canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -67,7 +67,10 @@ class EchoPrompt:
 
 @dataclass(frozen=True)
 class Echo:
-    """What a model expected at each token of a text. The first token has no alternatives."""
+    """What a model expected at each token of a text. The first token has no alternatives, and the logprob 0.
+
+    Some servers put a token before the text ("<s>"), and bytes of one character may be shown as "\ufffd".
+    """
 
     tokens: tuple[TokenChoice, ...]
     usage: Usage
@@ -90,6 +93,10 @@ class Embeddings:
     usage: Usage
     model: str
     from_ledger: bool = False
+
+
+AnyPrompt = Prompt | EchoPrompt | EmbeddingPrompt
+AnyReply = Reply | Echo | Embeddings
 
 
 class LLM(Protocol):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labeler.errors import InputError, MismatchError
+from labeler.errors import InputError
 from labeler.sae.sae import SAE, Selection, Source
+from labeler.sae.shuffling import rebatched
 
 OBJECTIVES = ("l1", "kl", "topk", "batchtopk")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -153,8 +154,12 @@ class TrainedSAE:
         context_size: int | None = None,
         prepend_bos: bool | None = None,
         dtype: str = "float32",
+        trained_on: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write `cfg.json` and `sae_weights.safetensors` as SAELens 6 does, tensors in `dtype` (also float16)."""
+        """Write `cfg.json` and `sae_weights.safetensors` as SAELens 6 does, tensors in `dtype` (also float16).
+
+        `trained_on` says what the hidden states were, for a reader of the file.
+        """
         from labeler.sae.saelens import save_saelens
 
         if dtype not in DTYPES:
@@ -166,7 +171,8 @@ class TrainedSAE:
             "prepend_bos": prepend_bos,
         }
         tensors = {name: value.to("cpu", DTYPES[dtype]) for name, value in _saelens_tensors(self.sae).items()}
-        save_saelens(folder, tensors, _saelens_cfg(self.sae, {**about, "labeler_training": self.provenance()}))
+        training = self.provenance() if trained_on is None else {**self.provenance(), "trained_on": dict(trained_on)}
+        save_saelens(folder, tensors, _saelens_cfg(self.sae, {**about, "labeler_training": training}))
 
     def provenance(self) -> dict[str, Any]:
         """What a reader of the file needs to judge it: configuration, and figures at the end of training."""
@@ -183,7 +189,7 @@ def train_sae(
     Ends after `config.n_tokens` tokens, or earlier where the batches end. `on_progress` hears of every 50th step and of
     the last. Raises InputError where there is too little to train on, or where the loss stops being a number.
     """
-    batches = _rebatched(hidden_batches, config.batch_tokens)
+    batches = rebatched(hidden_batches, config.batch_tokens)
     first = next(batches, None)
     if first is None:
         raise InputError(
@@ -198,53 +204,6 @@ def train_sae(
     final = run.progress(hidden)
     report(final)
     return TrainedSAE(run.folded(), config, final)
-
-
-def shuffled(hidden_batches: Iterable[Tensor], buffer_tokens: int, batch_tokens: int, seed: int) -> Iterator[Tensor]:
-    """The same hidden states in random order, [batch_tokens, d_in] at a time; the last batch may be smaller.
-
-    Tokens of a document resemble each other, and a batch of them is a poor sample. A buffer is filled, mixed, half
-    emptied and filled again, so a token meets others from `buffer_tokens` around it.
-    """
-    if buffer_tokens < 2 * batch_tokens:
-        raise InputError(f"buffer_tokens is {buffer_tokens}: choose at least two batches of {batch_tokens}")
-    generator = torch.Generator().manual_seed(seed)
-    held: list[Tensor] = []
-    for hidden in hidden_batches:
-        held.append(hidden)
-        if sum(map(len, held)) >= buffer_tokens:
-            mixed = _mixed(held, generator)
-            n_out = len(mixed) // 2 // batch_tokens * batch_tokens
-            yield from mixed[:n_out].split(batch_tokens)
-            held = [mixed[n_out:].clone()]
-    if held:
-        yield from _mixed(held, generator).split(batch_tokens)
-
-
-def _mixed(parts: list[Tensor], generator: torch.Generator) -> Tensor:
-    together = torch.cat(parts)
-    return together[torch.randperm(len(together), generator=generator).to(together.device)]
-
-
-def _rebatched(hidden_batches: Iterable[Tensor], batch_tokens: int) -> Iterator[Tensor]:
-    """Batches of exactly `batch_tokens`, in float32; what is left over at the end is dropped."""
-    held: list[Tensor] = []
-    d_in = None
-    for hidden in hidden_batches:
-        d_in = d_in or hidden.shape[-1]
-        if hidden.ndim != 2 or hidden.shape[1] != d_in:
-            raise MismatchError(f"hidden states of shape {list(hidden.shape)}; expected [tokens, {d_in}]")
-        held.append(hidden)
-        if sum(map(len, held)) >= batch_tokens:
-            *whole, rest = _cut(torch.cat(held), batch_tokens)
-            yield from (batch.float() for batch in whole)
-            held = [rest]
-
-
-def _cut(hidden: Tensor, batch_tokens: int) -> list[Tensor]:
-    """Whole batches, then the rest, which may be empty."""
-    n_whole = len(hidden) // batch_tokens * batch_tokens
-    return [*hidden[:n_whole].split(batch_tokens), hidden[n_whole:]]
 
 
 class _Weights(nn.Module):

@@ -91,27 +91,35 @@ def is_constant(values: ArrayLike, weights: ArrayLike | None = None) -> bool:
 def resampled_pearson(
     truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None = None
 ) -> Resampled:
-    """Pearson as a function of how often each sequence is drawn: six sums a sequence, then one matrix product.
+    """Pearson as a function of how often each sequence is drawn: six sums a sequence, then one matrix product."""
+    sums = sequence_sums(truth, simulated, sequence, weights)
+    return lambda drawn: correlation_of_sums(drawn @ sums)
+
+
+def sequence_sums(
+    truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None = None
+) -> np.ndarray:
+    """[n_sequences, 6] the weighted sums of 1, t, s, t^2, s^2 and t s, with t and s standardised over all sequences.
 
     `sequence` [n_tokens] numbers the sequence of each token from 0.
     """
     t, s = _pair(truth, simulated)
     w = np.ones(t.size) if weights is None else _weights(weights, t.size)
     # Centred and scaled over all sequences, sums of squares stay exact enough to subtract.
-    t, s = _standardised(t, w), _standardised(s, w)
-    sums = _per_sequence(sequence, w, w * t, w * s, w * t * t, w * s * s, w * t * s)
+    t, s = standardised(t, w), standardised(s, w)
+    return _per_sequence(sequence, w, w * t, w * s, w * t * t, w * s * s, w * t * s)
 
-    def replicates(drawn: np.ndarray) -> np.ndarray:
-        n, t, s, tt, ss, ts = (drawn @ sums).T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t, s, tt, ss, ts = t / n, s / n, tt / n, ss / n, ts / n
-            t_var, s_var = tt - t * t, ss - s * s
-            # 1e-18 of the variance over all sequences: a constant that happens to lie at the common mean.
-            undefined = ~((t_var > CONSTANT * tt + 1e-18) & (s_var > CONSTANT * ss + 1e-18))
-            r = (ts - t * s) / np.sqrt(t_var * s_var)
-        return np.where(undefined, np.nan, np.clip(r, -1.0, 1.0))
 
-    return replicates
+def correlation_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Pearson of each row of such sums, [n, 6] -> [n]; NaN where undefined."""
+    n, t, s, tt, ss, ts = sums.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t, s, tt, ss, ts = t / n, s / n, tt / n, ss / n, ts / n
+        t_var, s_var = tt - t * t, ss - s * s
+        # 1e-18 of the variance over all sequences: a constant that happens to lie at the common mean.
+        undefined = ~((t_var > CONSTANT * tt + 1e-18) & (s_var > CONSTANT * ss + 1e-18))
+        r = (ts - t * s) / np.sqrt(t_var * s_var)
+    return np.where(undefined, np.nan, np.clip(r, -1.0, 1.0))
 
 
 def resampled_rsquared(truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray) -> Resampled:
@@ -142,7 +150,8 @@ def _per_sequence(sequence: np.ndarray, *columns: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(sequence, column) for column in columns], axis=1)
 
 
-def _standardised(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def standardised(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Values [n] with weighted mean 0 and weighted variance 1; zeros where they are constant."""
     share = weights / weights.sum()
     centred = values - share @ values
     spread = np.sqrt(share @ np.square(centred))

@@ -1,7 +1,8 @@
 """How far a score would move on other sequences. The sequence is the unit, never the token.
 
 The tokens of a sequence share its topic, its author and the simulator's luck with it: an interval that counts them as
-independent (Fisher's z on tokens) covers far less often than it says.
+independent (Fisher's z on tokens) covers far less often than it says. Pearson correlations have an interval of their own
+(score/correlation_interval.py).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def score_interval(
 def _jackknife_t(
     statistic: Resampled, n: int, confidence: float, bounds: tuple[float, float]
 ) -> tuple[float, float] | None:
-    scores = statistic(_all_and_all_but_one(n))
+    scores = statistic(all_and_all_but_one(n))
     if np.isnan(scores).any():
         return None
     estimate, without_one = float(scores[0]), scores[1:]
@@ -74,7 +75,7 @@ def _around(estimate: float, margin: float, bounds: tuple[float, float]) -> tupl
 
 
 def _bootstrap(statistic: Resampled, n: int, confidence: float, seed: int) -> tuple[float, float] | None:
-    scores = statistic(_draws(n, seed))
+    scores = statistic(draws(n, seed))
     defined = scores[~np.isnan(scores)]
     if defined.size < MIN_DEFINED * N_BOOTSTRAP:
         return None
@@ -83,7 +84,7 @@ def _bootstrap(statistic: Resampled, n: int, confidence: float, seed: int) -> tu
 
 
 @lru_cache(maxsize=64)
-def _all_and_all_but_one(n: int) -> np.ndarray:
+def all_and_all_but_one(n: int) -> np.ndarray:
     """How often each sequence is drawn: first all once, then without each in turn, [1 + n, n]."""
     drawn = np.vstack([np.ones((1, n)), 1.0 - np.eye(n)])
     drawn.flags.writeable = False
@@ -91,7 +92,7 @@ def _all_and_all_but_one(n: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _draws(n: int, seed: int) -> np.ndarray:
+def draws(n: int, seed: int) -> np.ndarray:
     """How often each of n sequences is drawn in each bootstrap sample, [1000, n]. The same for every feature."""
     chosen = np.random.default_rng(seed).integers(0, n, size=(N_BOOTSTRAP, n))
     cell = chosen + n * np.arange(N_BOOTSTRAP)[:, None]

@@ -5,6 +5,7 @@
     simulation_top           TOP               Pearson
     simulation_random        RANDOM            Pearson
     simulation_weighted      drawn by design   Pearson with weights N_h / n_h: estimates the whole corpus
+    simulation_all           all               Pearson; of no population, but the surest order of one feature's labels
     rsquared, abs_dev        TOP and RANDOM    as Bills et al. 2023, of the uncalibrated 0..10 predictions
     auroc_token              TOP and RANDOM    does the feature fire on this token?
     average_precision_token  TOP and RANDOM    the same; by chance it is the share of firing tokens
@@ -26,13 +27,14 @@ from labeler.errors import InputError, MismatchError
 from labeler.records import Score, Simulation, Source
 from labeler.score import agreement, classification
 from labeler.score.agreement import Resampled
+from labeler.score.correlation_interval import correlation_interval
 from labeler.score.interval import score_interval
 from labeler.score.null import null_z_and_p
 
 # One label's predictions for each context, in the order of the simulations; None where it has none for a context.
 Predictions = Sequence[Sequence[float] | None]
 
-CORRELATION, SHARE, EXPLAINED = (-1.0, 1.0), (0.0, 1.0), (-np.inf, 1.0)
+SHARE, EXPLAINED = (0.0, 1.0), (-np.inf, 1.0)
 _MAIN = (Source.TOP, Source.RANDOM)
 
 
@@ -68,6 +70,7 @@ def simulation_scores(
         score.correlation("simulation_top", top),
         score.correlation("simulation_random", random),
         score.correlation("simulation_weighted", by_design, compared=True),
+        score.correlation("simulation_all", everything),
         score.explained("rsquared", main, agreement.rsquared, agreement.resampled_rsquared),
         score.explained("abs_dev", main, agreement.abs_dev, agreement.resampled_abs_dev),
         score.ranking("auroc_token", main, _tokens, classification.resampled_auroc),
@@ -166,8 +169,10 @@ class _Scorer:
             return _undefined(name, sample, reason)
         rows = np.vstack([sample.simulated, sample.others]) if compared else sample.simulated[None]
         value, *others = agreement.pearson_rows(sample.truth, rows, sample.weights).tolist()
-        resampled = agreement.resampled_pearson(sample.truth, sample.simulated, sample.sequence, sample.weights)
-        score = self._score(name, sample, value, resampled, CORRELATION)
+        interval = correlation_interval(
+            sample.truth, sample.simulated, sample.sequence, sample.weights, confidence=self.confidence, seed=self.seed
+        )
+        score = _scored(name, sample, value, interval)
         return self._compared(score, others) if compared else score
 
     def explained(
@@ -206,8 +211,7 @@ class _Scorer:
         interval = score_interval(
             resampled, sample.n_sequences, confidence=self.confidence, seed=self.seed, bounds=bounds
         )
-        low, high = interval or (None, None)
-        return Score(name, value, low=low, high=high, n=len(sample.scored), n_failed=len(sample.failed))
+        return _scored(name, sample, value, interval)
 
     def _compared(self, score: Score, others: list[float]) -> Score:
         known = [None if np.isnan(r) else r for r in others]
@@ -229,6 +233,11 @@ def _why_no_correlation(sample: _Sample) -> str | None:
     if agreement.is_constant(sample.simulated, sample.weights):
         return "the simulation is constant"
     return None
+
+
+def _scored(name: str, sample: _Sample, value: float, interval: tuple[float, float] | None) -> Score:
+    low, high = interval or (None, None)
+    return Score(name, value, low=low, high=high, n=len(sample.scored), n_failed=len(sample.failed))
 
 
 def _undefined(name: str, sample: _Sample, reason: str) -> Score:

@@ -1,16 +1,49 @@
-"""The simulator that asks an LLM: it sees the label and the tokens, and must say where the feature fires."""
+"""The simulator that asks an LLM: it sees the label and the tokens, and must say where the feature fires.
+
+sparse     a chat model names the tokens with a strength above 0
+logprobs   the same, and each strength is the mean over what the model considered there
+echo       a completions endpoint says at every token how likely each strength was, from one request, without
+           writing anything (the all-at-once method of Bills et al. 2023)
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
-from labeler.errors import ConfigurationError, LLMError
-from labeler.llm import LLM
-from labeler.llm.asking import ask
+from labeler.errors import ConfigurationError, EndpointError, LLMError
+from labeler.llm import LLM, Reply, TokenChoice
+from labeler.llm.asking import ask, ask_reply
 from labeler.recipe import SimulatorConfig
 from labeler.records import Context, Label, Simulation, Usage
-from labeler.score.simulate_prompts import Strengths, Tokens, batches, parse_strengths, shuffled, simulation_prompt
+from labeler.score.echo_prompts import echo_prompt, echo_text, read_echo
+from labeler.score.expected_value import expected_value
+from labeler.score.logprobs import Choices, words_of
+from labeler.score.simulate_prompts import (
+    Strengths,
+    Tokens,
+    batches,
+    highest_of,
+    parse_named,
+    parse_strengths,
+    shuffled,
+    simulation_prompt,
+    strengths_of,
+)
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """For one context; `n_flagged` strengths rest on less than a thousandth of the probability."""
+
+    strengths: Strengths | None
+    reason: str | None = None
+    n_flagged: int = 0
+
+
+_Answer = tuple[Sequence[_Prediction], Usage]
 
 
 async def simulate_with_llm(
@@ -24,32 +57,93 @@ async def simulate_with_llm(
     """
     tokens = [c.tokens for c in contexts]
     cut = batches(shuffled(tokens), config.contexts_per_request)
+    predict = _METHODS[config.method]
     # All are awaited before any error is raised: what is in flight is paid for, and so is to reach the ledger.
     answers = await asyncio.gather(
-        *(_predict(label, [tokens[i] for i in batch], config, llm) for batch in cut), return_exceptions=True
+        *(predict(label, [tokens[i] for i in batch], config, llm) for batch in cut), return_exceptions=True
     )
     simulations: dict[int, Simulation] = {}
     spent = Usage()
     for batch, answer in zip(cut, answers, strict=True):
-        predicted, reason, usage = _outcome(answer, len(batch))
+        predictions, usage = _outcome(answer, len(batch))
         spent += usage
-        simulations |= {i: Simulation(contexts[i], p, reason) for i, p in zip(batch, predicted, strict=True)}
+        for i, p in zip(batch, predictions, strict=True):
+            simulations[i] = Simulation(contexts[i], p.strengths, p.reason, p.n_flagged)
     return tuple(simulations[i] for i in range(len(contexts))), spent
 
 
-async def _predict(
-    label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM
-) -> tuple[list[Strengths], Usage]:
-    sizes = [len(tokens) for tokens in contexts]
-    return await ask(llm, simulation_prompt(label, contexts, config), lambda text: parse_strengths(text, sizes))
-
-
-def _outcome(
-    answer: tuple[list[Strengths], Usage] | BaseException, n_contexts: int
-) -> tuple[Sequence[Strengths | None], str | None, Usage]:
+def _outcome(answer: _Answer | BaseException, n_contexts: int) -> _Answer:
     """Predictions, or the reason why a request has none, and its cost."""
     if isinstance(answer, LLMError) and not isinstance(answer, ConfigurationError):
-        return [None] * n_contexts, f"{answer.kind}: {answer}", answer.usage or Usage()
+        return [_Prediction(None, f"{answer.kind}: {answer}")] * n_contexts, answer.usage or Usage()
     if isinstance(answer, BaseException):
         raise answer
-    return answer[0], None, answer[1]
+    return answer
+
+
+async def _sparse(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
+    prompt = simulation_prompt(label, contexts, config)
+    strengths, usage = await ask(llm, prompt, lambda text: parse_strengths(text, contexts, highest_of(config)))
+    return [_Prediction(s) for s in strengths], usage
+
+
+async def _logprobs(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
+    prompt = simulation_prompt(label, contexts, config)
+    return await ask_reply(llm, prompt, lambda reply: _read_expected(reply, contexts, highest_of(config)))
+
+
+def _read_expected(reply: Reply, contexts: Sequence[Tokens], highest: int) -> list[_Prediction]:
+    """The strengths that a reply names, each as the mean over the alternatives at its place.
+
+    A token that the reply does not name is silent, as with `sparse`: what the model considered is known only where
+    it wrote a number. One that is not a single digit counts as it is written.
+    """
+    named = parse_named(reply.text, contexts, highest)
+    if reply.choices is None:
+        raise _useless("logprobs", "gives no log-probabilities with its replies")
+    choices = _aligned(reply.choices, reply.text, reply.usage)
+    flagged = [0] * len(contexts)
+    for k, (entry, rating) in enumerate(zip(named, _ratings(reply.text), strict=True)):
+        if (choice := choices.at(rating.start(), rating.group())) is not None:
+            expected = expected_value(words_of(choice))
+            flagged[entry.context] += expected.flagged
+            if expected.value is not None:
+                named[k] = replace(entry, strength=expected.value)
+    strengths = strengths_of(named, contexts)
+    return [_Prediction(s, n_flagged=n) for s, n in zip(strengths, flagged, strict=True)]
+
+
+def _ratings(text: str) -> list[re.Match[str]]:
+    """The numbers of a JSON text, in their order; what stands in quotes is passed over."""
+    return [m for m in re.finditer(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*', text) if not m.group().startswith('"')]
+
+
+async def _echo(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
+    asked = echo_text(label, contexts)
+    echo = await llm.echo(echo_prompt(asked, config))
+    choices = _aligned(echo.tokens, asked.text, echo.usage)
+    try:
+        read = read_echo(choices, asked)
+    except ValueError as error:
+        raise _useless("echo", f"reads a text in tokens that do not line up with what is asked: {error}") from None
+    reason = f"malformed: no number among the {config.top_logprobs} likeliest tokens somewhere in the context"
+    predictions = [_Prediction(s, None if s is not None else reason, n) for s, n in read]
+    return predictions, echo.usage
+
+
+def _aligned(tokens: Sequence[TokenChoice], text: str, usage: Usage) -> Choices:
+    try:
+        return Choices(tokens, text)
+    except ValueError as error:  # one strange character may do this: other requests can fare better
+        raise EndpointError(f"the endpoint's log-probabilities are not of the text: {error}", usage=usage) from None
+
+
+def _useless(method: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"the endpoint {why}; simulate by another method than {method!r}, such as 'sparse'")
+
+
+_METHODS: dict[str, Callable[[Label, Sequence[Tokens], SimulatorConfig, LLM], Awaitable[_Answer]]] = {
+    "sparse": _sparse,
+    "logprobs": _logprobs,
+    "echo": _echo,
+}

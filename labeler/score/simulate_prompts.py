@@ -3,9 +3,9 @@
 "Sparse" simulation: several contexts in one request, and a reply that names only the tokens on which it predicts
 something. Echoing the tokens, as published methods do, costs thousands of output tokens and breaks when it is cut off.
 
-Every token has its number beside it, on a line of its own (`7:def`, `8 main`). With cl100k and Python code that is
-some 3.7 tokens for each token shown, one more than with every fourth numbered; but then the simulator must count, and
-a prediction that is right and one token off correlates with nothing.
+A token stands on a line of its own and is named by its text (`" main":8`), or by its text and which of its kind it is
+(`",#2":3`). With cl100k and Python code that is 2.0 tokens for each token shown, where a number beside each costs 3.5;
+a simulator need not count, and a name that fits no token is found out, where a number that is one off is not.
 """
 
 from __future__ import annotations
@@ -13,34 +13,52 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from labeler.errors import UnreadableReply
+from labeler.errors import InputError, UnreadableReply
 from labeler.llm.prompt import Message, Prompt
 from labeler.llm.spelling import LEGEND, alone
-from labeler.recipe import SimulatorConfig
+from labeler.recipe import SIMULATORS, SimulatorConfig
 from labeler.records import Label
 
-VERSION = "sparse-1"
-
 Tokens = tuple[str, ...]  # all that a simulator ever sees of a context
-Strengths = tuple[float, ...]  # 0..10, as many as tokens
+Strengths = tuple[float, ...]  # as many as tokens
 
-# The fixed part first, then the contexts, the label last: a prefix cache holds the first two for every label that is
-# tried on the same contexts.
-INSTRUCTION = f"""\
-A feature of a language model fires on some tokens of a text, with a strength from 0 to 10, and is silent (0) on most. \
-Below are contexts, one token a line: its number, then the token after a colon, or after its own leading blank. \
-{LEGEND} Last comes a description of what one feature detects. Predict its strength on every token. The model reads \
-left to right: what stands after a token does not change its strength. In many contexts the feature may be silent.
 
-Reply with one JSON object and nothing else: for each context, the numbers of the tokens with a strength above 0, and \
-the strength. Name every context, with {{}} where the feature is silent. The form, for two contexts:
-{{"1":{{"5":8,"6":3}},"2":{{}}}}
+@dataclass(frozen=True)
+class Named:
+    """One entry of a reply: the tokens that it names, and their strength."""
+
+    context: int  # place in the request
+    tokens: tuple[int, ...]
+    strength: float
+    single: bool  # names one of its kind, and so goes before an entry that names all of them
+
+
+def instruction(highest: int) -> str:
+    """The fixed part of the prompt, for strengths of 0..highest.
+
+    It comes first, then the contexts, the label last: a prefix cache holds the first two for every label that is tried
+    on the same contexts.
+    """
+    read_tens = "" if highest == 10 else f" Where the description says 10, write {highest}."
+    return f"""\
+A feature of a language model fires on some tokens of a text, with a strength from 0 to {highest}, and is silent (0) \
+on most. Below are contexts, one token a line, with the blank that it begins with. {LEGEND} Last comes a description \
+of what one feature detects. Predict its strength on every token.{read_tens} The model reads left to right: what \
+stands after a token does not change its strength. In many contexts the feature may be silent.
+
+Reply with one JSON object and nothing else: for each context, the tokens with a strength above 0, exactly as their \
+line has them, and the strength. A token that stands on several lines is meant on all of them; with #2 behind it, on \
+the second alone. Name every context, with {{}} where the feature is silent. The form, for two contexts:
+{{"1":{{" name":8,",#2":3}},"2":{{}}}}
 """
 
-# Loose on purpose: it keeps a weak model to the form, and `parse_strengths` checks the rest.
+
+# Loose on purpose: it keeps a weak model to the form, and `parse_named` checks the rest.
 _SCHEMA = {
     "type": "object",
     "additionalProperties": {
@@ -50,26 +68,45 @@ _SCHEMA = {
 }
 
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
-_NUMBER = re.compile(r"0|[1-9][0-9]*")
+_ONE_OF_ITS_KIND = re.compile(r"(.*)#([1-9][0-9]{0,3})", re.DOTALL)
 
 
 def simulation_prompt(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig) -> Prompt:
     """One request for the strengths of a feature with this label on all tokens of `contexts`."""
+    model = checked_model(config)
+    shown = "\n\n".join(f"Context {n}\n{_lines(tokens)}" for n, tokens in enumerate(contexts, start=1))
+    text = f"{instruction(highest_of(config))}\n{shown}\n\nThe feature detects: {label.text}"
+    return Prompt(
+        model, (Message("user", text),), config.max_tokens, config.temperature, _SCHEMA,
+        purpose="simulate", top_logprobs=config.top_logprobs if config.method == "logprobs" else 0,
+    )  # fmt: skip
+
+
+def checked_model(config: SimulatorConfig) -> str:
+    """The model to ask. Raises InputError for a recipe whose prompt this version no longer writes."""
+    if config.prompt_version != SIMULATORS[config.method]:
+        raise InputError(
+            f"the recipe was made with the prompt {config.prompt_version!r}, and this version of labeler writes "
+            f"{SIMULATORS[config.method]!r}: start a new label set with a recipe of today"
+        )
     if config.model is None:
         raise ValueError(f"simulator {config.name!r} names no model to ask")
-    shown = "\n\n".join(f"Context {n}\n{_numbered(tokens)}" for n, tokens in enumerate(contexts, start=1))
-    text = f"{INSTRUCTION}\n{shown}\n\nThe feature detects: {label.text}"
-    message = Message("user", text)
-    return Prompt(config.model, (message,), config.max_tokens, config.temperature, _SCHEMA, purpose="simulate")
+    return config.model
 
 
-def _numbered(tokens: Tokens) -> str:
-    return "\n".join(f"{i}{_after_number(alone(token))}" for i, token in enumerate(tokens))
+def highest_of(config: SimulatorConfig) -> int:
+    """The highest strength that may be written. Many tokenizers write 10 as 1 and 0, and then nobody can tell what
+    the probability of a 1 is meant for; so where probabilities are read, all strengths have one digit."""
+    return 10 if config.method == "sparse" else 9
 
 
-def _after_number(token: str) -> str:
-    # A leading blank already sets the token apart from its number; a colon would cost a token more.
-    return token if token.startswith(" ") else f":{token}"
+def _lines(tokens: Tokens) -> str:
+    return "\n".join(map(spelled, tokens))
+
+
+def spelled(token: str) -> str:
+    """A token as its line shows it. Some tokens are bytes in the middle of a character, and have no text at all."""
+    return alone(token) or "…"
 
 
 def shuffled(contexts: Sequence[Tokens]) -> list[int]:
@@ -78,7 +115,7 @@ def shuffled(contexts: Sequence[Tokens]) -> list[int]:
     It depends on the tokens alone, so that a context's place says nothing about how it was chosen, and is the same
     for every label, so that prefix caches work.
     """
-    hashes = [hashlib.sha256(json.dumps([VERSION, *tokens]).encode()).digest() for tokens in contexts]
+    hashes = [hashlib.sha256(json.dumps(["order-1", *tokens]).encode()).digest() for tokens in contexts]
     return sorted(range(len(contexts)), key=hashes.__getitem__)
 
 
@@ -87,17 +124,35 @@ def batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def parse_strengths(text: str, n_tokens: Sequence[int]) -> list[Strengths]:
-    """The strengths that a reply gives to contexts of so many tokens, in their order.
+def parse_strengths(text: str, contexts: Sequence[Tokens], highest: int = 10) -> list[Strengths]:
+    """The strengths that a reply gives to the contexts, in their order; what it must look like is in `parse_named`."""
+    return strengths_of(parse_named(text, contexts, highest), contexts)
 
-    Raises UnreadableReply unless the reply is one JSON object with every context and no other, every token number
-    in range and named once, and every strength a number in 0..10. Tokens that are not named are predicted silent;
-    a context that is not named is no prediction.
+
+def strengths_of(named: Sequence[Named], contexts: Sequence[Tokens]) -> list[Strengths]:
+    """Strengths of all tokens; those that are not named are predicted silent."""
+    strengths = [[0.0] * len(tokens) for tokens in contexts]
+    for entry in sorted(named, key=lambda n: n.single):
+        for i in entry.tokens:
+            strengths[entry.context][i] = entry.strength
+    return [tuple(row) for row in strengths]
+
+
+def parse_named(text: str, contexts: Sequence[Tokens], highest: int = 10) -> list[Named]:
+    """What a reply names, in the order of its text.
+
+    Raises UnreadableReply unless the reply is one JSON object with every context and no other, every name in it is a
+    token of its context, named once, and every strength is a number in 0..highest. A context that is not named is no
+    prediction. A name without the blank that its token begins with, or with one, is read as the token that is there.
     """
     reply = _parse_object(text)
-    if set(reply) != {str(n) for n in range(1, len(n_tokens) + 1)}:
-        raise UnreadableReply(f'one JSON object with exactly the contexts "1" to "{len(n_tokens)}"', text)
-    return [_strengths(reply[str(n)], n, size, text) for n, size in enumerate(n_tokens, start=1)]
+    if set(reply) != {str(n) for n in range(1, len(contexts) + 1)}:
+        raise UnreadableReply(f'one JSON object with exactly the contexts "1" to "{len(contexts)}"', text)
+    return [
+        entry
+        for number, named in reply.items()
+        for entry in _entries(named, int(number), contexts[int(number) - 1], highest, text)
+    ]
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -118,18 +173,38 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return named
 
 
-def _strengths(named: Any, n: int, n_tokens: int, text: str) -> Strengths:
+def _entries(named: Any, n: int, tokens: Tokens, highest: int, text: str) -> list[Named]:
     if not isinstance(named, dict):
-        raise UnreadableReply(f'a JSON object of token numbers and strengths for context "{n}"', text)
-    strengths = [0.0] * n_tokens
-    for number, strength in named.items():
-        if not _NUMBER.fullmatch(number) or len(number) > 9 or int(number) >= n_tokens:
-            raise UnreadableReply(f'token numbers from 0 to {n_tokens - 1} in context "{n}"', text)
-        if not _is_strength(strength):
-            raise UnreadableReply(f'strengths from 0 to 10 in context "{n}"', text)
-        strengths[int(number)] = float(strength)
-    return tuple(strengths)
+        raise UnreadableReply(f'a JSON object of tokens and strengths for context "{n}"', text)
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, token in enumerate(tokens):
+        places[spelled(token)].append(i)
+    entries: dict[tuple[tuple[int, ...], bool], Named] = {}
+    for name, strength in named.items():
+        if (found := _find(name, places)) is None:
+            raise UnreadableReply(f'tokens of context "{n}" as their lines have them, not {name[:40]!r}', text)
+        if found in entries:
+            raise UnreadableReply(f'every token of context "{n}" named once, and {name[:40]!r} is named twice', text)
+        if not _is_strength(strength, highest):
+            raise UnreadableReply(f'strengths from 0 to {highest} in context "{n}"', text)
+        entries[found] = Named(n - 1, found[0], float(strength), found[1])
+    return list(entries.values())
 
 
-def _is_strength(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 10  # NaN is not
+def _find(name: str, places: Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...], bool] | None:
+    """The tokens that a name means, and whether it means one of its kind."""
+    if (exact := _places_of(name, places)) is not None:
+        return tuple(exact), False
+    if (numbered := _ONE_OF_ITS_KIND.fullmatch(name)) and (all_of_them := _places_of(numbered[1], places)) is not None:
+        which = int(numbered[2])
+        return ((all_of_them[which - 1],), True) if which <= len(all_of_them) else None
+    return None
+
+
+def _places_of(name: str, places: Mapping[str, Sequence[int]]) -> Sequence[int] | None:
+    shown = spelled(name)  # a simulator may write a line break for its sign
+    return next((places[s] for s in (name, shown, f" {shown}", shown.removeprefix(" ")) if s in places), None)
+
+
+def _is_strength(value: Any, highest: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= highest  # NaN is not

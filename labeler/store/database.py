@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from labeler.errors import FormatError, InputError, StorageError
 from labeler.files import clear_disk_errors
@@ -18,27 +19,41 @@ _BUSY_MS = 30_000
 
 
 class Database:
-    """An engine whose transactions are opened as each dialect needs them."""
+    """An engine whose transactions are opened as each dialect needs them.
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+    A server that cannot be reached is tried again for `patience` seconds before a transaction is begun.
+    """
+
+    def __init__(self, url: str, patience: float = 0.0, *, pooled: bool = False) -> None:
+        self._engine = _engine(url, pooled)
+        self._patience = patience
         self.name = self._engine.url.render_as_string(hide_password=True)
         self.dialect = self._engine.dialect.name
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        with self._clear_errors(), self._engine.connect() as connection:
+        with self._clear_errors(), self._connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction; committed at the end, rolled back on an error."""
-        with self._clear_errors(), self._engine.connect() as connection:
+        with self._clear_errors(), self._connect() as connection:
             # SQLite must take the write lock at once: a transaction that reads first and writes later fails
             # with "database is locked", whatever the busy timeout.
             connection.execution_options(begin_immediate=True)
             with connection.begin():
                 yield connection
+
+    def _connect(self) -> Connection:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._engine.connect()
+            except OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.5)
 
     def migrate(self) -> None:
         """Bring the tables to this version. Several processes may do it at once."""
@@ -72,7 +87,7 @@ class Database:
             raise
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, pooled: bool) -> Engine:
     if "://" not in url:
         path = Path(url).expanduser()
         with clear_disk_errors(path):
@@ -82,10 +97,12 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        # SQLite connections are cheap, and a pooled one would outlive a fork.
-        options: dict[str, Any] = (
-            {"poolclass": NullPool} if parsed.drivername.startswith("sqlite") else {"pool_pre_ping": True}
-        )
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if parsed.drivername.startswith("sqlite"):
+            # A connection that is carried across a fork destroys the database, so none is kept open unless the process
+            # is known not to fork. It should be there: closing the last one writes SQLite's journal back, which takes
+            # longer than any of our transactions.
+            options = {"poolclass": QueuePool, "pool_size": 8} if pooled else {"poolclass": NullPool}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise InputError(

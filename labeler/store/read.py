@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from labeler.records import (
+    Candidate,
     Context,
     FeatureStatistics,
     Label,
     LabeledFeature,
+    Origin,
     Score,
     Simulation,
     Split,
@@ -33,6 +35,7 @@ def result_from_row(row: dict[str, Any], context_of: ContextOf) -> LabeledFeatur
         scores=tuple(Score(**score) for score in row["scores"]),
         simulations=tuple(_simulation(s, context_of) for s in row["simulations"]),
         usage=Usage(row["requests"], row["tokens_in"], row["tokens_out"], row["cost_usd"]),
+        origin=_origin(row["origin"]),
     )
 
 
@@ -44,9 +47,15 @@ def _statistics(values: dict[str, Any]) -> FeatureStatistics:
     return FeatureStatistics(**{**values, **by_split, "histogram": tuple(values["histogram"])})
 
 
+def _origin(stored: dict[str, Any] | None) -> Origin | None:
+    if stored is None:
+        return None
+    return Origin(**{**stored, "candidates": tuple(Candidate(**c) for c in stored["candidates"])})
+
+
 def _simulation(stored: dict[str, Any], context_of: ContextOf) -> Simulation:
     predicted = None if stored["predicted"] is None else dense(stored["predicted"], stored["n_tokens"])
-    return Simulation(context_of(stored), predicted, stored["reason"])
+    return Simulation(context_of(stored), predicted, stored["reason"], stored.get("n_flagged", 0))
 
 
 def _table(stored: dict[str, Any] | None) -> TokenTable | None:

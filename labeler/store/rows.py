@@ -12,6 +12,7 @@ from labeler.store.tables import now
 
 def row_of(label_set_id: int, feature: LabeledFeature) -> dict[str, Any]:
     score, weighted = feature.score("simulation"), feature.score("simulation_weighted")
+    detection, fuzzing = feature.score("detection"), feature.score("fuzzing")
     return {
         "label_set_id": label_set_id,
         "feature_index": feature.feature_index,
@@ -28,8 +29,8 @@ def row_of(label_set_id: int, feature: LabeledFeature) -> dict[str, Any]:
         "score_null_p": score.null_p if score else None,
         "baseline_token_lookup": score.baseline_token_lookup if score else None,
         "score_weighted": weighted.value if weighted else None,
-        "detection": None,
-        "fuzzing": None,
+        "detection": detection.value if detection else None,
+        "fuzzing": fuzzing.value if fuzzing else None,
         "density": feature.statistics.density,
         "max_activation": feature.statistics.max,
         "n_firings": feature.statistics.n_firings,
@@ -40,6 +41,7 @@ def row_of(label_set_id: int, feature: LabeledFeature) -> dict[str, Any]:
         "scores": [asdict(s) for s in feature.scores],
         "simulations": [_simulation(s) for s in feature.simulations],
         "label_table": _table(feature.label.table) if feature.label and feature.label.table else None,
+        "origin": asdict(feature.origin) if feature.origin else None,
         "statistics": asdict(feature.statistics),
         "created_at": now(),
     }
@@ -58,6 +60,7 @@ def _simulation(simulation: Simulation) -> dict[str, Any]:
         "truth": _sparse(context.activations),
         "predicted": None if simulation.predicted is None else _sparse(simulation.predicted),
         "reason": simulation.reason,
+        "n_flagged": simulation.n_flagged,
     }
 
 

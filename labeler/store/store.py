@@ -15,7 +15,7 @@ from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State
 from labeler.store.database import Database
 from labeler.store.rows import row_of
-from labeler.store.summary import LabelSetSummary, summarise
+from labeler.store.summary import LabelSetSummary, named_scores, summarise
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES
 
 _ROWS_AT_ONCE = 200  # of a result's 29 columns; SQLite binds at most 32,766 values in a statement
@@ -39,10 +39,15 @@ class LabelSetInfo:
     created_at: datetime
 
 
-def open_store(url: str) -> Store:
-    """The store at a file or URL, made and migrated where need be. Raises StorageError, FormatError or InputError."""
-    database = Database(url)
-    database.migrate()
+def open_store(url: str, *, patience: float = 0.0, migrate: bool = True, pooled: bool = False) -> Store:
+    """The store at a file or URL, made and migrated where need be. Raises StorageError, FormatError or InputError.
+
+    `patience` in seconds: how long a server that restarts is waited for. `pooled` keeps SQLite's connections too, for a
+    process that never forks.
+    """
+    database = Database(url, patience, pooled=pooled)
+    if migrate:
+        database.migrate()
     return Store(database)
 
 
@@ -58,19 +63,37 @@ class Store:
     def label_set_for(self, manifest: dict[str, Any], evidence_path: str, recipe: Recipe) -> LabelSetInfo:
         """The label set of this recipe on this evidence, made if it is new. Two processes get the same one."""
         with self.database.writing() as connection:
-            sae_id = self._get_or_create(
-                connection, SAES, _sae_values(manifest), ("subject", "revision", "hookpoint", "sha256")
-            )
-            evidence = {"hash": manifest["hash"], "sae_id": sae_id, "path": evidence_path, "manifest": manifest}
-            evidence_id = self._get_or_create(connection, EVIDENCE, evidence, ("hash",))
-            # The folder may have moved since.
-            connection.execute(EVIDENCE.update().where(EVIDENCE.c.id == evidence_id).values(path=evidence_path))
+            evidence_id = self._evidence_in(connection, manifest, evidence_path)
             values = {
                 "evidence_id": evidence_id, "recipe_hash": recipe.hash, "recipe": recipe.to_dict(),
                 "explainer": recipe.explainer.name, "simulator": recipe.simulator.name,
             }  # fmt: skip
             label_set_id = self._get_or_create(connection, LABEL_SETS, values, ("evidence_id", "recipe_hash"))
         return self.label_set(label_set_id)
+
+    def add_evidence(self, manifest: dict[str, Any], path: str) -> int:
+        """The id of this evidence, made known if it is new; `path` is where it lies now."""
+        with self.database.writing() as connection:
+            return self._evidence_in(connection, manifest, path)
+
+    def evidence(self, evidence_id: int) -> tuple[dict[str, Any], str]:
+        """(manifest, path) of an evidence."""
+        with self.database.reading() as connection:
+            row = connection.execute(
+                select(EVIDENCE.c.manifest, EVIDENCE.c.path).where(EVIDENCE.c.id == evidence_id)
+            ).one_or_none()
+        if row is None:
+            raise NotFoundError(f"evidence {evidence_id}: not in database {self.database.name}")
+        return dict(row.manifest), row.path
+
+    def _evidence_in(self, connection: Connection, manifest: dict[str, Any], path: str) -> int:
+        keys = ("subject", "revision", "hookpoint", "sha256")
+        sae_id = self._get_or_create(connection, SAES, _sae_values(manifest), keys)
+        evidence = {"hash": manifest["hash"], "sae_id": sae_id, "path": path, "manifest": manifest}
+        evidence_id = self._get_or_create(connection, EVIDENCE, evidence, ("hash",))
+        # The folder may have moved since.
+        connection.execute(EVIDENCE.update().where(EVIDENCE.c.id == evidence_id).values(path=path))
+        return evidence_id
 
     def _get_or_create(
         self, connection: Connection, table: Table, values: dict[str, Any], keys: tuple[str, ...]
@@ -129,13 +152,17 @@ class Store:
         """Keep results, all or none. A feature that is saved again replaces what was there."""
         if not features:
             return
+        with self.database.writing() as connection:
+            self.save_in(connection, label_set_id, features)
+
+    def save_in(self, connection: Connection, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
+        """`save`, as a part of a transaction of the caller's."""
         rows = [row_of(label_set_id, feature) for feature in features]
         statement = self._insert(RESULTS)
         replaced = {c.name: statement.excluded[c.name] for c in RESULTS.c if not c.primary_key}
         upsert = statement.on_conflict_do_update(index_elements=["label_set_id", "feature_index"], set_=replaced)
-        with self.database.writing() as connection:
-            for low in range(0, len(rows), _ROWS_AT_ONCE):
-                connection.execute(upsert, rows[low : low + _ROWS_AT_ONCE])
+        for low in range(0, len(rows), _ROWS_AT_ONCE):
+            connection.execute(upsert, rows[low : low + _ROWS_AT_ONCE])
 
     def rows(self, label_set_id: int, batch: int = 2000) -> Iterator[dict[str, Any]]:
         """All results of a label set in the order of features, `batch` in memory at a time."""
@@ -173,6 +200,11 @@ class Store:
         n_features = self.label_set(label_set_id).n_features
         with self.database.reading() as connection:
             return summarise(connection, label_set_id, n_features)
+
+    def named_scores(self, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
+        """The values of a score that has no column of its own, and why it is undefined where it is, counted."""
+        with self.database.reading() as connection:
+            return named_scores(connection, label_set_id, name)
 
 
 def _infos() -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, UnaryExpression, func, select
+from sqlalchemy.sql.operators import custom_op
 
 from labeler.records import State
 from labeler.score.null import benjamini_hochberg
@@ -14,6 +16,17 @@ from labeler.store.tables import RESULTS
 N_BINS = 20
 FALSE_DISCOVERY_RATE = 0.05
 _TIE = 1e-9
+_MEDIANS = ("score", "score_weighted", "detection", "fuzzing")  # columns of the results
+
+
+@dataclass(frozen=True)
+class Median:
+    """The median of one score over a label set, with a 95% interval; the labels are the unit."""
+
+    value: float
+    low: float | None  # None for fewer than 6 labels, between whose scores no 95% interval lies
+    high: float | None
+    n: int
 
 
 @dataclass(frozen=True)
@@ -33,12 +46,17 @@ class LabelSetSummary:
     tokens_in: int
     tokens_out: int
     cost_usd: float | None  # None where any part is unknown
+    medians: dict[str, Median] = field(default_factory=dict)  # by column, of those that have a value
 
 
 def summarise(connection: Connection, label_set_id: int, n_features: int) -> LabelSetSummary:
     result = RESULTS.c
     here = result.label_set_id == label_set_id
     scored = here & result.score.is_not(None)
+    # For columns that stand in no index: SQLite, left alone, goes by the index of scores and fetches each row from
+    # another place, which takes ten times as long as reading the table from its beginning to its end.
+    in_order = here & (result.feature_index >= 0)
+    scored_in_order = in_order & UnaryExpression(result.score, operator=custom_op("+")).is_not(None)
 
     def one(*columns: Any, where: Any = here) -> tuple[Any, ...]:
         return tuple(connection.execute(select(*columns).where(where)).one())
@@ -48,36 +66,79 @@ def summarise(connection: Connection, label_set_id: int, n_features: int) -> Lab
     )
     counts = {str(state): by_state.get(str(state), 0) for state in State}
     counts[State.PENDING] = n_features - sum(by_state.values())
+    medians = {name: m for name in _MEDIANS if (m := _median(connection, here, result[name])) is not None}
     n_scored, mean = one(func.count(), func.avg(result.score), where=scored)
-    undefined = select(result.score_reason, func.count()).where(here & result.score_reason.is_not(None))
+    undefined = select(result.score_reason, func.count()).where(in_order & result.score_reason.is_not(None))
     n_compared, n_beating = one(
         func.count(), func.count().filter(result.score > result.baseline_token_lookup + _TIE),
-        where=scored & result.baseline_token_lookup.is_not(None),
+        where=scored_in_order & result.baseline_token_lookup.is_not(None),
     )  # fmt: skip
     usage = one(
         func.coalesce(func.sum(result.requests), 0), func.coalesce(func.sum(result.tokens_in), 0),
         func.coalesce(func.sum(result.tokens_out), 0), func.sum(result.cost_usd),
-        func.count().filter(result.cost_usd.is_(None)),
+        func.count().filter(result.cost_usd.is_(None)), where=in_order,
     )  # fmt: skip
     p_values = [
-        p for (p,) in connection.execute(select(result.score_null_p).where(scored & result.score_null_p.is_not(None)))
+        p
+        for (p,) in connection.execute(
+            select(result.score_null_p).where(scored_in_order & result.score_null_p.is_not(None))
+        )
     ]
     return LabelSetSummary(
-        counts, n_features, n_scored, _median(connection, scored, n_scored), None if mean is None else float(mean),
+        counts, n_features, n_scored, medians["score"].value if "score" in medians else None,
+        None if mean is None else float(mean),
         _histogram(connection, scored), dict(connection.execute(undefined.group_by(result.score_reason)).all()),
         n_beating / n_compared if n_compared else None,
         sum(q is not None and q <= FALSE_DISCOVERY_RATE for q in benjamini_hochberg(p_values)) if p_values else None,
         int(usage[0]), int(usage[1]), int(usage[2]), None if usage[4] else float(usage[3] or 0.0),
+        medians,
     )  # fmt: skip
 
 
-def _median(connection: Connection, scored: Any, n: int) -> float | None:
+def _median(connection: Connection, here: Any, score: Any) -> Median | None:
+    """In the database, by order statistics: the interval that the bootstrap of a median tends to, without drawing it.
+
+    The k-th lowest and the k-th highest score hold the median between them unless fewer than k of n fall on one side,
+    which has the binomial probability P(B(n, 1/2) < k).
+    """
+    defined = here & score.is_not(None)
+    n = int(connection.execute(select(func.count()).where(defined)).scalar_one())
     if n == 0:
         return None
-    score = RESULTS.c.score
-    middle = select(score).where(scored).order_by(score).offset((n - 1) // 2).limit(2 - n % 2)
-    values = [v for (v,) in connection.execute(middle)]
-    return float(sum(values) / len(values))
+
+    def lowest(rank: int, count: int = 1) -> float:
+        values = connection.execute(select(score).where(defined).order_by(score).offset(rank - 1).limit(count))
+        return float(sum(v for (v,) in values) / count)
+
+    middle, k = lowest((n + 1) // 2, 2 - n % 2), _outermost(n)
+    return Median(middle, lowest(k) if k else None, lowest(n + 1 - k) if k else None, n)
+
+
+def _outermost(n: int) -> int:
+    """The largest k with P(B(n, 1/2) < k) <= .025; 0 where even the lowest and the highest are too near."""
+    if n > 1000:
+        return math.floor((n + 1 - 1.959964 * math.sqrt(n)) / 2.0)
+    tail, k = 0, 0
+    while (tail := tail + math.comb(n, k)) <= 0.025 * 2**n:
+        k += 1
+    return k
+
+
+def named_scores(connection: Connection, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
+    """The values of a score that has no column of its own, and how often it was undefined, by reason."""
+    values: list[float] = []
+    reasons: dict[str, int] = {}
+    query = select(RESULTS.c.scores).where(
+        RESULTS.c.label_set_id == label_set_id, RESULTS.c.state == str(State.LABELED)
+    )
+    for (scores,) in connection.execution_options(yield_per=1000).execute(query):
+        for score in scores:
+            if score["name"] == name:
+                if score["value"] is None:
+                    reasons[score["reason"]] = reasons.get(score["reason"], 0) + 1
+                else:
+                    values.append(float(score["value"]))
+    return values, reasons
 
 
 def _histogram(connection: Connection, scored: Any) -> tuple[int, ...]:

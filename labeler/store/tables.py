@@ -70,9 +70,9 @@ class ResultRow(SQLModel, table=True):
 
     __tablename__ = "result"
     __table_args__ = (
-        Index("ix_result_state", "label_set_id", "state"),
-        Index("ix_result_score", "label_set_id", "score"),
-        Index("ix_result_density", "label_set_id", "density"),
+        Index("ix_result_state", "label_set_id", "state", "feature_index"),
+        Index("ix_result_score", "label_set_id", "score", "feature_index", "score_low", "density"),
+        Index("ix_result_density", "label_set_id", "density", "feature_index", "state", "score", "score_low"),
     )
 
     label_set_id: int = Field(primary_key=True, foreign_key="label_set.id")
@@ -102,6 +102,7 @@ class ResultRow(SQLModel, table=True):
     scores: list[dict[str, Any]] = Field(sa_column=_json())
     simulations: list[dict[str, Any]] = Field(sa_column=_json())
     label_table: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+    origin: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
     statistics: dict[str, Any] = Field(sa_column=_json())
     created_at: datetime = Field(default_factory=now, sa_column=_time())
 
@@ -118,9 +119,27 @@ class ReplyRow(SQLModel, table=True):
     tokens_in: int = Field(sa_column=_count())
     tokens_out: int = Field(sa_column=_count())
     purpose: str
+    detail: Any = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    price_factor: float = 1.0
     created_at: datetime = Field(default_factory=now, sa_column=_time())
 
 
-SAES, EVIDENCE, LABEL_SETS, RESULTS, REPLIES = (
-    SQLModel.metadata.tables[name] for name in ("sae", "evidence", "label_set", "result", "llm_reply")
+class BatchRow(SQLModel, table=True):
+    """A batch of requests under way at an endpoint: written before it is asked for, so that none is asked for twice."""
+
+    __tablename__ = "llm_batch"
+
+    id: str = Field(primary_key=True)  # ours; the endpoint's batch carries it as metadata
+    endpoint: str = Field(index=True)
+    path: str
+    model: str
+    purpose: str
+    n_requests: int
+    batch_id: str | None = None  # the endpoint's; NULL until we have heard it
+    state: str  # "submitting", "submitted", "collected"
+    created_at: datetime = Field(default_factory=now, sa_column=_time())
+
+
+SAES, EVIDENCE, LABEL_SETS, RESULTS, REPLIES, BATCHES = (
+    SQLModel.metadata.tables[name] for name in ("sae", "evidence", "label_set", "result", "llm_reply", "llm_batch")
 )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from labeler.errors import FormatError, InputError, NotFoundError
-from labeler.evidence.choose import NearDuplicates, choose_evidence, explain_windows, shingles, shingles_of
+from labeler.evidence.choose import choose_evidence, explain_windows
+from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import ContextsConfig
 from labeler.records import Context, Source, Split

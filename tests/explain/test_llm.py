@@ -7,14 +7,13 @@ import pytest
 from labeler.errors import RefusedError, UnreadableReply
 from labeler.explain.llm import explain_with_llm
 from labeler.explain.parse import parse_label
-from labeler.explain.prompts import VERSION
 from labeler.llm.client import OpenAILLM
-from labeler.recipe import ExplainerConfig
+from labeler.recipe import EXPLAINERS, ExplainerConfig
 from labeler.records import Context, Label, Source, Split, Usage
 from tests.llm.scripted import COST, ScriptedLLM
 from tests.stub_server import GOOD, MALFORMED, StubServer
 
-CONFIG = ExplainerConfig("openai", "gpt-x", VERSION)
+CONFIG = ExplainerConfig("openai", "gpt-x", EXPLAINERS["max-activation"])
 CONTEXTS = [
     Context(0, 0, Split.EXPLAIN, Source.TOP, (1, 2, 3), ("Q", "a", " b"), (4.0, 0.0, 2.0)),
     Context(9, 1, Split.EXPLAIN, Source.TOP, (2, 1, 2), ("a", "Q", "a"), (0.0, 4.0, 0.0)),
@@ -40,6 +39,13 @@ def test_what_could_not_be_read_twice_is_an_error_and_no_label() -> None:
         explain(ScriptedLLM(["no", "no again"]))
     assert caught.value.reply == "no again"
     assert caught.value.usage == COST + COST
+
+
+def test_every_draw_is_a_request_of_its_own_and_the_first_is_what_it_always_was() -> None:
+    llm = ScriptedLLM(["LABEL: a", "no", "LABEL: b"])
+    asyncio.run(explain_with_llm(CONTEXTS, CONFIG, llm))
+    asyncio.run(explain_with_llm(CONTEXTS, CONFIG, llm, draw=1))
+    assert [p.attempt for p in llm.prompts] == [1, 3, 4]
 
 
 def test_a_refusal_is_not_asked_again() -> None:
@@ -68,7 +74,7 @@ def test_the_letter_llm_finds_the_letter_over_http() -> None:
         ("LABEL: " + "x" * 200, "x" * 200),
         ("LABEL: This feature detects the word `the`", "the word `the`"),
         ("LABEL: the feature mainly fires on ` size` 6-7", "` size` 6-7"),
-        ("LABEL: ⏎ after `:`", "⏎ after `:`"),
+        ("LABEL: ¶ after `:`", "¶ after `:`"),
     ],
 )
 def test_readable_labels(reply: str, label: str) -> None:

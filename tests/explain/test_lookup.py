@@ -87,7 +87,7 @@ def test_labels_fit_on_a_line() -> None:
 
 @pytest.mark.parametrize(
     ("token", "shown"),
-    [(" flags", "` flags`"), ("\n        ", "`⏎␣×8`"), ("    ", "`␣×4`"), ("\t", "`⇥`"), (" ", "`␣`")],
+    [(" flags", "` flags`"), ("\n        ", "`¶·×8`"), ("    ", "`·×4`"), ("\t", "`⇥`"), (" ", "`·`")],
 )
 def test_blanks_are_shown_as_signs(token: str, shown: str) -> None:
     assert show_token(token) == shown

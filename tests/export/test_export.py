@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,8 @@ from labeler.errors import InputError, NotFoundError, StorageError
 from labeler.export.card import build_card, card_markdown
 from labeler.export.columns import COLUMNS
 from labeler.export.export import export_label_set
-from labeler.recipe import Recipe
+from labeler.recipe import Recipe, ScorerConfig
+from labeler.records import Score
 from labeler.store import Store, open_store
 from tests.results import failed, labeled, manifest, silent
 
@@ -101,12 +103,37 @@ def test_the_card_answers_what_a_referee_asks(store: Store) -> None:
     card = build_card(store, 1)
     text = card_markdown(card)
     for fact in (
-        "tiny", "sha256:1", "layers.1", "a" * 64, "1,000 tokens", "openai:m", "max-activation-1", "sparse-1", "the same model",
+        "tiny", "sha256:1", "layers.1", "a" * 64, "1,000 tokens", "openai:m", "max-activation-2", "sparse-2", "the same model",
         "4 documents", "seed 0", "cost unknown", "No score for 1: the simulation is constant", "| failed | 1 |", "| pending | 45 |",
-        "L0 4.0", "50.0% of the scored labels beat the token look-up", "jackknife-t", card["recipe"]["hash"],
+        "L0 4.0", "50.0% of the scored labels beat the token look-up", "bootstrap-t", card["recipe"]["hash"],
     ):  # fmt: skip
         assert fact in text, fact
     json.dumps(card, allow_nan=False)
+
+
+def test_the_card_says_how_good_the_sae_is(tmp_path: Path) -> None:
+    quality = manifest()["quality"] | {
+        "fvu": 0.2, "density_log10_edges": [-2.0, -1.6667, -1.3333, -1.0, -0.6667], "density_features": [1, 0, 4, 1200],
+        "n_tokens_cross_entropy": 4096, "cross_entropy": 3.7, "cross_entropy_sae": 3.751, "cross_entropy_mean": 6.2,
+        "cross_entropy_zero": 9.0, "cross_entropy_recovered": 0.9796, "cross_entropy_recovered_zero": 0.9904,
+        "cross_entropy_reason": None,
+    }  # fmt: skip
+
+    def text(**changes: object) -> str:
+        store = open_store(str(tmp_path / f"{len(changes)}.db"))
+        store.label_set_for(manifest(quality=quality | changes), "/evidence", Recipe())
+        card = build_card(store, 1)
+        assert card["sae_quality"] == quality | changes
+        return card_markdown(card)
+
+    measured = text()
+    for fact in ("FVU 0.200", "5 at 1e-02 to 1e-01, 1,200 at 1e-01 to 1e+00", "98.0% against the mean", "99.0% against zeros",
+                 "on 4,096 tokens", "3.751 reconstructed"):  # fmt: skip
+        assert fact in measured, fact
+    assert "undefined: it does not say" in text(cross_entropy_recovered=None, cross_entropy_reason="it does not say")
+    plain = open_store(str(tmp_path / "plain.db"))
+    plain.label_set_for(manifest(), "/evidence", Recipe())
+    assert "cross-entropy" not in card_markdown(build_card(plain, 1)), "not measured is not shown"
 
 
 def test_the_card_of_look_up_labels_says_that_they_are_the_baseline(tmp_path: Path) -> None:
@@ -124,12 +151,11 @@ def test_an_interrupted_export_leaves_the_old_file(
     export_label_set(store, 1, "jsonl", out)
     before = out.read_bytes()
 
-    def broken(label_set_id: int):  # type: ignore[no-untyped-def]
-        yield next(original(label_set_id))
+    def broken(*_: object):  # type: ignore[no-untyped-def]
+        yield b"half"
         raise OSError(28, "No space left on device")
 
-    original = store.rows
-    monkeypatch.setattr(store, "rows", broken)
+    monkeypatch.setattr("labeler.export.export.encode_rows", broken)
     with pytest.raises(StorageError, match="No space left"):
         export_label_set(store, 1, "jsonl", out)
     assert out.read_bytes() == before
@@ -158,3 +184,20 @@ def test_what_cannot_be_exported_is_named(store: Store, tmp_path: Path) -> None:
         export_label_set(store, 9, "csv", tmp_path / "x")
     with pytest.raises(InputError, match="is a folder"):
         export_label_set(store, 1, "csv", tmp_path)
+
+
+def test_only_an_intervention_is_called_causal(store: Store, tmp_path: Path) -> None:
+    assert build_card(store, 1)["claim"].startswith("Observational")
+    asked = replace(Recipe.from_names("openai:m"), scorers=(ScorerConfig("intervention", "m"),))
+    label_set = store.label_set_for(manifest(), "/evidence", asked)
+    score = Score("intervention", None, reason="no steered texts")
+    store.save(label_set.id, [replace(labeled(0), scores=(*labeled(0).scores, score))])
+    assert build_card(store, label_set.id)["claim"].startswith("Observational"), "asked for, and not one was run"
+    done = replace(score, value=0.9, reason=None, n=16)
+    store.save(label_set.id, [replace(labeled(1), scores=(*labeled(1).scores, done))])
+    card = build_card(store, label_set.id)
+    assert "1 features were turned up" in card["claim"]
+    assert card["interventions"] == {"n": 1, "median": 0.9, "chance": 0.5, "undefined": {"no steered texts": 1}}
+    text = card_markdown(card)
+    assert "Intervention (causal): median 0.90 of 1 labels" in text
+    assert "No intervention score for 1: no steered texts." in text

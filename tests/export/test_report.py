@@ -223,6 +223,15 @@ def test_tiles_count_what_they_say(tmp_path: Path) -> None:
     assert "$0.04 8 requests, 400 tokens in, 40 out" in words
 
 
+def test_the_cross_entropy_recovered_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    assert "cross-entropy recovered" not in page(tmp_path, labeled(0, scored(0.7))).words()
+    quality = MANIFEST["quality"] | {"cross_entropy_recovered": 0.974}  # type: ignore[operator]
+    measured = page(tmp_path, labeled(0, scored(0.7)), manifest=MANIFEST | {"quality": quality})
+    assert "cross-entropy recovered 97.4%" in measured.words()
+    undefined = MANIFEST | {"quality": quality | {"cross_entropy_recovered": None}}
+    assert "cross-entropy recovered —" in page(tmp_path, labeled(0, scored(0.7)), manifest=undefined).words()
+
+
 def test_an_unknown_price_is_not_zero(tmp_path: Path) -> None:
     feature = LabeledFeature(0, State.FAILED, statistics(), "refused", usage=Usage(1, 10, 2, None))
     words = page(tmp_path, feature).words()

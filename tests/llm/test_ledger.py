@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from labeler.llm.ledger import MemoryLedger, StoredReply, ledger_key
-from labeler.llm.prompt import Message, Prompt
+from labeler.llm.prompt import EchoPrompt, EmbeddingPrompt, Message, Prompt
 
 PROMPT = Prompt("m", (Message("user", "hello"),), 10, 0.0, {"type": "object"}, "explain")
 
@@ -21,6 +22,7 @@ PROMPT = Prompt("m", (Message("user", "hello"),), 10, 0.0, {"type": "object"}, "
         replace(PROMPT, temperature=None),
         replace(PROMPT, json_schema=None),
         replace(PROMPT, attempt=2),
+        replace(PROMPT, top_logprobs=5),
     ],
 )
 def test_all_that_decides_a_reply_is_in_its_key(other: Prompt) -> None:
@@ -33,14 +35,29 @@ def test_a_key_is_the_same_in_every_process() -> None:
     assert ledger_key(replace(PROMPT, purpose="other")) == ledger_key(PROMPT)
 
 
+def test_kinds_of_prompts_have_keys_of_their_own() -> None:
+    echo, embedding = EchoPrompt("m", "a text", 5), EmbeddingPrompt("m", ("a text",))
+    assert ledger_key(echo) == "2ca5b0c660d1681abd6ad1ca8d96e64a85620d33f790565644be439a8308e89f"
+    assert ledger_key(embedding) == "a10c874fe7c51e9bafb4cb35355e41f6b5d55e9e610d763080f89b78b509c3b2"
+    assert ledger_key(replace(echo, purpose="other")) == ledger_key(echo)
+    others = [
+        replace(echo, text="b"), replace(echo, top_logprobs=6), replace(echo, model="n"),
+        replace(embedding, texts=("a", "text")), replace(embedding, model="n"),
+    ]  # fmt: skip
+    assert len({ledger_key(p) for p in (echo, embedding, *others)}) == 7
+
+
 def test_any_text_has_a_key() -> None:
     assert len(ledger_key(replace(PROMPT, messages=(Message("user", "\ud800 ⏎ \x00"),)))) == 64
 
 
 def test_the_first_reply_under_a_key_stays() -> None:
-    ledger, bought = MemoryLedger(), StoredReply("a", "stop", "m", 1, 2, "explain")
-    assert ledger.get("k") is None
-    ledger.put("k", bought)
-    ledger.put("k", replace(bought, text="b"))
-    assert ledger.get("k") == bought
-    assert len(ledger) == 1
+    async def run() -> None:
+        ledger, bought = MemoryLedger(), StoredReply("a", "stop", "m", 1, 2, "explain")
+        assert await ledger.get("k") is None
+        await ledger.put("k", bought)
+        await ledger.put("k", replace(bought, text="b"))
+        assert await ledger.get("k") == bought
+        assert len(ledger) == 1
+
+    asyncio.run(run())

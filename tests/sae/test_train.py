@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from labeler.errors import InputError, MismatchError
 from labeler.sae import load_sae
-from labeler.sae.train import OBJECTIVES, TrainConfig, TrainedSAE, TrainProgress, _Weights, shuffled, train_sae
+from labeler.sae.shuffling import shuffled
+from labeler.sae.train import OBJECTIVES, TrainConfig, TrainedSAE, TrainProgress, _Weights, train_sae
 
 D, N_DIRECTIONS, K, N_TOKENS = 32, 64, 4, 30_000
 OFFSET = 1.0  # of all hidden states, so that a decoder bias has something to learn

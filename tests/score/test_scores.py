@@ -11,7 +11,7 @@ from labeler.score.agreement import abs_dev, pearson, rsquared
 from labeler.score.scores import simulation_scores
 
 _NAMES = [
-    "simulation", "simulation_top", "simulation_random", "simulation_weighted", "rsquared", "abs_dev",
+    "simulation", "simulation_top", "simulation_random", "simulation_weighted", "simulation_all", "rsquared", "abs_dev",
     "auroc_token", "average_precision_token", "auroc_sequence",
 ]  # fmt: skip
 _N_TOKENS = 8
@@ -82,12 +82,14 @@ def test_every_score_is_its_measure_on_its_contexts(simulations):
     assert by_name["simulation_top"].value == pytest.approx(pearson(*_pooled(simulations, Source.TOP)), abs=1e-12)
     random = pearson(*_pooled(simulations, Source.RANDOM))
     assert by_name["simulation_random"].value == pytest.approx(random, abs=1e-12)
+    everything = pearson(*_pooled(simulations, *Source))
+    assert by_name["simulation_all"].value == pytest.approx(everything, abs=1e-12)
     assert by_name["rsquared"].value == pytest.approx(rsquared(*main), abs=1e-12)
     assert by_name["abs_dev"].value == pytest.approx(abs_dev(*main), abs=1e-12)
     fires = main[0] > 0
     wins = np.mean([(p > n) + 0.5 * (p == n) for p in main[1][fires] for n in main[1][~fires]])
     assert by_name["auroc_token"].value == pytest.approx(wins, abs=1e-12)
-    assert [s.n for s in scores] == [13, 6, 7, 12, 13, 13, 13, 13, 13]
+    assert [s.n for s in scores] == [13, 6, 7, 12, 19, 13, 13, 13, 13, 13]
     assert all(s.n_failed == 0 for s in scores)
 
 

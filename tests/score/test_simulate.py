@@ -14,11 +14,10 @@ from labeler.llm.patience import Patience
 from labeler.recipe import ExplainerConfig, SimulatorConfig
 from labeler.records import Context, Label, Simulation, Source, Split, Usage
 from labeler.score.simulate import simulate_with_llm
-from labeler.score.simulate_prompts import VERSION
 from tests import stub_server as stub
 from tests.stub_server import GOOD, Behaviour, Json, StubServer
 
-CONFIG = SimulatorConfig("openai", "gpt-x", VERSION, contexts_per_request=3)
+CONFIG = replace(SimulatorConfig.of("gpt-x"), contexts_per_request=3)
 LABEL = Label("`Q` 10, `a` 4", "openai:gpt-x")
 QUICK = Patience(timeout=5.0, n_retries=1, first_wait=0.001)
 
@@ -67,12 +66,16 @@ def always_for(behaviour: Behaviour, token: str) -> Callable[[int, Json], Behavi
 def shown_with(server: StubServer, token: str) -> set[str]:
     """The texts that stood in one request with `token`."""
     body = next(str(b) for b in server.bodies if token in str(b))
-    return {c.text for c in CONTEXTS if "\\n".join(_lines(c)) in body}
+    return {c.text for c in CONTEXTS if lines(c) in body}
 
 
-def _lines(context: Context) -> list[str]:
-    shown = {" ": "␣", "\n": "⏎"}
-    return [f"{i}:{shown.get(t, t)}" for i, t in enumerate(context.tokens)]
+def lines(context: Context) -> str:
+    """The context as it stands in a printed request."""
+    shown = {" ": "·", "\n": "¶"}
+    return "".join(f"\\n{shown.get(t, t)}" for t in context.tokens) + "\\n"
+
+
+WITH_A_LINE_BREAK = lines(CONTEXTS[3])
 
 
 def test_predictions_come_in_the_order_of_the_contexts_in_few_requests() -> None:
@@ -97,7 +100,7 @@ def test_the_simulator_never_sees_activations_or_how_a_context_was_chosen() -> N
     [stub.MALFORMED, stub.OUT_OF_RANGE, stub.WRONG_LENGTH, stub.TRUNCATED, stub.EMPTY, stub.NO_CHOICES],
 )
 def test_an_unreadable_reply_is_asked_for_once_more_for_that_request_alone(behaviour: Behaviour) -> None:
-    simulations, usage, server = simulate(first_time(behaviour, "1:⏎"))
+    simulations, usage, server = simulate(first_time(behaviour, WITH_A_LINE_BREAK))
     assert [s.predicted for s in simulations] == PREDICTED
     assert usage.requests == server.n_paid == 4
 
@@ -118,9 +121,9 @@ def test_an_unreadable_reply_is_asked_for_once_more_for_that_request_alone(behav
 def test_a_request_without_a_usable_reply_gives_reasons_and_never_zeros(
     behaviour: Behaviour, kind: str, n_paid: int
 ) -> None:
-    simulations, usage, server = simulate(always_for(behaviour, "1:⏎"))
+    simulations, usage, server = simulate(always_for(behaviour, WITH_A_LINE_BREAK))
     failed = {s.context.text for s in simulations if s.predicted is None}
-    assert failed == shown_with(server, "1:⏎")
+    assert failed == shown_with(server, WITH_A_LINE_BREAK)
     assert "z\n7" in failed
     assert 0 < len(failed) <= 3
     for simulation, predicted in zip(simulations, PREDICTED, strict=True):
@@ -134,14 +137,15 @@ def test_a_request_without_a_usable_reply_gives_reasons_and_never_zeros(
 
 def test_a_wrong_key_stops_everything() -> None:
     with pytest.raises(ConfigurationError):
-        simulate(always_for(stub.fails(401, "bad key"), "1:⏎"))
+        simulate(always_for(stub.fails(401, "bad key"), WITH_A_LINE_BREAK))
 
 
 def test_what_was_paid_for_before_the_stop_is_in_the_ledger() -> None:
     ledger = MemoryLedger()
     with pytest.raises(ConfigurationError):
         simulate(
-            lambda number, body: stub.fails(401, "bad key") if "1:⏎" in str(body) else stub.slow(0.05), ledger=ledger
+            lambda number, body: stub.fails(401, "bad key") if WITH_A_LINE_BREAK in str(body) else stub.slow(0.05),
+            ledger=ledger,
         )
     assert len(ledger) == 2
     simulations, usage, server = simulate(good, ledger=ledger)
@@ -159,7 +163,7 @@ def test_a_planted_letter_is_explained_simulated_and_found_again() -> None:
     async def run(server: StubServer) -> tuple[Label, tuple[Simulation, ...]]:
         seen = [replace(context(text), split=Split.EXPLAIN) for text in ("abQ", "Q1", "x Q")]
         async with OpenAILLM(server.base_url) as llm:
-            label, _ = await explain_with_llm(seen, ExplainerConfig("openai", "gpt-x", "max-activation-1"), llm)
+            label, _ = await explain_with_llm(seen, ExplainerConfig("openai", "gpt-x", "max-activation-2"), llm)
             simulations, _ = await simulate_with_llm(label, CONTEXTS, CONFIG, llm)
         return label, simulations
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +9,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
-from labeler.errors import FormatError, InputError, NotFoundError, StorageError
-from labeler.llm.ledger import StoredReply
+from labeler.errors import NotFoundError
 from labeler.recipe import Recipe
-from labeler.records import Context, State
+from labeler.records import Candidate, Context, Origin, Score
 from labeler.store import Store, open_store
-from labeler.store.ledger import SqlLedger
 from labeler.store.read import result_from_row
+from labeler.store.service_tables import is_modelled
 from tests.results import N_FEATURES, context, failed, labeled, manifest, silent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,7 +27,8 @@ def label_set(store: Store) -> int:
 
 def test_migrations_make_what_the_models_say(store: Store) -> None:
     with store.database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": is_modelled})
+        assert compare_metadata(context, SQLModel.metadata) == []
 
 
 def test_opening_again_changes_nothing(url: str) -> None:
@@ -59,7 +56,18 @@ def context_of(stored: dict[str, Any]) -> Context:
     return context(stored["token_start"])
 
 
-@pytest.mark.parametrize("result", [labeled(3), labeled(4, None), silent(5), failed(6)], ids=lambda r: str(r.state))
+CHOSEN = Origin(
+    "contrastive", "the best of 2 labels on 10 contexts set aside for the choice", revised=True,
+    candidates=(Candidate("the token `x`", "best of K", True, 0.75, None, 10),
+                Candidate("`y`", "best of K", False, None, "the simulation is constant", 10)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "result",
+    [labeled(3), labeled(4, None), labeled(7, origin=CHOSEN), silent(5), failed(6)],
+    ids=lambda r: str(r.state),
+)
 def test_what_is_read_is_what_was_saved(store: Store, label_set: int, result: Any) -> None:
     store.save(label_set, [result])
     row = store.row(label_set, result.feature_index)
@@ -119,6 +127,27 @@ def test_the_summary_counts_everything_once(store: Store, label_set: int) -> Non
     assert summary.cost_usd is None, "one price is unknown, so the sum is"
 
 
+def test_medians_have_an_interval_from_the_order_of_the_scores(store: Store, label_set: int) -> None:
+    store.save(label_set, [labeled(i, s / 40) for i, s in enumerate(range(40))] + [labeled(40, None)])
+    median = store.summary(label_set).medians["score"]
+    assert (median.value, median.n) == (pytest.approx(19.5 / 40), 40)
+    # P(B(40, 1/2) < 14) = .0192 and P(B(40, 1/2) < 15) = .0403: the 14th lowest and the 14th highest.
+    assert (median.low, median.high) == (pytest.approx(13 / 40), pytest.approx(26 / 40))
+
+
+def test_few_labels_have_a_median_without_an_interval(store: Store, label_set: int) -> None:
+    store.save(label_set, [labeled(i, s) for i, s in enumerate((0.1, 0.9, 0.3))])
+    median = store.summary(label_set).medians["score"]
+    assert (median.value, median.low, median.high, median.n) == (0.3, None, None, 3)
+
+
+def test_scores_without_a_column_are_found_by_name(store: Store, label_set: int) -> None:
+    more = (Score("intervention", 0.75, n=16), Score("intervention", None, reason="not steered"))
+    results = [replace(labeled(i, 0.5), scores=(*labeled(i, 0.5).scores, more[i // 2])) for i in range(3)]
+    store.save(label_set, [*results, labeled(3, 0.5), silent(4)])
+    assert store.named_scores(label_set, "intervention") == ([0.75, 0.75], {"not steered": 1})
+
+
 def test_an_empty_label_set_has_no_numbers(store: Store, label_set: int) -> None:
     summary = store.summary(label_set)
     assert summary.median_score is summary.mean_score is summary.n_discoveries is summary.share_beating_baseline is None
@@ -136,89 +165,3 @@ def test_what_is_not_there_is_named(store: Store, label_set: int) -> None:
 def test_an_empty_database_says_what_to_run(store: Store) -> None:
     with pytest.raises(NotFoundError, match="labeler label"):
         store.newest_label_set()
-
-
-def test_the_ledger_keeps_the_first_reply(store: Store) -> None:
-    ledger, reply = SqlLedger(store), StoredReply("text ⏎ \n", "stop", "m", 10, 2, "explain")
-    assert ledger.get("k") is None
-    ledger.put("k", reply)
-    ledger.put("k", StoredReply("other", "stop", "m", 1, 1, "explain"))
-    assert ledger.get("k") == reply
-
-
-def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("dear diary " * 100)
-    with pytest.raises(FormatError, match=r"notes\.txt: this file is not a SQLite database"):
-        open_store(str(path))
-    assert path.read_text().startswith("dear diary")
-
-
-def test_a_password_is_never_in_a_message() -> None:
-    with pytest.raises(StorageError) as refused:
-        open_store("postgresql+psycopg://someone:s3cret@127.0.0.1:1/nothing")
-    assert "s3cret" not in str(refused.value)
-    assert "someone" in str(refused.value)
-
-
-@pytest.mark.parametrize("url", ["oracle://x", "no such scheme://x", "mysql+nothing://x"])
-def test_an_unknown_url_says_what_is_known(url: str) -> None:
-    with pytest.raises(InputError, match=r"expected a file, sqlite:///FILE or postgresql"):
-        open_store(url)
-
-
-def test_a_file_in_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write"):
-        open_store(str(tmp_path / "file" / "labeler.db"))
-
-
-_WRITER = """
-import sys
-from labeler.recipe import Recipe
-from labeler.store import open_store
-from tests.results import labeled, manifest
-store = open_store(sys.argv[1])
-label_set = store.label_set_for(manifest(), "/evidence", Recipe()).id
-part, n = int(sys.argv[2]), int(sys.argv[3])
-for low in range(0, n, 5):
-    store.save(label_set, [labeled(part * n + low + i) for i in range(5)])
-    print(low, flush=True)
-"""
-
-
-def start(url: str, part: int, n: int) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", _WRITER, url, str(part), str(n)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def test_several_processes_write_at_once(url: str) -> None:
-    writers = [start(url, part, 100) for part in range(3)]
-    for writer in writers:
-        writer.communicate(timeout=60)
-    assert [w.returncode for w in writers] == [0, 0, 0]
-    store = open_store(url)
-    assert [r["feature_index"] for r in store.rows(store.label_sets()[0].id)] == list(range(300))
-    store.close()
-
-
-def test_a_killed_writer_leaves_whole_groups(url: str) -> None:
-    writer = start(url, 0, 100_000)
-    assert writer.stdout is not None
-    for line in writer.stdout:
-        if int(line) >= 50:
-            break
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait(timeout=30)
-    writer.stdout.close()
-    store = open_store(url)
-    kept = [r["feature_index"] for r in store.rows(store.newest_label_set().id)]
-    store.close()
-    assert len(kept) >= 55
-    assert len(kept) % 5 == 0
-    assert kept == list(range(len(kept)))
-
-
-def test_states_are_the_vocabulary() -> None:
-    assert {str(s) for s in State} == {"pending", "labeled", "silent", "rare", "failed"}

@@ -238,7 +238,9 @@
       drawScale(strip, 420, 33);
       panel.append(strip);
     }
-    const named = Object.fromEntries((detail?.scores ?? []).map(([name, value, reason]) => [name, value === null ? reason : number(value)]));
+    const shown = ([, value, reason, low, high, n]) =>
+      value === null ? reason : number(value) + (low === null ? "" : `, 95% interval ${number(low)} to ${number(high)}`) + `, n ${n}`;
+    const named = Object.fromEntries((detail?.scores ?? []).map((score) => [score[0], shown(score)]));
     const entries = [
       ["sequences scored", f.n_failed ? `${f.n} (${f.n_failed} without a usable simulation)` : String(f.n)],
       ["token baseline", data.is_lookup ? `${number(f.baseline)} (the label is the baseline)` : number(f.baseline)],

@@ -1,0 +1,42 @@
+# syntax=docker/dockerfile:1
+# Two images from one file: `api` without torch (some 400 MB), and `worker` with everything.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --create-home --uid 1000 labeler && mkdir /data && chown labeler /data
+WORKDIR /app
+
+FROM base AS source
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY labeler labeler
+COPY workers workers
+COPY api api
+
+FROM base AS api-build
+COPY --from=source /app /app
+# The dependency group `api` is the part of the project's dependencies that the web process imports.
+RUN python -m venv /venv \
+    && /venv/bin/pip install "pip>=25.1" \
+    && /venv/bin/pip install --constraint constraints.txt --group api \
+    && /venv/bin/pip install --no-deps .
+
+FROM base AS worker-build
+COPY --from=source /app /app
+RUN python -m venv /venv && /venv/bin/pip install --constraint constraints.txt ".[postgres,hub]"
+
+FROM base AS api
+COPY --from=api-build /venv /venv
+ENV PATH=/venv/bin:$PATH LABELER_DATA=/data
+USER 1000
+VOLUME /data
+EXPOSE 8000
+CMD ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8000"]
+
+FROM base AS worker
+COPY --from=worker-build /venv /venv
+# OpenMP threads that spin starve the other processes of a machine.
+ENV PATH=/venv/bin:$PATH LABELER_DATA=/data HF_HOME=/data/huggingface OMP_WAIT_POLICY=PASSIVE
+USER 1000
+VOLUME /data
+CMD ["python", "-m", "workers", "label"]

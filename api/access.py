@@ -1,0 +1,120 @@
+"""Who may ask for what: API keys with scopes and rates; without keys, this machine alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from limits import parse
+from limits.errors import StorageError as LimitStorageError
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
+
+from api.problems import RequestProblem
+from labeler.errors import InputError
+from labeler.store import Store
+from labeler.store.keys import ApiKey, Scope, any_key, verify_key
+
+log = logging.getLogger(__name__)
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+bearer = HTTPBearer(auto_error=False, description="`labeler keys create NAME` makes a key.")
+
+
+@dataclass(frozen=True)
+class Caller:
+    name: str
+    scope: Scope
+
+
+class Access:
+    """Keys and their rates. Rates are shared through Redis where there is one."""
+
+    def __init__(self, store: Store, redis: str | None = None) -> None:
+        self._store = store
+        self._keys_exist = False
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared: RateLimiter = (
+            SlidingWindowCounterRateLimiter(storage_from_string(redis, wrap_exceptions=True)) if redis else self._alone
+        )
+
+    def caller(self, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> Caller:
+        """Raises RequestProblem: 401, 403 or 429."""
+        if not self._has_keys():
+            if not _is_from_here(request):
+                raise RequestProblem(
+                    403,
+                    "no API key was made yet, so only this machine itself may ask; on it, run `labeler keys create NAME`",
+                )
+            return Caller("local", Scope.ADMIN)
+        key = verify_key(self._store, given.credentials) if given is not None else None
+        if key is None:
+            detail = (
+                "give a valid API key: Authorization: Bearer KEY"
+                if given is None
+                else "this key is not known, or revoked"
+            )
+            raise RequestProblem(401, detail, {"WWW-Authenticate": "Bearer"})
+        request.state.caller = key.id  # for the log
+        self._within_rate(key)
+        if not key.scope.includes(needed):
+            raise RequestProblem(403, f"this key may {key.scope}, and this needs `{needed}`")
+        return Caller(key.name, key.scope)
+
+    def _has_keys(self) -> bool:
+        # Rows are never deleted, so that what was seen once stays true.
+        self._keys_exist = self._keys_exist or any_key(self._store)
+        return self._keys_exist
+
+    def _within_rate(self, key: ApiKey) -> None:
+        rate, limiter = parse(key.rate), self._shared
+        try:
+            allowed = limiter.hit(rate, "key", key.id)
+        except LimitStorageError:
+            log.warning("Redis does not answer; rates are counted in this process alone")
+            limiter = self._alone
+            allowed = limiter.hit(rate, "key", key.id)
+        if not allowed:
+            seconds = max(1, round(limiter.get_window_stats(rate, "key", key.id).reset_time - time.time()))
+            raise RequestProblem(429, f"this key may ask {key.rate}; wait", {"Retry-After": str(seconds)})
+
+
+def _is_from_here(request: Request) -> bool:
+    """A connection from this machine that nobody forwarded."""
+    if request.client is None or any(name in request.headers for name in _FORWARDED):
+        return False
+    return is_loopback(request.client.host)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_binding(store: Store, host: str) -> None:
+    """Raises InputError for an address that others can reach, while there is no key."""
+    if not is_loopback(host) and not any_key(store):
+        raise InputError(
+            f"--host {host}: others can reach this address, and there is no API key: make one with `labeler keys create NAME`, "
+            "or listen on 127.0.0.1"
+        )
+
+
+def _needs(scope: Scope) -> Callable[..., Caller]:
+    def check(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+        access: Access = request.app.state.access
+        return access.caller(request, given, scope)
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(_needs(Scope.READ))]
+Submitter = Annotated[Caller, Depends(_needs(Scope.SUBMIT))]
+Admin = Annotated[Caller, Depends(_needs(Scope.ADMIN))]

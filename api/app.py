@@ -1,0 +1,73 @@
+"""The service as one application: what a request passes, and the routes that answer it.
+
+    RequestLog ──► NameGuard ──► BodyGuard ──► gzip ──► routes (access by key and scope) ──► store
+
+`create_app` opens the store and reads nothing else; `python -m api` runs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+
+from api.access import Access
+from api.folders import Folders
+from api.metrics import Metrics
+from api.middleware import BodyGuard, NameGuard, RequestLog
+from api.problems import add_handlers
+from api.routes import health, v1
+from labeler import __version__
+from labeler.settings import Settings
+from labeler.store import open_store
+from labeler.store.states import JobKind
+
+log = logging.getLogger(__name__)
+
+_ABOUT = """Labels of the features of sparse autoencoders, with scores that say how far to trust each.
+
+Lists are paged by opaque cursors. Errors are `application/problem+json`. An undefined score is null, with its reason.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Raises StorageError, FormatError or InputError where the database cannot be opened."""
+    settings = settings or Settings.from_environment()
+    store = open_store(settings.database, pooled=True)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    app = FastAPI(
+        title="labeler", version=__version__, description=_ABOUT, lifespan=lifespan, openapi_url="/openapi.json"
+    )
+    app.state.store, app.state.settings = store, settings
+    app.state.access, app.state.folders = Access(store, settings.redis), Folders()
+    app.state.metrics = Metrics(store, _queue_depths if settings.redis else dict)
+    add_handlers(app)
+    app.include_router(v1)
+    app.include_router(health.router)
+    # The last one added is the first one passed.
+    app.add_middleware(
+        GZipMiddleware, minimum_size=1000, compresslevel=5,
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/vnd.apache.parquet"),
+    )  # fmt: skip
+    app.add_middleware(BodyGuard)
+    app.add_middleware(NameGuard, hosts=settings.hosts)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)
+    return app
+
+
+def _queue_depths() -> dict[str, int]:
+    from workers.enqueue import QUEUES, n_queued
+
+    try:
+        return {QUEUES[kind]: n_queued(kind) for kind in JobKind}
+    except Exception as error:  # what is thrown depends on where the connection broke; figures must not fail for it
+        log.warning("the queue does not answer", extra={"error": type(error).__name__})
+        return {}

@@ -1,0 +1,161 @@
+"""What every request passes on its way in: an id and a line in the log, the name it was asked under, the size of its body."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.logs import request_id
+from api.metrics import Metrics
+from api.problems import problem
+
+log = logging.getLogger("api.requests")
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class RequestLog:
+    """Outermost: names each request, counts and logs it, and answers 500 where all else failed."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        named = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        token, began, status = request_id.set(named), time.perf_counter(), 0
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = named
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tell)
+        except Exception:
+            log.exception("unexpected error")
+            if status == 0:
+                await problem(500, f"an error of ours; the log has it as request {named}")(scope, receive, tell)
+        finally:
+            self._record(scope, status, time.perf_counter() - began)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The template of the route and not the path: few values for the metrics, and no secrets.
+        route = getattr(scope.get("route"), "path", "none")
+        self.metrics.request(scope["method"], route, status, seconds)
+        log.info(
+            "request", extra={"method": scope["method"], "path": scope["path"][:500], "status": status, "ms": round(seconds * 1e3, 1),
+                              "key": scope.get("state", {}).get("caller", "-")},
+        )  # fmt: skip
+
+
+class NameGuard:
+    """Refuses requests under a foreign name: a page whose name is made to point here must not speak for its visitor."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app = app
+        self.hosts = {*LOOPBACK_NAMES, *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)):
+            await problem(403, refusal)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        if not self._is_ours("//" + headers.get("host", "")):
+            return (
+                "this service is not known under the name in the Host header; its operator can add it to LABELER_HOSTS"
+            )
+        origin = headers.get("origin")
+        if origin is not None and scope["method"] not in _SAFE and not self._is_ours(origin):
+            return "a page of another site may not change anything here"
+        return None
+
+    def _is_ours(self, url: str) -> bool:
+        try:
+            return "*" in self.hosts or (urlsplit(url).hostname or "") in self.hosts
+        except ValueError:
+            return False
+
+
+class BodyGuard:
+    """Refuses bodies that are too long, and JSON that is nested too deep, before anything parses them."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = 4 << 20, max_depth: int = 32) -> None:
+        self.app, self.max_bytes, self.max_depth = app, max_bytes, max_depth
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _SAFE:
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        body = None if length.isdecimal() and int(length) > self.max_bytes else await self._read(receive)
+        if body is None:
+            await problem(413, f"the body is longer than {self.max_bytes:,} bytes", {"Connection": "close"})(
+                scope, receive, send
+            )
+        elif nests_deeper(body, self.max_depth):
+            await problem(422, f"the body is nested deeper than {self.max_depth} levels")(scope, receive, send)
+        else:
+            await self.app(scope, _Replay(body, receive), send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        pieces: list[bytes] = []
+        n = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return b"".join(pieces)
+            pieces.append(message.get("body", b""))
+            n += len(pieces[-1])
+            if n > self.max_bytes:
+                return None
+            if not message.get("more_body"):
+                return b"".join(pieces)
+
+
+class _Replay:
+    """A body that was read, given once more; then whatever else comes."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self.body: bytes | None = body
+        self.receive = receive
+
+    async def __call__(self) -> Message:
+        if self.body is None:
+            return await self.receive()
+        body, self.body = self.body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def nests_deeper(body: bytes, most: int) -> bool:
+    """Whether brackets outside strings nest deeper than `most`; of what is no JSON, nothing is said."""
+    if body.count(b"[") + body.count(b"{") <= most:
+        return False
+    depth = 0
+    for match in _TOKEN.finditer(body):
+        first = match[0][:1]
+        depth += (first in b"[{") - (first in b"]}")
+        if depth > most:
+            return True
+    return False

@@ -1,0 +1,79 @@
+"""One feature: all that is known of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.access import Reader
+from api.folders import Folders
+from api.parameters import PROBLEMS, FeatureIndex, SaeReference, SetQuery, StoreOf, kept
+from labeler.errors import InputError, NotFoundError
+from labeler.records import Context
+from labeler.showing import FeatureView, feature_view
+from labeler.store import Store, catalogue
+from labeler.store.queries import labels_of_feature
+from labeler.store.reviews import reviews_of_feature
+from labeler.wire import Feature
+
+router = APIRouter(tags=["features"], responses=PROBLEMS)
+
+
+@router.get("/features/{sae}/{index}", response_model=Feature)
+def read_feature(
+    store: StoreOf, _: Reader, request: Request, sae: SaeReference, index: FeatureIndex, set: SetQuery = None
+) -> Response:
+    """Statistics, contexts, all labels with their scores, truth and simulation, neighbours, output tokens."""
+    found = catalogue.find_sae(store, sae)
+    if index >= found.n_features:
+        raise NotFoundError(f"feature {index} is out of range: SAE {found.id} has features 0 to {found.n_features - 1}")
+    labels = labels_of_feature(store, found.id, index)
+    chosen = set if set is not None else next((row["label_set_id"] for row in labels), None)
+    contexts = _contexts(store, request.app.state.folders, found.id, index, chosen)
+    answer = {
+        "sae": found.id, "feature_index": index, "label_set_id": chosen, "labels": labels,
+        "reviews": reviews_of_feature(store, found.id, index), **contexts,
+    }  # fmt: skip
+    return kept(request, Feature.model_validate(answer))
+
+
+def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: int | None) -> dict[str, Any]:
+    """What the evidence says; where its folder cannot be read, the reason, and the rest of the answer stands."""
+    evidence = _evidence_of(store, sae, label_set)
+    try:
+        view = feature_view(folders.folder(evidence), index, store, label_set)
+    except InputError:
+        row = None if label_set is None else store.row(label_set, index)
+        empty = dict.fromkeys(("explain", "held_out", "promoted", "suppressed", "neighbours"), ())
+        reason = "the evidence folder cannot be read on the machine that serves this"
+        return {**empty, "statistics": row and row["statistics"], "contexts_reason": reason}
+    return {**_shown(view), "contexts_reason": None}
+
+
+def _evidence_of(store: Store, sae: int, label_set: int | None) -> str:
+    """The path of the evidence of a label set; without one, of the newest evidence of the SAE."""
+    if label_set is None:
+        return catalogue.newest_evidence(store, sae).path
+    if catalogue.find_set(store, label_set).sae_id != sae:
+        raise InputError(f"label set {label_set} is of another SAE than {sae}")
+    return store.label_set(label_set).evidence_path
+
+
+def _shown(view: FeatureView) -> dict[str, Any]:
+    statistics = view.result.statistics
+    return {
+        "statistics": {**vars(statistics), "density": statistics.density},
+        "explain": [_context(context) for context in view.explain],
+        "held_out": [
+            {**_context(s.context), "predicted": s.predicted, "reason": s.reason} for s in view.result.simulations
+        ],
+        "promoted": [{"token": token, "logit": logit} for token, logit in view.promoted],
+        "suppressed": [{"token": token, "logit": logit} for token, logit in view.suppressed],
+        "neighbours": [{"feature_index": feature, "cosine": cosine} for feature, cosine in view.neighbours],
+    }
+
+
+def _context(context: Context) -> dict[str, Any]:
+    names = ("document", "split", "source", "tokens", "activations")
+    return {name: getattr(context, name) for name in names}

@@ -1,0 +1,153 @@
+"""Jobs: asked for, watched, paused, resumed, cancelled, retried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from api.access import Reader, Submitter
+from api.parameters import PROBLEMS, Cursor, JobId, Limit, SettingsOf, StoreOf
+from api.requests import gather_request, recipe_of
+from labeler.store import Store
+from labeler.store.cursors import make_cursor, read_cursor
+from labeler.store.jobs import Jobs
+from labeler.store.progress import failures_of, progress_of
+from labeler.store.states import ACTIVE, JobInfo, JobState
+from labeler.wire import Failure, GatherJobRequest, Job, JobDetail, JobRequest, Page, Text
+from workers.enqueue import refill
+
+router = APIRouter(tags=["jobs"], responses=PROBLEMS)
+IdempotencyKey = Annotated[
+    Text | None,
+    Header(
+        max_length=200,
+        description="The same key with the same request asks for the same job, however often it is sent.",
+    ),
+]
+_EVENT_SECONDS = 1.0
+Announce = Callable[[JobInfo], None]
+
+
+def _announce(store: StoreOf, settings: SettingsOf, later: BackgroundTasks) -> Announce:
+    """Tells the workers after the answer: a queue that does not answer must not hold it up, and they look for themselves."""
+
+    def announce(info: JobInfo) -> None:
+        if settings.redis is not None and info.state is JobState.QUEUED:
+            later.add_task(refill, info.kind, store)
+
+    return announce
+
+
+AnnounceOf = Annotated[Announce, Depends(_announce)]
+
+
+@router.post("/jobs", status_code=202)
+def submit(
+    store: StoreOf,
+    _: Submitter,
+    asked: JobRequest,
+    response: Response,
+    announce: AnnounceOf,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Label features of an evidence. Answers when the job is written down; it begins within seconds."""
+    info = Jobs(store).submit(
+        asked.evidence, recipe_of(asked), asked.features, scores_of=asked.scores_of, priority=asked.priority,
+        budget_usd=asked.budget.usd, budget_tokens=asked.budget.tokens, idempotency_key=idempotency_key,
+    )  # fmt: skip
+    return _accepted(info, response, announce)
+
+
+@router.post("/jobs:gather", status_code=202)
+def submit_gather(
+    store: StoreOf, settings: SettingsOf, _: Submitter, asked: GatherJobRequest, response: Response, announce: AnnounceOf,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:  # fmt: skip
+    """Gather evidence of an SAE: prepare, the shards in any order, merge."""
+    request = gather_request(asked, settings.data)
+    info = Jobs(store).submit_gather(request, priority=asked.priority, idempotency_key=idempotency_key)
+    return _accepted(info, response, announce)
+
+
+def _accepted(info: JobInfo, response: Response, announce: Announce) -> Job:
+    announce(info)
+    response.headers["Location"] = f"/v1/jobs/{info.id}"
+    return Job.model_validate(info)
+
+
+@router.get("/jobs")
+def list_jobs(
+    store: StoreOf, _: Reader, limit: Limit = 50, cursor: Cursor = None, state: JobState | None = None
+) -> Page[Job]:
+    """The newest first."""
+    before = read_cursor(("jobs", state), cursor, (int,))
+    found = Jobs(store).page(before[0] if before else None, limit + 1, state)
+    shown = found[:limit]
+    return Page[Job].model_validate(
+        {"items": shown, "next_cursor": make_cursor(("jobs", state), (shown[-1].id,)) if len(found) > limit else None}
+    )
+
+
+@router.get("/jobs/{job}")
+def read_job(store: StoreOf, _: Reader, job: JobId) -> JobDetail:
+    """What was asked for, and how far it is."""
+    return _detail(store, job)
+
+
+def _detail(store: Store, job: int) -> JobDetail:
+    return JobDetail.model_validate({**vars(Jobs(store).get(job)), "progress": progress_of(store, job)})
+
+
+@router.get(
+    "/jobs/{job}/events", response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "A `progress` event for every change."}},
+)  # fmt: skip
+def events(store: StoreOf, _: Reader, request: Request, job: JobId) -> Response:
+    """Progress as server-sent events, until the job has ended or is paused."""
+    Jobs(store).get(job)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(store, job, request), media_type="text/event-stream", headers=headers)
+
+
+async def _events(store: Store, job: int, request: Request) -> AsyncIterator[str]:
+    before = ""
+    while not await request.is_disconnected():
+        detail = await run_in_threadpool(_detail, store, job)
+        now = detail.model_dump_json()
+        yield f"event: progress\ndata: {now}\n\n" if now != before else ": still here\n\n"
+        if detail.state not in ACTIVE:
+            return
+        before = now
+        await asyncio.sleep(_EVENT_SECONDS)
+
+
+@router.get("/jobs/{job}/failures")
+def list_failures(store: StoreOf, _: Reader, job: JobId, limit: Limit = 50, cursor: Cursor = None) -> Page[Failure]:
+    """The failed features of a job, with the reasons."""
+    Jobs(store).get(job)
+    after = read_cursor(("failures", job), cursor, (int,))
+    found = failures_of(store, job, after[0] if after else -1, limit + 1)
+    shown = found[:limit]
+    more = make_cursor(("failures", job), (shown[-1].feature_index,)) if len(found) > limit else None
+    return Page[Failure].model_validate({"items": shown, "next_cursor": more})
+
+
+def _changing(word: str, change: Callable[[Jobs, int], Any], what: str) -> None:
+    def route(store: StoreOf, _: Submitter, job: JobId, announce: AnnounceOf) -> JobDetail:
+        announce(change(Jobs(store), job))
+        return _detail(store, job)
+
+    router.post(f"/jobs/{{job}}/{word}", name=f"{word}_job", description=what)(route)
+
+
+_changing("pause", lambda jobs, job: jobs.pause(job, "paused by request"), "Begin nothing new; `resume` goes on.")
+_changing("resume", lambda jobs, job: jobs.resume(job), "Go on with a paused job.")
+_changing(
+    "cancel", lambda jobs, job: jobs.cancel(job, "cancelled by request"), "Stop for good. What is labelled stays."
+)
+_changing("retry", lambda jobs, job: jobs.retry(job), "Take up what an ended job has not done.")

@@ -1,0 +1,69 @@
+"""Labels: filtered and sorted pages, look-ups of many features at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.access import Reader
+from api.parameters import PROBLEMS, Cursor, FeatureIndex, Limit, SaeQuery, SetId, SetQuery, StoreOf, Words
+from labeler.errors import NotFoundError
+from labeler.records import State
+from labeler.store import catalogue
+from labeler.store.queries import LabelFilter, Sort, list_labels, lookup_labels, one_label
+from labeler.wire import Label, LookupRequest, LookupResponse, Page, Text
+
+router = APIRouter(tags=["labels"], responses=PROBLEMS)
+Number = Annotated[float | None, Query(allow_inf_nan=False)]
+
+
+@router.get("/labels")
+def list_all(
+    store: StoreOf,
+    _: Reader,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    sae: SaeQuery = None,
+    set: SetQuery = None,
+    state: State | None = None,
+    explainer: Annotated[Text | None, Query(max_length=200, examples=["openai:gpt-5-mini"])] = None,
+    recipe: Annotated[Text | None, Query(max_length=64, description="The recipe's hash.")] = None,
+    text: Annotated[
+        Words | None, Query(max_length=200, description='Words and "phrases" of the label; -word: without it.')
+    ] = None,
+    score_min: Number = None,
+    score_max: Number = None,
+    score_low_min: Annotated[
+        float | None, Query(allow_inf_nan=False, description="The whole interval is at least so high.")
+    ] = None,
+    score_high_max: Annotated[
+        float | None, Query(allow_inf_nan=False, description="The whole interval is at most so high.")
+    ] = None,
+    density_min: Number = None,
+    density_max: Number = None,
+    sort: Annotated[Sort, Query(description="By score, only features that have one are listed.")] = Sort.INDEX,
+) -> Page[Label]:
+    """Features of label sets, with their labels and scores."""
+    where = LabelFilter(
+        None if sae is None else catalogue.find_sae(store, sae).id, set, state, explainer, recipe, text,
+        score_min, score_max, score_low_min, score_high_max, density_min, density_max,
+    )  # fmt: skip
+    page = list_labels(store, where, sort, limit, cursor)
+    return Page[Label].model_validate({"items": page.rows, "next_cursor": page.next_cursor})
+
+
+@router.get("/labels/{set}/{index}")
+def read_one(store: StoreOf, _: Reader, set: SetId, index: FeatureIndex) -> Label:
+    """One feature in one label set."""
+    row = one_label(store, set, index)
+    if row is None:
+        raise NotFoundError(f"feature {index} has no result in label set {set}")
+    return Label.model_validate(row)
+
+
+@router.post("/labels:lookup")
+def look_up(store: StoreOf, _: Reader, asked: LookupRequest) -> LookupResponse:
+    """The labels of up to 10,000 features of any SAEs, in one request."""
+    found = lookup_labels(store, asked.pairs, label_sets=asked.sets, choose=asked.choose)
+    return LookupResponse.model_validate({"labels": found})

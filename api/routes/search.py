@@ -1,0 +1,47 @@
+"""Full-text search over labels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.access import Reader
+from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetQuery, StoreOf, Words
+from labeler.store import catalogue
+from labeler.store.cursors import make_cursor, read_cursor
+from labeler.store.queries import labels_at
+from labeler.store.search import search_labels
+from labeler.wire import SearchPage
+
+router = APIRouter(tags=["labels"], responses=PROBLEMS)
+
+
+@router.get("/search")
+def search(
+    store: StoreOf,
+    _: Reader,
+    q: Annotated[
+        Words,
+        Query(min_length=1, max_length=200, description='Words and "phrases"; -word: without it.', examples=["year"]),
+    ],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    sae: SaeQuery = None,
+    set: SetQuery = None,
+) -> SearchPage:
+    """Labels with these words, the best first. Words are stemmed as English."""
+    sets = catalogue.sets_of(store, None if sae is None else catalogue.find_sae(store, sae).id)
+    chosen = [s for s in sets if set in (None, s)]
+    query = ("search", q, sae, set)
+    found = search_labels(store, q, chosen, limit + 1, read_cursor(query, cursor, (float, int, int)))
+    shown = found.hits[:limit]
+    rows = labels_at(store, [(hit.label_set_id, hit.feature_index) for hit in shown])
+    items = [{**row, "rank": hit.rank} for hit, row in zip(shown, rows, strict=True) if row is not None]
+    last = shown[-1] if len(found.hits) > limit else None
+    return SearchPage.model_validate(
+        {
+            "items": items, "n_hits": found.n_hits, "complete": found.complete,
+            "next_cursor": last and make_cursor(query, (last.rank, last.label_set_id, last.feature_index)),
+        }
+    )  # fmt: skip

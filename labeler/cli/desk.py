@@ -1,0 +1,136 @@
+"""Where jobs are asked for: the database itself, or a running service. The commands see no difference."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from labeler.errors import FormatError
+
+if TYPE_CHECKING:
+    from labeler.client import Client
+    from labeler.store import Store
+    from labeler.store.progress import Failure, JobProgress
+    from labeler.store.states import JobInfo
+    from labeler.wire import Failure as SentFailure
+    from labeler.wire import Job, Progress
+
+Found = tuple["JobInfo | Job", "JobProgress | Progress"]
+
+
+class Desk(Protocol):
+    """Jobs with their progress, asked for and changed."""
+
+    def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found: ...
+
+    def newest(self, limit: int) -> list[Found]: ...
+
+    def job(self, job: int) -> Found: ...
+
+    def failures(self, job: int, limit: int) -> list[Failure] | list[SentFailure]: ...
+
+    def change(self, job: int, word: str) -> Found:
+        """`word` is pause, resume, cancel or retry."""
+        ...
+
+
+@contextmanager
+def desk_at(db: str | None, url: str | None) -> Iterator[Desk]:
+    """The service where a URL is given, else the database."""
+    if url is not None:
+        from labeler.client import Client
+
+        with Client(url) as client:
+            yield Service(client)
+        return
+    from labeler.cli.options import store_at
+
+    store = store_at(db)
+    yield Here(store)
+    store.close()
+
+
+class Here:
+    """The database."""
+
+    def __init__(self, store: Store) -> None:
+        from labeler.store.jobs import Jobs
+
+        self.store, self._jobs = store, Jobs(store)
+
+    def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found:
+        from labeler.cli.options import recipe_of
+        from labeler.evidence.store import EvidenceFolder
+        from labeler.selection import parse_features
+
+        folder = EvidenceFolder(evidence)
+        if features.startswith("@"):
+            features = ",".join(map(str, parse_features(features, folder.n_features)))
+        evidence_id = self.store.add_evidence(folder.manifest, str(Path(evidence).resolve()))
+        made = recipe_of(asked.pop("explainer"), asked.pop("simulator"), recipe)
+        return self.job(self._jobs.submit(evidence_id, made, features, **asked).id)
+
+    def newest(self, limit: int) -> list[Found]:
+        return [self.job(info.id) for info in self._jobs.page(limit=limit)]
+
+    def job(self, job: int) -> Found:
+        from labeler.store.progress import progress_of
+
+        return self._jobs.get(job), progress_of(self.store, job)
+
+    def failures(self, job: int, limit: int) -> list[Failure]:
+        from labeler.store.progress import failures_of
+
+        return failures_of(self.store, job, limit=limit)
+
+    def change(self, job: int, word: str) -> Found:
+        if word in ("pause", "cancel"):
+            getattr(self._jobs, word)(job, {"pause": "paused by hand", "cancel": "cancelled by hand"}[word])
+        else:
+            getattr(self._jobs, word)(job)
+        return self.job(job)
+
+
+class Service:
+    """A running service. Its evidence has ids and hashes; folders are its own affair."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found:
+        if features.startswith("@"):
+            features = ",".join(Path(features[1:]).read_text("utf-8").replace(",", " ").split())
+        budget = {"usd": asked.pop("budget_usd"), "tokens": asked.pop("budget_tokens")}
+        if recipe is not None:
+            asked["recipe"] = _recipe(recipe)
+        given = {name: value for name, value in asked.items() if value is not None}
+        evidence_id = self._client.evidence_detail(evidence).id
+        return self.job(self._client.submit(evidence_id, features, budget=budget, **given).id)
+
+    def newest(self, limit: int) -> list[Found]:
+        return [self.job(job.id) for job in islice(self._client.jobs(), limit)]
+
+    def job(self, job: int) -> Found:
+        detail = self._client.job(job)
+        return detail, detail.progress
+
+    def failures(self, job: int, limit: int) -> list[SentFailure]:
+        return list(islice(self._client.failures(job), limit))
+
+    def change(self, job: int, word: str) -> Found:
+        detail = self._client.change_job(job, word)
+        return detail, detail.progress
+
+
+def _recipe(source: str) -> str | dict[str, Any]:
+    """A recipe's name as it is; a file as what it says."""
+    if not Path(source).is_file():
+        return source
+    try:
+        return tomllib.loads(Path(source).read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"recipe {source}: not TOML: {error}") from None

@@ -1,0 +1,223 @@
+"""`labeler jobs ...`: submit, gather, list, show, watch, pause, resume, cancel, retry; on the database, or on a service."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.desk import Found, Here, desk_at
+from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, say, store_at
+
+if TYPE_CHECKING:
+    from labeler.store.progress import JobProgress
+    from labeler.store.states import JobInfo
+    from labeler.wire import Job, Progress
+
+jobs = typer.Typer(
+    name="jobs", help="Work for the service: what is asked for, and how far it is.", no_args_is_help=True
+)
+app.add_typer(jobs)
+
+JobId = Annotated[int, typer.Argument(min=1, metavar="JOB", help="The job's number.")]
+Priority = Annotated[int, typer.Option(min=0, max=9, help="0 goes first, 9 last.")]
+
+
+@jobs.command()
+def submit(
+    evidence: Annotated[
+        str,
+        typer.Argument(
+            help="A folder written by `labeler gather`, as the workers see it; of a service, the evidence's id or hash."
+        ),
+    ],
+    features: Annotated[
+        str,
+        typer.Option(
+            metavar="SPEC",
+            help="`all`, `0-999`, `1,5,9`, `@FILE`, `unlabeled`, `state=failed`, `density>1e-5`, `score<0.2`, joined by `and`.",
+        ),
+    ] = "all",
+    recipe: RecipeName = None,
+    explainer: Explainer = None,
+    simulator: Simulator = None,
+    scores_of: Annotated[
+        int | None,
+        typer.Option(metavar="LABEL_SET", help="Whose scores `score<...` is about. Default: the newest other."),
+    ] = None,
+    priority: Priority = 5,
+    budget_usd: Annotated[float | None, typer.Option(help="Stop before more is spent.")] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Stop before more tokens are used.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")
+    ] = None,
+    db: Database = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the workers for labels of an evidence. Answers at once."""
+    with desk_at(db, url) as desk:
+        found = desk.submit(
+            evidence, features, recipe, explainer=explainer, simulator=simulator, scores_of=scores_of, priority=priority,
+            budget_usd=budget_usd, budget_tokens=budget_tokens, idempotency_key=idempotency_key,
+        )  # fmt: skip
+    _show(found, as_json)
+
+
+@jobs.command()
+def gather(
+    subject: Annotated[str, typer.Option(help="A transformers model: a local folder or a hub id.")],
+    sae: Annotated[
+        str, typer.Option(help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`.")
+    ],
+    corpus: Annotated[str, typer.Option(help="As in `labeler gather`.")],
+    out: Annotated[Path, typer.Option(metavar="EVIDENCE", help="The evidence folder, as the workers see it.")],
+    hookpoint: Annotated[str | None, typer.Option(metavar="PATH", help="Default: as the SAE's file says.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many corpus tokens.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    sequence_tokens: Annotated[int, typer.Option(min=32, help="Tokens the subject reads at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Decides the split and the samples.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus, which workers read side by side.")] = 1,
+    priority: Priority = 5,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")
+    ] = None,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the workers for evidence. Answers at once."""
+    from labeler.recipe import GatherConfig
+    from labeler.store.jobs import Jobs
+    from labeler.store.states import GatherRequest
+
+    config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
+    store = store_at(db)
+    request = GatherRequest(
+        subject, sae, corpus, str(out.resolve()), hookpoint=hookpoint, revision=revision, n_shards=shards, config=config
+    )
+    info = Jobs(store).submit_gather(request, priority=priority, idempotency_key=idempotency_key)
+    _show(Here(store).job(info.id), as_json)
+
+
+@jobs.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    db: Database = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """The newest jobs."""
+    with desk_at(db, url) as desk:
+        found = desk.newest(limit)
+    if as_json:
+        typer.echo(json.dumps([_described(*pair) for pair in found], default=str))
+        return
+    for info, progress in found:
+        say(_line(info, progress))
+    if not found:
+        say("No jobs yet. Ask for one with `labeler jobs submit EVIDENCE`.")
+
+
+@jobs.command()
+def show(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
+    """One job: how far it is, what it has cost, what has failed."""
+    with desk_at(db, url) as desk:
+        _show(desk.job(job), as_json)
+        for failure in () if as_json else desk.failures(job, limit=10):
+            say(f"  feature {failure.feature_index}: {failure.reason}")
+
+
+@jobs.command()
+def watch(
+    job: JobId,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds.")] = 1.0,
+    db: Database = None,
+    url: Url = None,
+) -> None:
+    """Follow a job to its end; the exit code is 0 only where it is done and nothing has failed."""
+    from labeler.store.states import ACTIVE
+
+    before = ""
+    with desk_at(db, url) as desk:
+        while True:
+            info, progress = desk.job(job)
+            if (line := _line(info, progress)) != before:
+                say(line)
+                before = line
+            if info.state not in ACTIVE:
+                break
+            time.sleep(every)
+    if info.state != "done" or progress.counts["failed"]:
+        raise typer.Exit(4)
+
+
+@jobs.command()
+def pause(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
+    """Begin nothing new; `resume` goes on."""
+    _change(job, "pause", db, url, as_json)
+
+
+@jobs.command()
+def resume(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
+    """Go on with a paused job."""
+    _change(job, "resume", db, url, as_json)
+
+
+@jobs.command()
+def cancel(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
+    """Stop a job for good; what is labelled stays, and `retry` takes up the rest."""
+    _change(job, "cancel", db, url, as_json)
+
+
+@jobs.command()
+def retry(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
+    """Take up what an ended job has not done: what failed, and the rest of a cancelled one."""
+    _change(job, "retry", db, url, as_json)
+
+
+def _change(job: int, word: str, db: str | None, url: str | None, as_json: bool) -> None:
+    with desk_at(db, url) as desk:
+        _show(desk.change(job, word), as_json)
+
+
+def _show(found: Found, as_json: bool) -> None:
+    info, progress = found
+    if as_json:
+        typer.echo(json.dumps(_described(info, progress), default=str))
+        return
+    say(_line(info, progress))
+    if info.reason:
+        say(f"  {info.reason}")
+    for kind, n in progress.errors.items():
+        say(f"  {n} features failed: {kind}")
+
+
+def _described(info: JobInfo | Job, progress: JobProgress | Progress) -> dict[str, Any]:
+    return {**vars(info), "progress": dict(vars(progress))}
+
+
+def _line(info: JobInfo | Job, progress: JobProgress | Progress) -> str:
+    if info.kind == "gather":
+        done = f"{progress.blocks['done']} of {info.n_blocks} steps"
+    else:
+        counts = ", ".join(f"{n:,} {state}" for state, n in progress.counts.items() if n)
+        done = f"{counts} of {info.n_features:,} features"
+    cost = "" if not progress.requests else f"; {progress.requests:,} requests, {_money(progress)}"
+    left = f"; {_span(progress.seconds_left)} left" if info.state == "running" and progress.seconds_left else ""
+    return f"job {info.id} {info.kind} {info.state}: {done}{cost}{left}"
+
+
+def _money(progress: JobProgress | Progress) -> str:
+    tokens = f"{progress.tokens_in + progress.tokens_out:,} tokens"
+    return f"{tokens}, price unknown" if progress.cost_usd is None else f"{tokens}, USD {progress.cost_usd:.4f}"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

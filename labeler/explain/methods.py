@@ -1,0 +1,35 @@
+"""The ways to explain a feature, by the name that a recipe gives them. Another way is another row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from labeler.errors import InputError
+from labeler.explain import prompts
+from labeler.explain.material import Material
+from labeler.explain.template import template_prompt
+from labeler.llm.prompt import Prompt
+from labeler.recipe import EXPLAINERS, ExplainerConfig
+
+METHODS: dict[str, Callable[[Material, ExplainerConfig], Prompt]] = {
+    "max-activation": prompts.max_activation,
+    "token-activation-pairs": prompts.token_activation_pairs,
+    "contrastive": prompts.contrastive,
+    "output-centric": prompts.output_centric,
+    "input-and-output": prompts.input_and_output,
+    "template": template_prompt,
+}
+
+
+def explanation_prompt(material: Material, config: ExplainerConfig) -> Prompt:
+    """The request for one label. Raises InputError for a recipe whose prompt this version no longer writes."""
+    check_version(config)
+    return METHODS[config.method](material, config)
+
+
+def check_version(config: ExplainerConfig) -> None:
+    if config.prompt_version != EXPLAINERS[config.method]:
+        raise InputError(
+            f"the recipe was made with the prompt {config.prompt_version!r}, and this version of labeler writes "
+            f"{EXPLAINERS[config.method]!r}: start a new label set with a recipe of today"
+        )

@@ -1,0 +1,164 @@
+"""A label set as a stream of bytes, a batch of rows in memory at a time: what files are written from and what is sent over HTTP.
+
+Each part of a label set, from one feature to another, is a whole file of its own, also in Parquet: a reader whose
+connection broke asks for the rest, and tools read a folder of parts as one table.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.csv import CSVWriter, WriteOptions
+from sqlalchemy import String, cast, func, select, type_coerce
+
+from labeler.errors import InputError
+from labeler.export.columns import COLUMNS, TOP_CONTEXTS, TOP_CONTEXTS_TYPE
+from labeler.store import Store
+from labeler.store.tables import RESULTS
+
+FORMATS = ("jsonl", "csv", "parquet")
+MEDIA_TYPES = {
+    "jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet",
+}  # fmt: skip
+_ROWS_AT_ONCE = 10_000
+_LINES_AT_ONCE = 500
+
+Batch = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The results of a label set in the order of features, as plain values."""
+
+    same: dict[str, Any]  # the columns that have one value in all rows
+    names: tuple[str, ...]  # the others, as they stand in a row
+    batches: Iterator[Batch]
+
+    @property
+    def columns(self) -> list[str]:
+        return [*COLUMNS, *([TOP_CONTEXTS] if TOP_CONTEXTS in self.names else [])]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(c, TOP_CONTEXTS_TYPE if c == TOP_CONTEXTS else COLUMNS[c]) for c in self.columns])
+
+
+def read_rows(store: Store, label_set_id: int, after: int = -1, limit: int | None = None) -> LabelRows:
+    """Those behind feature `after`, at most `limit`. Raises NotFoundError."""
+    info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
+    same = {
+        "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae_path,
+        "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
+    }  # fmt: skip
+    names = tuple(name for name in COLUMNS if name not in same)
+    return LabelRows(same, names, _batches(store, label_set_id, names, after, limit))
+
+
+def _batches(store: Store, label_set_id: int, names: tuple[str, ...], after: int, limit: int | None) -> Iterator[Batch]:
+    columns = [_time(store) if name == "created_at" else RESULTS.c[name] for name in names]
+    query = select(*columns).where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
+    left = limit
+    while left is None or left > 0:
+        page = query.where(RESULTS.c.feature_index > after).limit(min(_ROWS_AT_ONCE, left or _ROWS_AT_ONCE))
+        with store.database.reading() as connection:
+            # From the driver's cursor: these are numbers and texts, which SQLAlchemy would only wrap.
+            rows: Batch = list(connection.execute(page).cursor.fetchall())
+        if not rows:
+            return
+        yield rows
+        after = rows[-1][names.index("feature_index")]
+        left = None if left is None else left - len(rows)
+
+
+def _time(store: Store) -> Any:
+    """ISO 8601 in UTC, made by the database: a million datetimes cost more than all other columns."""
+    if store.database.dialect == "sqlite":
+        text = type_coerce(RESULTS.c.created_at, String)
+        return func.substr(text, 1, 10).concat("T").concat(func.substr(text, 12, 8)).concat("+00:00")
+    return func.to_char(func.timezone("UTC", RESULTS.c.created_at), cast('YYYY-MM-DD"T"HH24:MI:SS"+00:00"', String))
+
+
+def encode_rows(format: str, rows: LabelRows, card: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
+    """The file that holds these rows, piece by piece; the card goes inside where the format has a place for it."""
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
+    if format == "parquet":
+        return _parquet(rows, card())
+    return _csv(rows) if format == "csv" else _jsonl(rows)
+
+
+def _jsonl(rows: LabelRows) -> Iterator[bytes]:
+    names, same, columns = (*rows.same, *rows.names), tuple(rows.same.values()), rows.columns
+    in_order = itemgetter(*(names.index(column) for column in columns))
+    for batch in rows.batches:
+        for low in range(0, len(batch), _LINES_AT_ONCE):
+            part = batch[low : low + _LINES_AT_ONCE]
+            lines = [orjson.dumps(dict(zip(columns, in_order(same + row), strict=True))) for row in part]
+            yield b"\n".join(lines) + b"\n"
+
+
+def _csv(rows: LabelRows) -> Iterator[bytes]:
+    yield (",".join(rows.columns) + "\n").encode()
+    as_text = {TOP_CONTEXTS: pa.string()}
+    schema = pa.schema([(f.name, as_text.get(f.name, f.type)) for f in rows.schema])
+    for batch in rows.batches:
+        if TOP_CONTEXTS in rows.names:  # the last one
+            batch = [(*row[:-1], json.dumps(row[-1], ensure_ascii=False)) for row in batch]
+        sink = _Sink()
+        with CSVWriter(
+            pa.PythonFile(sink, mode="w"),
+            schema,
+            write_options=WriteOptions(include_header=False, quoting_style="needed"),
+        ) as writer:
+            writer.write_table(_table(rows, batch, schema))
+        yield sink.take()
+
+
+def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
+    inside = {b"labeler.card": json.dumps(card, ensure_ascii=False, allow_nan=False).encode()}
+    schema, sink = rows.schema, _Sink()
+    repeated = [*rows.same, "state", "explainer", "reason", "score_reason", "created_at"]
+    with pq.ParquetWriter(
+        pa.PythonFile(sink, mode="w"), schema.with_metadata(inside), compression="zstd", use_dictionary=repeated
+    ) as writer:
+        for batch in rows.batches:
+            writer.write_table(_table(rows, batch, schema))
+            yield sink.take()
+    yield sink.take()
+
+
+def _table(rows: LabelRows, batch: Batch, schema: pa.Schema) -> pa.Table:
+    values = dict(zip(rows.names, zip(*batch, strict=True), strict=True))
+    arrays = [
+        pa.array(values[field.name], field.type)
+        if field.name in values
+        else pa.repeat(pa.scalar(rows.same[field.name], field.type), len(batch))
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+class _Sink(io.RawIOBase):
+    """A file that is taken away while it is written."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        taken, self._pieces = b"".join(self._pieces), []
+        return taken

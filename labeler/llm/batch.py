@@ -1,0 +1,289 @@
+"""OpenAI's Batch API: the same requests at half the price, answered within a day.
+
+    add ... add ──► a JSONL file for each model and purpose ──submit──► upload, create ──collect──► the ledger
+
+A batch is written to the journal before it is asked for and carries the journal's id, so a process that is killed at
+any moment finds its batches again and pays for none twice. One process at a time submits for the same work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Protocol
+
+from labeler.errors import ConfigurationError, EndpointDownError, EndpointError, LLMError
+from labeler.llm.batch_api import BatchApi
+from labeler.llm.client import OpenAILLM
+from labeler.llm.endpoint import Problem, TryAgainError
+from labeler.llm.ledger import StoredReply
+from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
+from labeler.llm.wire import PATHS, read_answer
+from labeler.records import Usage
+
+PRICE_FACTOR = 0.5
+MAX_REQUESTS = 50_000  # of one batch
+MAX_BYTES = 200_000_000
+
+_ENDED = {"completed", "failed", "expired", "cancelled"}
+_TRIES = 3  # of a request whose line in the results is a failure that may pass
+_PUT_AT_ONCE = 500
+
+Kind = tuple[str, str, str]  # path, model, purpose
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A batch as the journal has it."""
+
+    id: str  # ours
+    endpoint: str
+    path: str
+    model: str
+    purpose: str
+    n_requests: int
+    batch_id: str | None = None  # the endpoint's, once we have heard it
+    state: str = "submitting"  # then "submitted", "collected"
+
+
+class Journal(Protocol):
+    def save(self, record: BatchRecord) -> None:
+        """Keep a record, in the place of an older one with its id; durable when it returns."""
+
+    def open(self, endpoint: str) -> list[BatchRecord]:
+        """The records of this endpoint that are not collected, oldest first."""
+
+
+@dataclass
+class Progress:
+    """Of the batches under way, for a person who waits."""
+
+    n_batches: int = 0
+    n_requests: int = 0
+    n_answered: int = 0
+
+
+@dataclass
+class _File:
+    lines: BinaryIO
+    n_requests: int = 0
+    n_inputs: int = 0  # texts to embed count one by one
+    n_bytes: int = 0
+    keys: set[str] = field(default_factory=set)
+    expected: Usage = field(default_factory=lambda: Usage(cost_usd=0.0))
+
+
+class Batches:
+    """Requests to one endpoint, in batches. Replies go to the ledger of `llm`; `failures` are those that got none."""
+
+    def __init__(
+        self,
+        llm: OpenAILLM,
+        journal: Journal,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        max_bytes: int = MAX_BYTES,
+        poll_seconds: float = 30.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.failures: dict[str, LLMError] = {}
+        self._llm, self._journal = llm, journal
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._poll_seconds, self._sleep, self._on_progress = poll_seconds, sleep, on_progress
+        self._api = BatchApi(llm.sender, llm.patience, sleep)
+        self._files: dict[Kind, _File] = {}
+        self._tried_live: set[Kind] = set()
+        self._expected: dict[str, Usage] = {}  # record -> what was reserved for its requests together
+        self._n_tries: Counter[str] = Counter()
+        self._n_news = 0  # replies, failures and lessons since the last submission
+        llm.budget.waits = False
+
+    async def add(self, key: str, prompt: AnyPrompt) -> None:
+        """Put a prompt into the batch of its kind. Raises BudgetError where it does not fit into what is left.
+
+        The first of a kind is asked at once, at the full price: a wrong key or model is an error now and not
+        tomorrow, and so is what the model does not take.
+        """
+        kind = PATHS[type(prompt)], prompt.model, prompt.purpose
+        if kind not in self._tried_live:
+            self._tried_live.add(kind)
+            await self._ask_live(key, prompt)
+            return
+        file = self._files.get(kind)
+        if file is not None and key in file.keys:
+            return
+        line = _line(key, prompt, self._llm.sender.parameters_of(prompt))
+        n_inputs = len(prompt.texts) if isinstance(prompt, EmbeddingPrompt) else 1
+        if file is not None and (
+            file.n_inputs + n_inputs > self._max_requests or file.n_bytes + len(line) > self._max_bytes
+        ):
+            await self._submit(kind)
+            file = None
+        expected = self._llm.expected(prompt, PRICE_FACTOR)
+        await self._llm.budget.reserve(expected)
+        if file is None:
+            # Named for nobody: what a killed run has not submitted is made again.
+            file = self._files[kind] = _File(tempfile.TemporaryFile())  # noqa: SIM115 - closed in _submit
+        file.lines.write(line)
+        file.keys.add(key)
+        file.n_requests += 1
+        file.n_inputs += n_inputs
+        file.n_bytes += len(line)
+        file.expected += expected
+
+    async def _ask_live(self, key: str, prompt: AnyPrompt) -> None:
+        try:
+            await self._llm.ask(prompt)
+        except ConfigurationError:
+            raise
+        except EndpointError as error:
+            self.failures[key] = error
+        except LLMError:
+            pass  # a refusal, or a reply cut short: it is in the ledger
+
+    async def submit(self) -> None:
+        """Send all that was added."""
+        for kind in list(self._files):
+            await self._submit(kind)
+
+    async def _submit(self, kind: Kind) -> None:
+        file = self._files.pop(kind)
+        with file.lines:
+            record = BatchRecord(uuid.uuid4().hex, self._llm.sender.where, *kind, file.n_requests)
+            self._expected[record.id] = file.expected
+            uploaded = await self._api.upload(file.lines)
+        self._journal.save(record)
+        batch_id = await self._api.create(record.id, record.path, uploaded)
+        self._journal.save(replace(record, batch_id=batch_id, state="submitted"))
+
+    async def collect(self) -> None:
+        """Wait for all batches of this endpoint that were ever submitted, and put their replies into the ledger.
+
+        Raises ConfigurationError where a batch was turned down, and EndpointDownError where all that was submitted
+        has come back without a single reply: it would do so for ever.
+        """
+        known = [await self._known(record) for record in self._journal.open(self._llm.sender.where)]
+        waiting = [record for record in known if record is not None]
+        if not waiting:
+            return
+        self._n_news, notes = 0, list[str]()
+        while waiting:
+            batches = [(r, await self._api.look(str(r.batch_id))) for r in waiting]
+            self._on_progress(_progress(batches))
+            waiting = [r for r, batch in batches if batch.status not in _ENDED]
+            for record, batch in batches:
+                if batch.status in _ENDED:
+                    notes += await self._take(record, batch)
+            if waiting:
+                await self._sleep(self._poll_seconds)
+        if self._n_news == 0:
+            raise EndpointDownError(
+                f"{self._llm.sender.where}: no request of the last batches was answered: {'; '.join(notes)}"
+            )
+
+    async def _known(self, record: BatchRecord) -> BatchRecord | None:
+        """A record with the endpoint's id; None for one that was never made there, and so never will be."""
+        if record.batch_id is not None:
+            return record
+        if (batch_id := await self._api.find(record.id)) is None:
+            self._journal.save(replace(record, state="collected"))
+            return None
+        known = replace(record, batch_id=batch_id, state="submitted")
+        self._journal.save(known)
+        return known
+
+    async def _take(self, record: BatchRecord, batch: Any) -> list[str]:
+        """Everything that a batch brought, into the ledger; what to say of it if nothing came of any."""
+        problems, replies = [], list[tuple[str, StoredReply]]()
+        for name in (batch.output_file_id, batch.error_file_id):
+            if name is None:
+                continue
+            for key, result in _results(await self._api.content(name)):
+                try:
+                    replies.append((key, self._read(record, key, result)))
+                except TryAgainError:
+                    self._n_tries[key] += 1
+                    # A failure that may pass is as good as news: it is counted, and so sent a few times only.
+                    self._n_news += result.get("response") is not None
+                except LLMError as error:
+                    problems.append(error)
+        for low in range(0, len(replies), _PUT_AT_ONCE):
+            await asyncio.gather(*(self._llm.ledger.put(*kept) for kept in replies[low : low + _PUT_AT_ONCE]))
+        self._n_news += len(replies)
+        self._count(record, [reply for _, reply in replies])
+        self._journal.save(replace(record, state="collected"))
+        if (stop := next((p for p in problems if isinstance(p, ConfigurationError)), None)) is not None:
+            raise stop
+        return _notes(batch)
+
+    def _read(self, record: BatchRecord, key: str, result: dict[str, Any]) -> StoredReply:
+        """The reply on one line of the results. Raises TryAgainError for one to send again, or the LLMError it is."""
+        response = result.get("response")
+        if not response:
+            raise TryAgainError(str(result.get("error")))
+        prompt = _stand_in(record)
+        if response["status_code"] == 200:
+            return replace(read_answer(response["body"], prompt, self._llm.sender.where), price_factor=PRICE_FACTOR)
+        problem = Problem.of(response["status_code"], response["body"])
+        if self._n_tries[key] + 1 < _TRIES and self._llm.sender.learns_from(problem, prompt):
+            raise TryAgainError(problem.message)
+        error = self._llm.sender.error_of(problem, prompt)
+        if isinstance(error, TryAgainError):
+            if self._n_tries[key] + 1 < _TRIES:
+                raise error
+            error = EndpointError(f"{error} [in {_TRIES} batches]")
+        self._n_news += 1
+        self.failures[key] = error
+        raise error
+
+    def _count(self, record: BatchRecord, replies: list[StoredReply]) -> None:
+        """What the replies cost, in the place of what was expected."""
+        bought = [self._llm.usage_of(reply, _stand_in(record)) for reply in replies]
+        self._llm.spent = sum(bought, self._llm.spent)
+        expected = self._expected.pop(record.id, None)
+        if expected is None:
+            return  # submitted by a run before this one, from that run's budget
+        each = _part(expected, record.n_requests)
+        for i in range(record.n_requests):
+            self._llm.budget.settle(each, bought[i] if i < len(bought) else None)
+
+
+def _line(key: str, prompt: AnyPrompt, parameters: dict[str, Any]) -> bytes:
+    request = {"custom_id": key, "method": "POST", "url": f"/v1{PATHS[type(prompt)]}", "body": parameters}
+    return json.dumps(request, separators=(",", ":")).encode() + b"\n"
+
+
+def _results(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in content.split(b"\n"):
+        if line.strip():
+            result = json.loads(line)
+            yield result["custom_id"], result
+
+
+def _stand_in(record: BatchRecord) -> AnyPrompt:
+    """A prompt of the batch's kind: all that reading an answer needs to know of the one that was sent."""
+    if record.path == PATHS[EchoPrompt]:
+        return EchoPrompt(record.model, "", 0, record.purpose)
+    if record.path == PATHS[EmbeddingPrompt]:
+        return EmbeddingPrompt(record.model, (), record.purpose)
+    return Prompt(record.model, (), 0, purpose=record.purpose)
+
+
+def _part(usage: Usage, n: int) -> Usage:
+    return Usage(0, usage.tokens_in // n, usage.tokens_out // n, None if usage.cost_usd is None else usage.cost_usd / n)
+
+
+def _progress(batches: list[tuple[BatchRecord, Any]]) -> Progress:
+    answered = (b.request_counts.completed + b.request_counts.failed for _, b in batches if b.request_counts)
+    return Progress(len(batches), sum(r.n_requests for r, _ in batches), sum(answered))
+
+
+def _notes(batch: Any) -> list[str]:
+    said = [str(e.message) for e in (batch.errors.data or [])] if batch.errors else []
+    return [f"batch {batch.id} {batch.status}{': ' if said else ''}{', '.join(said)}"]

@@ -1,0 +1,91 @@
+"""The calls of OpenAI's Batch API: files up, a batch made, looked at, and its results down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, BinaryIO
+
+import openai
+
+from labeler.errors import ConfigurationError, EndpointDownError
+from labeler.llm.endpoint import Problem
+from labeler.llm.patience import Patience
+from labeler.llm.sender import Sender
+
+
+class BatchApi:
+    """Raises EndpointDownError where nobody can be reached, and ConfigurationError where a call is turned down."""
+
+    def __init__(self, sender: Sender, patience: Patience, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._sender, self._patience, self._sleep = sender, patience, sleep
+
+    async def upload(self, lines: BinaryIO) -> str:
+        """The id of a file with these lines."""
+
+        async def send() -> str:
+            lines.seek(0)
+            return (await self._sender.http.files.create(file=("batch.jsonl", lines), purpose="batch")).id
+
+        file_id: str = await self._patiently(send)
+        return file_id
+
+    async def create(self, ours: str, path: str, file_id: str) -> str:
+        """The endpoint's id of a new batch, which carries `ours`. Not tried twice: there might be two of it."""
+        whole_path: Any = f"/v1{path}"  # one of those that the library's type names
+        try:
+            batch = await self._sender.http.batches.create(
+                input_file_id=file_id, endpoint=whole_path, completion_window="24h", metadata={"labeler": ours}
+            )
+        except openai.APIConnectionError as error:
+            # It may have been made all the same; only the endpoint knows.
+            if (found := await self.find(ours)) is not None:
+                return found
+            raise EndpointDownError(f"{self._sender.where} hung up while a batch was made: {error}") from None
+        except openai.APIStatusError as error:
+            raise self._turned_down(error) from None
+        return batch.id
+
+    async def find(self, ours: str) -> str | None:
+        """The endpoint's id of the batch that carries `ours`, if there is one."""
+
+        async def search() -> str | None:
+            async for batch in self._sender.http.batches.list(limit=100):
+                if (batch.metadata or {}).get("labeler") == ours:
+                    return batch.id
+            return None
+
+        found: str | None = await self._patiently(search)
+        return found
+
+    async def look(self, batch_id: str) -> Any:
+        return await self._patiently(lambda: self._sender.http.batches.retrieve(batch_id))
+
+    async def content(self, file_id: str) -> bytes:
+        answer = await self._patiently(lambda: self._sender.http.files.content(file_id))
+        content: bytes = answer.content
+        return content
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """A call that changes nothing if it is made twice, tried again for as long as patience lasts."""
+        waited, n_failures = 0.0, 0
+        while True:
+            try:
+                return await call()
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                n_failures += 1
+                wait = self._patience.wait(n_failures, None, 0.5)
+                if n_failures > self._patience.n_retries or waited + wait > self._patience.longest_total:
+                    said = self._sender.without_key(str(error))
+                    raise EndpointDownError(
+                        f"{self._sender.where} is not to be reached for its batches: {said}; they go on without us, and "
+                        "the same command collects them"
+                    ) from None
+            except openai.APIStatusError as error:
+                raise self._turned_down(error) from None
+            waited += wait
+            await self._sleep(wait)
+
+    def _turned_down(self, error: openai.APIStatusError) -> ConfigurationError:
+        problem = Problem.of(error.status_code, error.body, error.message)
+        hint = "; this endpoint may have no Batch API: leave out --batch" if error.status_code in (404, 405) else ""
+        return ConfigurationError(f"for a batch, {self._sender.said(problem)}{hint}")

@@ -1,0 +1,81 @@
+"""An LLM that asks nobody: it answers from the ledger, and notes what it would have had to ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from labeler.errors import LLMError
+from labeler.llm.client import OpenAILLM
+from labeler.llm.ledger import ledger_key
+from labeler.llm.prompt import (
+    LLM,
+    AnyPrompt,
+    AnyReply,
+    Echo,
+    EchoPrompt,
+    EmbeddingPrompt,
+    Embeddings,
+    Prompt,
+    Reply,
+)
+from labeler.llm.wire import reply_of
+
+T = TypeVar("T")
+
+_QUIET = 20  # turns of the event loop after which work that waits for replies has asked for all that it can
+
+
+class DryLLM:
+    """For one piece of work, such as a feature. `failures` are the errors of prompts that got no reply for good."""
+
+    def __init__(self, llm: OpenAILLM, failures: Mapping[str, LLMError]) -> None:
+        self._llm = llm
+        self._failures = failures
+        self.missing: dict[str, AnyPrompt] = {}  # by key
+        self._n_looking = 0
+
+    async def complete(self, prompt: Prompt) -> Reply:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Reply)
+        return reply
+
+    async def echo(self, prompt: EchoPrompt) -> Echo:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Echo)
+        return reply
+
+    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Embeddings)
+        return reply
+
+    async def _answer(self, prompt: AnyPrompt) -> AnyReply:
+        key = ledger_key(prompt)
+        self._n_looking += 1
+        try:
+            stored = await self._llm.ledger.get(key)
+        finally:
+            self._n_looking -= 1
+        if stored is not None:
+            return reply_of(stored, prompt, self._llm.usage_of(stored, prompt), from_ledger=True)
+        if (failure := self._failures.get(key)) is not None:
+            raise failure
+        self.missing[key] = prompt
+        # No error, which the work would take for a failure and go on with less: it waits, until it is given up.
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets")
+
+    async def attempt(self, work: Callable[[LLM], Awaitable[T]]) -> T | None:
+        """What the work comes to; None where it needs replies that are not there, which are then in `missing`."""
+        task = asyncio.ensure_future(work(self))
+        n_quiet = 0
+        while not task.done() and n_quiet < _QUIET:
+            await asyncio.sleep(0.001 if self._n_looking else 0)
+            n_quiet = 0 if self._n_looking or not self.missing else n_quiet + 1
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait([task])
+        return None

@@ -1,0 +1,222 @@
+"""How a label comes about: triage, the best of K, a revision. Each decision rests on documents that report nothing.
+
+    look-up label ──good enough on `choose`──► kept, and no LLM is asked                      recipe.triage
+          │ no
+    K labels ──best on `choose`──► one label                                       recipe.explainer.best_of
+          │
+    its mistakes on `show` ──► another label ──better on `compare`──► kept          recipe.explainer.revise
+
+The score that is reported is made afterwards, on documents that none of this saw: the best of five labels on the
+documents that chose it looks better than it is, by some .10 (scoring.md, "the winner's curse").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from labeler.errors import ConfigurationError, LLMError
+from labeler.explain.llm import explain_with_llm
+from labeler.explain.parse import parse_label
+from labeler.explain.revise import counter_examples, revision_prompt
+from labeler.llm import LLM
+from labeler.llm.asking import ask
+from labeler.recipe import ExplainerConfig, Recipe, SimulatorConfig
+from labeler.records import Candidate, Context, Evidence, Label, Origin, Score, Usage
+from labeler.score.score_label import needed, score_label
+from labeler.score.simulate import simulate_with_llm
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A label that awaits its test."""
+
+    label: Label
+    usage: Usage
+    origin: Origin | None = None  # None: the recipe left nothing to decide
+
+    def tested_by(self, recipe: Recipe) -> Recipe:
+        """The recipe for the test: a look-up label that triage kept is tested without an LLM."""
+        if self.origin is None or self.origin.asked_llm:
+            return recipe
+        return _without_llm(recipe)
+
+
+async def make_label(evidence: Evidence, recipe: Recipe, llm: LLM | None) -> Made:
+    """The label that the recipe decides for. Raises LLMError, with its cost, where no label could be had."""
+    if recipe.explainer.kind == "lookup":
+        return Made(lookup_of(evidence), Usage())
+    looked_up = await triage(evidence, recipe)
+    if looked_up is not None and looked_up.kept:
+        return _kept_lookup(evidence, recipe, looked_up)
+    made = await _best_of(evidence, recipe, needed(llm))
+    if recipe.explainer.revise:
+        made = await _revised(made, evidence, recipe, needed(llm))
+    if looked_up is None or made.origin is None:
+        return made
+    return replace(made, origin=replace(made.origin, candidates=(looked_up, *made.origin.candidates)))
+
+
+def lookup_of(evidence: Evidence) -> Label:
+    if evidence.lookup is None:
+        raise ValueError(
+            f"feature {evidence.feature_index}: read the evidence with read_evidence, which learns the look-up label"
+        )
+    return evidence.lookup
+
+
+# Triage
+
+
+async def triage(evidence: Evidence, recipe: Recipe) -> Candidate | None:
+    """Whether the look-up label is kept, and what it scored; None for a recipe without triage."""
+    if recipe.triage is None:
+        return None
+    lookup = lookup_of(evidence)
+    score = (await _tested(lookup, evidence.choose, _without_llm(recipe), None))[0]
+    good = score.value is not None and score.value >= recipe.triage.keep_lookup_from
+    return _candidate(lookup, "triage", good or evidence.statistics.density > recipe.triage.densest, score)
+
+
+def _kept_lookup(evidence: Evidence, recipe: Recipe, candidate: Candidate) -> Made:
+    assert recipe.triage is not None
+    density = evidence.statistics.density
+    if density > recipe.triage.densest:
+        why = f"fires on {density:.0%} of all tokens; above {recipe.triage.densest:.0%} no LLM is asked"
+    else:
+        why = (
+            f"the look-up label scores {candidate.score:.2f} on {candidate.n} contexts set aside; "
+            f"from {recipe.triage.keep_lookup_from:.2f} no LLM is asked"
+        )
+    return Made(lookup_of(evidence), Usage(), Origin("lookup", why, asked_llm=False, candidates=(candidate,)))
+
+
+def _without_llm(recipe: Recipe) -> Recipe:
+    return replace(recipe, explainer=ExplainerConfig(), simulator=SimulatorConfig(), scorers=(), triage=None)
+
+
+# The best of K
+
+
+async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
+    method, k = recipe.explainer.method, recipe.explainer.best_of
+    labels, usage = await _explanations(evidence, recipe.explainer, llm)
+    if k == 1:
+        why = "the look-up label was not good enough" if recipe.triage else "one label, shown what it gets wrong"
+        decided = recipe.triage is not None or recipe.explainer.revise
+        return Made(labels[0], usage, Origin(method, why) if decided else None)
+    if len(labels) == 1:
+        return Made(labels[0], usage, Origin(method, f"the only label that {k} explanations gave"))
+    tests = await _all([_tested(label, evidence.choose, recipe, llm) for label in labels])
+    scores = [score for score, _ in tests]
+    best = max(range(len(labels)), key=lambda i: -2.0 if (value := scores[i].value) is None else value)
+    candidates = tuple(
+        _candidate(label, "best of K", i == best, score)
+        for i, (label, score) in enumerate(zip(labels, scores, strict=True))
+    )
+    for _, spent in tests:
+        usage += spent
+    if scores[best].value is None:
+        why = f"the first of {len(labels)} labels: none has a score on the documents set aside for the choice"
+    else:
+        why = f"the best of {len(labels)} labels on {scores[best].n} contexts set aside for the choice"
+    return Made(labels[best], usage, Origin(method, why, candidates=candidates))
+
+
+async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -> tuple[list[Label], Usage]:
+    """The different labels of all draws, and what all cost. Raises the first LLMError where every draw failed."""
+    draws = evidence.draws[: config.best_of]
+    answers = await _settled(
+        [explain_with_llm(shown, config, llm, output=evidence.output, draw=i) for i, shown in enumerate(draws)]
+    )
+    labels, usage = dict[str, Label](), Usage()
+    for answer in answers:
+        if isinstance(answer, LLMError):
+            usage += answer.usage or Usage()
+        else:
+            labels.setdefault(answer[0].text, answer[0])
+            usage += answer[1]
+    failure = next((a for a in answers if isinstance(a, LLMError)), None)
+    if not labels and failure is not None:
+        failure.usage = usage
+        raise failure
+    return list(labels.values()), usage
+
+
+# Revision
+
+
+async def _revised(made: Made, evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
+    """The label, or a second one that was shown the first one's mistakes, whichever scores better."""
+    shown, usage = await simulate_with_llm(made.label, evidence.show, recipe.simulator, llm)
+    examples = counter_examples(shown)
+    if not examples:
+        return _unrevised(made, usage, "no counter-examples were found")
+    prompt = revision_prompt(made.label, examples, recipe.explainer)
+    (answer,) = await _settled([ask(llm, prompt, parse_label)])
+    if isinstance(answer, LLMError):
+        return _unrevised(made, usage + (answer.usage or Usage()), f"the revision failed ({answer.kind})")
+    revision, usage = Label(answer[0], made.label.explainer), usage + answer[1]
+    if revision.text == made.label.text:
+        return _unrevised(made, usage, "shown what it gets wrong, it stayed as it is")
+    old, new = await _all([_tested(label, evidence.compare, recipe, llm) for label in (made.label, revision)])
+    better = new[0].value is not None and new[0].value > (0.0 if old[0].value is None else old[0].value)
+    candidates = (
+        _candidate(made.label, "revision", not better, old[0]),
+        _candidate(revision, "revision", better, new[0]),
+    )
+    usage += old[1] + new[1]
+    if not better:
+        return _unrevised(made, usage, "its revision scored no better on documents that neither saw", candidates)
+    made = _unrevised(made, usage, "then revised, and better on documents that neither saw", candidates)
+    assert made.origin is not None
+    return replace(made, label=revision, origin=replace(made.origin, revised=True))
+
+
+def _unrevised(made: Made, usage: Usage, why: str, candidates: tuple[Candidate, ...] = ()) -> Made:
+    assert made.origin is not None
+    origin = replace(
+        made.origin, why=f"{made.origin.why}; {why}", candidates=(*made.origin.candidates, *candidates)
+    )  # fmt: skip
+    return Made(made.label, made.usage + usage, origin)
+
+
+# What the decisions share
+
+
+async def _tested(label: Label, contexts: Sequence[Context], recipe: Recipe, llm: LLM | None) -> tuple[Score, Usage]:
+    """The main score of a label on the documents of a decision, by simulation alone, and what that cost."""
+    tested = await score_label(label, contexts, replace(recipe, scorers=()), llm)
+    return next(s for s in tested.scores if s.name == "simulation"), tested.usage
+
+
+def _candidate(label: Label, decided: str, kept: bool, score: Score) -> Candidate:
+    return Candidate(label.text, decided, kept, score.value, score.reason, score.n)
+
+
+async def _all(answers: Sequence[Awaitable[T]]) -> list[T]:
+    """All answers, at the same time; any error is raised."""
+    settled = await _settled(answers)
+    for answer in settled:
+        if isinstance(answer, LLMError):
+            raise answer
+    return [a for a in settled if not isinstance(a, LLMError)]
+
+
+async def _settled(answers: Sequence[Awaitable[T]]) -> list[T | LLMError]:
+    """All answers, at the same time, with an LLMError where one has failed.
+
+    An error that ends the run is raised once all have ended: what is in flight is paid for.
+    """
+    settled: list[T | LLMError] = []
+    for result in await asyncio.gather(*answers, return_exceptions=True):
+        if isinstance(result, ConfigurationError) or (
+            isinstance(result, BaseException) and not isinstance(result, LLMError)
+        ):
+            raise result
+        settled.append(result)
+    return settled

@@ -1,0 +1,6 @@
+"""Does the label say what a feature does? The one scorer that changes the subject, and so may speak of causes.
+
+steer.py   where the subject is: it writes with a feature turned up, and without
+texts.py   what it wrote, kept in the evidence folder
+judge.py   where the LLM is: which of two texts is the steered one, by the label?
+"""

@@ -1,0 +1,173 @@
+"""What a subject wrote while features were turned up: kept beside the evidence, and read without torch.
+
+steered/config.json    how it was done, on which subject and SAE
+steered/clean.json     the prompts, and what the subject writes after each by itself
+steered/texts.jsonl    one feature a line: strength, divergence, a text after each prompt, or why there is none
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from labeler.errors import FormatError, InputError, MismatchError
+from labeler.files import clear_disk_errors, read_json, write_json
+from labeler.records import Steered, Trial
+
+FOLDER = "steered"
+
+
+@dataclass(frozen=True)
+class SteerConfig:
+    """How a feature is turned up. The divergence decides the strength, so that features can be compared."""
+
+    target_kl: float = 0.5  # nats, clean next-token distribution against steered, mean over prompts
+    kl_tolerance: float = 0.02  # of target_kl
+    n_prompts: int = 16
+    prompt_tokens: int = 24
+    new_tokens: int = 24
+    n_controls: int = 8  # random features that every feature's texts are compared with
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.target_kl <= 20.0 and 0.0 < self.kl_tolerance < 1.0):
+            raise InputError(
+                f"a KL of {self.target_kl} within {self.kl_tolerance:.0%}: choose 0 to 20 nats, such as 0.5"
+            )
+        if self.n_prompts < 4 or self.prompt_tokens < 2 or self.new_tokens < 2 or self.n_controls < 1:
+            raise InputError("steering needs at least 4 prompts of 2 tokens, 2 new tokens and 1 control")
+
+
+@dataclass(frozen=True)
+class SteeredTexts:
+    """One feature turned up: what the subject wrote after each prompt, or the reason why it could not be done."""
+
+    feature_index: int
+    texts: tuple[str, ...] | None  # as many as prompts
+    strength: float | None = None  # multiples of the decoder direction added to the hidden state
+    kl: float | None = None  # reached, nats
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.texts is None) != bool(self.reason):
+            raise ValueError(f"feature {self.feature_index}: texts or a reason, never both or neither")
+
+
+class SteeredFolder:
+    """The steered texts of one evidence folder. Opening it reads where each feature's line begins, nothing more."""
+
+    def __init__(self, evidence: Path) -> None:
+        self.folder = evidence / FOLDER
+        self._lines = self.folder / "texts.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "clean.json").exists()
+
+    def begin(self, config: SteerConfig, identity: dict[str, Any]) -> None:
+        """Make the folder, or make sure that it was begun in the same way. Raises MismatchError."""
+        plan = {**asdict(config), **identity}
+        if (self.folder / "config.json").exists():
+            found = read_json(self.folder / "config.json")
+            if found != plan:
+                differing = ", ".join(k for k in plan if found.get(k) != plan[k])
+                raise MismatchError(
+                    f"{self.folder} was steered with another {differing}: use that, or remove the folder"
+                )
+        else:
+            write_json(self.folder / "config.json", plan)
+
+    def write_clean(self, prompts: Sequence[str], clean: Sequence[str]) -> None:
+        write_json(self.folder / "clean.json", {"prompts": list(prompts), "clean": list(clean)})
+
+    def append(self, texts: SteeredTexts) -> None:
+        with clear_disk_errors(self._lines), self._lines.open("ab") as file:
+            file.write(json.dumps(asdict(texts), allow_nan=False).encode() + b"\n")
+        self.__dict__.pop("_offsets", None)
+
+    def repair(self) -> None:
+        """Cut off a line that a killed run left unfinished."""
+        if self._lines.exists():
+            data = self._lines.read_bytes()
+            if data and not data.endswith(b"\n"):
+                with clear_disk_errors(self._lines), self._lines.open("r+b") as file:
+                    file.truncate(data.rfind(b"\n") + 1)
+
+    @cached_property
+    def _offsets(self) -> dict[int, int]:
+        offsets: dict[int, int] = {}
+        if self._lines.exists():
+            position = 0
+            with self._lines.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        # The index is the first field; parsing a whole line costs as much as reading all texts.
+                        head = line[: line.index(b",")].partition(b":")[2]
+                        offsets[int(head)] = position
+                    position += len(line)
+        return offsets
+
+    @property
+    def features(self) -> list[int]:
+        return list(self._offsets)
+
+    @cached_property
+    def controls(self) -> list[int]:
+        return [int(f) for f in read_json(self.folder / "config.json")["controls"]]
+
+    @cached_property
+    def _clean(self) -> tuple[list[str], list[str]]:
+        clean = read_json(self.folder / "clean.json")
+        return clean["prompts"], clean["clean"]
+
+    def read(self, feature_index: int) -> SteeredTexts | None:
+        if feature_index not in self._offsets:
+            return None
+        with self._lines.open("rb") as file:
+            file.seek(self._offsets[feature_index])
+            try:
+                values = json.loads(file.readline())
+                values["texts"] = None if values["texts"] is None else tuple(values["texts"])
+                return SteeredTexts(**values)
+            except (ValueError, TypeError, KeyError) as error:
+                raise FormatError(f"{self._lines}: damaged ({error}); remove {self.folder} and steer again") from error
+
+    def steered(self, feature_index: int) -> Steered:
+        """The trials of a feature: against another control after each prompt, by a hash; never raises for lack of texts."""
+        own = self.read(feature_index) if self.exists else None
+        if own is None:
+            return Steered(feature_index, (), "no steered texts: run `labeler intervene` for this feature")
+        if own.texts is None:
+            return Steered(feature_index, (), own.reason)
+        controls = [c for f in self.controls if f != feature_index and (c := self.read(f)) is not None and c.texts]
+        if not controls:
+            return Steered(feature_index, (), "no other feature could be steered to compare with")
+        prompts, clean = self._clean
+        trials = []
+        for i, text in enumerate(own.texts):
+            control = controls[draw(f"control:{feature_index}:{i}", len(controls))].texts
+            assert control is not None
+            trials.append(Trial(prompts[i], clean[i], text, control[i]))
+        return Steered(feature_index, tuple(trials))
+
+
+def read_steered(evidence: Path, feature_index: int) -> Steered:
+    """The trials of one feature; the folder is read again when it has grown."""
+    lines = evidence / FOLDER / "texts.jsonl"
+    stamp = (lines.stat().st_mtime_ns, lines.stat().st_size) if lines.exists() else (0, 0)
+    return _opened(evidence, stamp).steered(feature_index)
+
+
+@lru_cache(maxsize=8)
+def _opened(evidence: Path, _stamp: tuple[int, int]) -> SteeredFolder:
+    return SteeredFolder(evidence)
+
+
+def draw(what: str, n: int) -> int:
+    """0..n-1 by a hash of `what`: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big") % n

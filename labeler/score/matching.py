@@ -1,0 +1,131 @@
+"""Which of many contexts match a label: one request, and a reply of nothing but the numbers of those that do.
+
+Detection and fuzzing (Paulo et al. 2024) ask this, each in its own words. The list is in rising order and ends with 0,
+so that each of its places says of every number up to the next one how likely it was: what the model thought of each
+context, from a reply of two tokens a match. Numbers have two digits: where a tokenizer writes them as two tokens, the
+probability of the first says nothing, and only yes or no is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp
+
+from labeler.errors import ConfigurationError, LLMError, UnreadableReply
+from labeler.llm import LLM, Prompt, Reply, TokenChoice
+from labeler.llm.asking import ask_reply
+from labeler.records import Usage
+from labeler.score.logprobs import Choices, words_of
+from labeler.score.simulate_prompts import batches, shuffled
+
+FIRST = 11  # the number of a request's first context
+_END = 0
+
+_LIST = re.compile(r"(?:[1-9][0-9]\s*,\s*)*0")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said of one context: yes or no, and how likely it was to say yes, 0..1."""
+
+    yes: bool | None  # None where no usable reply came
+    likely: float | None = None  # 1 or 0 where the endpoint gave no probabilities
+    reason: str | None = None  # why there is no answer
+
+
+def numbered(shown: Sequence[str]) -> str:
+    """The contexts as a prompt lists them."""
+    return "\n".join(f"{n} {text}" for n, text in enumerate(shown, start=FIRST))
+
+
+async def ask_matches(
+    shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], contexts_per_request: int, llm: LLM
+) -> tuple[list[Answer], Usage]:
+    """An answer for each of the contexts, in their order, and what all replies cost.
+
+    The order in which they are shown depends on their text alone. A reply that cannot be read is asked for once more;
+    contexts of a request that still has no usable reply have no answer and the reason, which is never "no". Raises
+    ConfigurationError alone, once the requests in flight have ended.
+    """
+    cut = batches(shuffled([(text,) for text in shown]), contexts_per_request)
+    replies = await asyncio.gather(
+        *(_ask([shown[i] for i in batch], prompt_of, llm) for batch in cut), return_exceptions=True
+    )
+    answers: dict[int, Answer] = {}
+    spent = Usage()
+    for batch, reply in zip(cut, replies, strict=True):
+        of_batch, usage = _outcome(reply, len(batch))
+        spent += usage
+        answers |= dict(zip(batch, of_batch, strict=True))
+    return [answers[i] for i in range(len(shown))], spent
+
+
+async def _ask(
+    shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], llm: LLM
+) -> tuple[list[Answer], Usage]:
+    return await ask_reply(llm, prompt_of(shown), lambda reply: read_matches(reply, len(shown)))
+
+
+def _outcome(reply: tuple[list[Answer], Usage] | BaseException, n: int) -> tuple[list[Answer], Usage]:
+    if isinstance(reply, LLMError) and not isinstance(reply, ConfigurationError):
+        return [Answer(None, reason=f"{reply.kind}: {reply}")] * n, reply.usage or Usage()
+    if isinstance(reply, BaseException):
+        raise reply
+    return reply
+
+
+def read_matches(reply: Reply, n: int) -> list[Answer]:
+    """The answers of a reply for n contexts. Raises UnreadableReply as `parse_matches` does."""
+    matches = parse_matches(reply.text, n)
+    likely = None if reply.choices is None else likelihoods(reply.choices, reply.text, n)
+    if likely is None:
+        return [Answer(i in matches, float(i in matches)) for i in range(n)]
+    return [Answer(i in matches, p) for i, p in enumerate(likely)]
+
+
+def parse_matches(text: str, n: int) -> list[int]:
+    """The places, from 0, of the contexts that a reply names.
+
+    Raises UnreadableReply unless it is a list of their numbers and nothing else, in rising order and ended by 0.
+    """
+    if not _LIST.fullmatch(text.strip()):
+        raise UnreadableReply("numbers of contexts separated by commas and ended by 0, such as 12,15,0", text)
+    places = [int(number) - FIRST for number in re.findall(r"[0-9]+", text)[:-1]]
+    if any(not 0 <= place < n for place in places):
+        raise UnreadableReply(f"numbers of contexts from {FIRST} to {FIRST + n - 1}", text)
+    if any(after <= before for before, after in pairwise(places)):
+        raise UnreadableReply("each number once, in rising order", text)
+    return places
+
+
+def likelihoods(choices: Sequence[TokenChoice], text: str, n: int) -> list[float] | None:
+    """How likely the model was to name each of n contexts, given what it had said of those before it; 0..1.
+
+    At a place of the list the model chooses the next number. With p_j the probability of the number j there, it names
+    j, once it has passed over all before j, with probability p_j / (1 - sum of p_k over the k passed over). The product
+    of these over named ones, and of their complements over the others, is the probability of the whole list. None
+    where the tokens are not those of the text, or a number is more than one token.
+    """
+    try:
+        at = Choices(choices, text)
+    except ValueError:
+        return None
+    likely = [0.0] * n
+    next_place = 0
+    for number in re.finditer(r"[0-9]+", text):
+        choice = at.at(number.start(), number.group())
+        if choice is None:
+            return None
+        words = {**words_of(choice), number.group(): choice.logprob}
+        last = n - 1 if int(number.group()) == _END else int(number.group()) - FIRST
+        left = 1.0
+        for place in range(next_place, last + 1):
+            probability = exp(min(0.0, words[str(place + FIRST)])) if str(place + FIRST) in words else 0.0
+            likely[place] = min(1.0, probability / left) if left > 0 else 0.0
+            left -= probability
+        next_place = last + 1
+    return likely

@@ -1,0 +1,133 @@
+"""Everything that tests one label, in one pass over its held-out contexts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from labeler.errors import InputError
+from labeler.explain.lookup import predict_all, simulate_by_lookup
+from labeler.llm import LLM
+from labeler.recipe import Recipe, ScorerConfig, SimulatorConfig
+from labeler.records import Context, Label, Score, Simulation, Source, Usage
+from labeler.score.detection import score_by_detection
+from labeler.score.embedding import score_by_embedding
+from labeler.score.fuzzing import score_by_fuzzing
+from labeler.score.items import Measure
+from labeler.score.lookups import Lookups, table_of
+from labeler.score.scores import simulation_scores
+from labeler.score.simulate import simulate_with_llm
+
+_MAIN = (Source.TOP, Source.RANDOM)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How far to trust one label: what it scores on held-out contexts, and what finding out has cost."""
+
+    scores: tuple[Score, ...]
+    simulations: tuple[Simulation, ...]
+    usage: Usage
+
+    @property
+    def failure(self) -> str | None:
+        """Why the label is untested: no simulation succeeded. None where one did."""
+        if any(s.predicted is not None for s in self.simulations):
+            return None
+        reason = next((s.reason for s in self.simulations), None)
+        return f"no simulation succeeded: {reason}" if reason else "no held-out contexts"
+
+
+async def score_label(
+    label: Label,
+    contexts: Sequence[Context],
+    recipe: Recipe,
+    llm: LLM | None,
+    *,
+    baseline: Label | None = None,
+    null: Sequence[Label] = (),
+) -> Tested:
+    """Test a label on contexts of HELD_OUT documents with everything that the recipe names.
+
+    `baseline` is the look-up label of the same feature and `null` holds look-up labels of other features. A context
+    that got no usable reply is counted and left out of the scores. Raises ConfigurationError where the endpoint
+    cannot work at all, and InputError where the recipe asks an LLM and there is none.
+    """
+    lookups = Lookups(baseline, tuple(null))
+    measure = Measure(recipe.confidence, recipe.seed)
+    distinct = list(_distinct(contexts).values())
+    # An intervention is made where the subject is, not here.
+    configs = [c for c in recipe.scorers if c.kind in _TESTS]
+    tests = [_TESTS[c.kind](label, distinct, c, needed(llm), lookups, measure) for c in configs]
+    (simulations, spent), *tested = await _all(simulate(label, contexts, recipe.simulator, llm), *tests)
+    scores = _simulation_scores(simulations, recipe, lookups)
+    for of_test, usage in tested:
+        scores += of_test
+        spent += usage
+    return Tested(scores, simulations, spent)
+
+
+async def simulate(
+    label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM | None
+) -> tuple[tuple[Simulation, ...], Usage]:
+    """What the label predicts for those of the contexts that the configuration wants simulated."""
+    wanted = [c for c in contexts if c.source in _MAIN or (config.simulate == "all" and c.weight is not None)]
+    if config.kind == "lookup":
+        return simulate_by_lookup(label, wanted), Usage()
+    distinct = _distinct(wanted)
+    asked, usage = await simulate_with_llm(label, list(distinct.values()), config, needed(llm))
+    simulated = dict(zip(distinct, asked, strict=True))
+    return tuple(replace(simulated[_window(c)], context=c) for c in wanted), usage
+
+
+def _distinct(contexts: Sequence[Context]) -> dict[tuple[int, ...], Context]:
+    """Each window once: of a feature with few firing windows, those drawn by peak are drawn by design too."""
+    return {_window(c): c for c in reversed(contexts)}
+
+
+def _window(context: Context) -> tuple[int, ...]:
+    return (context.token_start, *context.token_ids)
+
+
+def _simulation_scores(simulations: Sequence[Simulation], recipe: Recipe, lookups: Lookups) -> tuple[Score, ...]:
+    simulated = [s.context for s in simulations]
+    by_lookup = None if lookups.baseline is None else simulate_by_lookup(lookups.baseline, simulated)
+    scores = simulation_scores(
+        simulations,
+        baseline=None if by_lookup is None else [s.predicted for s in by_lookup],
+        null=predict_all([table_of(other) for other in lookups.null], simulated),
+        confidence=recipe.confidence,
+        seed=recipe.seed,
+    )
+    if recipe.simulator.simulate == "all":
+        return scores
+    reason = "the recipe simulates TOP and RANDOM contexts alone"
+    return tuple(replace(s, value=None, reason=reason) if s.name == "simulation_weighted" else s for s in scores)
+
+
+_Test = Callable[
+    [Label, Sequence[Context], ScorerConfig, LLM, Lookups, Measure], Awaitable[tuple[tuple[Score, ...], Usage]]
+]
+
+
+_TESTS: dict[str, _Test] = {
+    "detection": score_by_detection,
+    "fuzzing": score_by_fuzzing,
+    "embedding": score_by_embedding,
+}
+
+
+async def _all(*awaitables: Awaitable) -> list:
+    """What all of them give. None is left running when one raises: what is in flight is paid for."""
+    done = await asyncio.gather(*awaitables, return_exceptions=True)
+    for outcome in done:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return list(done)
+
+
+def needed(llm: LLM | None) -> LLM:
+    if llm is None:
+        raise InputError("this recipe asks an LLM: name an endpoint with --base-url, or set OPENAI_API_KEY")
+    return llm

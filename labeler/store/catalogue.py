@@ -1,0 +1,161 @@
+"""SAEs, evidence and label sets as the service lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from labeler.errors import InputError, NotFoundError
+from labeler.store.store import Store
+from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES
+
+_SHORTEST_HASH = 8
+
+
+@dataclass(frozen=True)
+class SaeInfo:
+    id: int
+    subject: str
+    revision: str
+    hookpoint: str
+    path: str
+    format: str
+    architecture: str
+    sha256: str
+    n_features: int
+    d_in: int
+
+
+@dataclass(frozen=True)
+class EvidenceInfo:
+    id: int
+    hash: str
+    sae_id: int
+    path: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """A label set as a row of a list."""
+
+    id: int
+    sae_id: int
+    evidence_id: int
+    subject: str
+    hookpoint: str
+    n_features: int
+    explainer: str
+    simulator: str
+    recipe_hash: str
+    created_at: datetime
+
+
+def list_saes(store: Store, after: int, limit: int) -> list[SaeInfo]:
+    return [
+        SaeInfo(**row) for row in _rows(store, select(SAES).where(SAES.c.id > after).order_by(SAES.c.id).limit(limit))
+    ]
+
+
+def find_sae(store: Store, reference: str) -> SaeInfo:
+    """The SAE with this id, or whose weights have this SHA-256 (8 or more characters of it).
+
+    Raises NotFoundError, and InputError where several SAEs fit.
+    """
+    if reference.isascii() and reference.isdecimal() and len(reference) <= 9:
+        where = SAES.c.id == int(reference)
+    elif len(reference) >= _SHORTEST_HASH and all(c in "0123456789abcdef" for c in reference):
+        where = SAES.c.sha256.startswith(reference)
+    else:
+        raise InputError(
+            f"SAE {reference[:80]!r}: expected its id, or 8 or more characters of the SHA-256 of its weights"
+        )
+    found = [SaeInfo(**row) for row in _rows(store, select(SAES).where(where).limit(2))]
+    if not found:
+        raise NotFoundError(f"SAE {reference}: there is none here; GET /v1/saes lists those there are")
+    if len(found) > 1:
+        raise InputError(f"SAE {reference}: several fit, such as {found[0].id} and {found[1].id}; give the id")
+    return found[0]
+
+
+def list_evidence(store: Store, sae: int | None, after: int, limit: int) -> list[EvidenceInfo]:
+    columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
+    query = select(*columns).where(EVIDENCE.c.id > after).order_by(EVIDENCE.c.id).limit(limit)
+    if sae is not None:
+        query = query.where(EVIDENCE.c.sae_id == sae)
+    return [EvidenceInfo(**row) for row in _rows(store, query)]
+
+
+def find_evidence(store: Store, reference: str) -> EvidenceInfo:
+    """The evidence with this id or this hash. Raises NotFoundError."""
+    by_id = reference.isascii() and reference.isdecimal() and len(reference) <= 9
+    where = EVIDENCE.c.id == int(reference) if by_id else EVIDENCE.c.hash == reference
+    columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
+    found = _rows(store, select(*columns).where(where))
+    if not found:
+        raise NotFoundError(f"evidence {reference[:80]}: there is none here; GET /v1/evidence lists what there is")
+    return EvidenceInfo(**found[0])
+
+
+def newest_evidence(store: Store, sae: int) -> EvidenceInfo:
+    """Raises NotFoundError where nothing was gathered of this SAE."""
+    columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
+    found = _rows(store, select(*columns).where(EVIDENCE.c.sae_id == sae).order_by(EVIDENCE.c.id.desc()).limit(1))
+    if not found:
+        raise NotFoundError(f"SAE {sae}: nothing was gathered of it")
+    return EvidenceInfo(**found[0])
+
+
+def list_sets(store: Store, sae: int | None, after: int, limit: int) -> list[SetInfo]:
+    query = _sets().where(LABEL_SETS.c.id > after).order_by(LABEL_SETS.c.id).limit(limit)
+    if sae is not None:
+        query = query.where(EVIDENCE.c.sae_id == sae)
+    return [SetInfo(**row) for row in _rows(store, query)]
+
+
+def find_set(store: Store, label_set_id: int) -> SetInfo:
+    found = _rows(store, _sets().where(LABEL_SETS.c.id == label_set_id))
+    if not found:
+        raise NotFoundError(f"label set {label_set_id}: there is none here; GET /v1/sets lists those there are")
+    return SetInfo(**found[0])
+
+
+def _sets() -> Any:
+    return (
+        select(
+            LABEL_SETS.c.id, EVIDENCE.c.sae_id, LABEL_SETS.c.evidence_id, SAES.c.subject, SAES.c.hookpoint, SAES.c.n_features,
+            LABEL_SETS.c.explainer, LABEL_SETS.c.simulator, LABEL_SETS.c.recipe_hash, LABEL_SETS.c.created_at,
+        )
+        .join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
+        .join(SAES, EVIDENCE.c.sae_id == SAES.c.id)
+    )  # fmt: skip
+
+
+def sets_of(store: Store, sae: int | None) -> Sequence[int]:
+    """The ids of the label sets of an SAE, or of all, oldest first."""
+    query = select(LABEL_SETS.c.id).join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id).order_by(LABEL_SETS.c.id)
+    if sae is not None:
+        query = query.where(EVIDENCE.c.sae_id == sae)
+    with store.database.reading() as connection:
+        return connection.execute(query).scalars().all()
+
+
+def end_of_part(store: Store, label_set_id: int, after: int, limit: int) -> int | None:
+    """The last feature of a part of `limit` results behind feature `after`; None where no result follows the part."""
+    query = select(RESULTS.c.feature_index).where(
+        RESULTS.c.label_set_id == label_set_id, RESULTS.c.feature_index > after
+    )
+    with store.database.reading() as connection:
+        last_two = (
+            connection.execute(query.order_by(RESULTS.c.feature_index).offset(limit - 1).limit(2)).scalars().all()
+        )
+    return last_two[0] if len(last_two) == 2 else None
+
+
+def _rows(store: Store, query: Any) -> list[dict[str, Any]]:
+    with store.database.reading() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

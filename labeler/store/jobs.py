@@ -1,0 +1,247 @@
+"""Jobs: one request each, a recipe applied to a selection of features, or a gathering pass.
+
+    queued ──► running ──► done | failed
+       └─ paused ─┘           │ retry: back to queued
+       └─ cancelled ──────────┘
+
+A job is accepted in one transaction, cut into blocks that are rows. What it has done is the sum over its blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import IntegrityError
+
+from labeler.errors import ConflictError, InputError, NotFoundError
+from labeler.recipe import Recipe
+from labeler.selection import select_features
+from labeler.store.blocks import end_if_over
+from labeler.store.job_tables import BLOCKS, JOBS
+from labeler.store.known import StoredFacts
+from labeler.store.states import ACTIVE, UNFINISHED, BlockState, GatherRequest, JobInfo, JobKind, JobState
+from labeler.store.store import Store
+from labeler.store.tables import LABEL_SETS, now
+
+_ROWS_AT_ONCE = 2_000
+# Features: enough blocks to share a small job out, few enough to keep a large one cheap.
+BLOCK_SIZES = (16, 128)
+LONGEST_SELECTION = 1_000_000  # characters
+
+
+class Jobs:
+    """What one may ask of jobs. Raises NotFoundError, ConflictError (not in this state) or InputError."""
+
+    def __init__(self, store: Store, block_sizes: tuple[int, int] = BLOCK_SIZES) -> None:
+        self._store = store
+        self._database = store.database
+        self._block_sizes = block_sizes
+
+    def submit(
+        self,
+        evidence_id: int,
+        recipe: Recipe,
+        features: str = "all",
+        *,
+        scores_of: int | None = None,
+        priority: int = 5,
+        budget_usd: float | None = None,
+        budget_tokens: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobInfo:
+        """A job that labels the selected features of an evidence; `scores_of` names the label set that `score<...` is about.
+
+        With the idempotency key of an earlier, equal request the job of that one comes back.
+        """
+        asked = {
+            "evidence": evidence_id, "recipe": recipe.hash, "features": features, "scores_of": scores_of,
+            "priority": priority, "budget": [budget_usd, budget_tokens],
+        }  # fmt: skip
+        if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
+            return earlier
+        _check(features, budget_usd, budget_tokens)
+        manifest, path = self._store.evidence(evidence_id)
+        label_set = self._store.label_set_for(manifest, path, recipe)
+        facts = StoredFacts(self._store, label_set.id, evidence_id, scores_of)
+        chosen = select_features(features, label_set.n_features, facts)
+        if len(chosen) == 0:
+            raise InputError(f"features {features!r}: no feature is selected")
+        blocks = list(_cut(chosen, *self._block_sizes))
+        values = {
+            "kind": JobKind.LABEL, "evidence_id": evidence_id, "label_set_id": label_set.id, "features": features,
+            "budget_usd": budget_usd, "budget_tokens": budget_tokens, "n_features": len(chosen),
+        }  # fmt: skip
+        return self._insert(values, blocks, priority, idempotency_key, _hash(asked))
+
+    def submit_gather(
+        self, request: GatherRequest, *, priority: int = 5, idempotency_key: str | None = None
+    ) -> JobInfo:
+        """A job that gathers evidence: prepare, then the shards in any order, then merge."""
+        asked = {"gather": request.to_dict(), "priority": priority}
+        if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
+            return earlier
+        n = request.n_shards
+        stages = [0] + [1] * n + [2]
+        blocks = [
+            {"number": i, "stage": stage, "first": i, "last": i, "chosen": None, "n_features": 0}
+            for i, stage in enumerate(stages)
+        ]
+        values = {"kind": JobKind.GATHER, "gather": request.to_dict(), "n_features": 0}
+        return self._insert(values, blocks, priority, idempotency_key, _hash(asked))
+
+    def _by_key(self, key: str | None, request_hash: str) -> JobInfo | None:
+        if key is None:
+            return None
+        query = select(JOBS.c.id, JOBS.c.request_hash).where(JOBS.c.idempotency_key == key)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.request_hash != request_hash:
+            raise ConflictError(f"idempotency key {key!r} belongs to job {row.id}, another request: choose a new key")
+        return self.get(row.id)
+
+    def _insert(
+        self, values: dict[str, Any], blocks: list[dict[str, Any]], priority: int, key: str | None, request_hash: str
+    ) -> JobInfo:
+        if not 0 <= priority <= 9:
+            raise InputError(f"priority is {priority}: choose between 0 (first) and 9 (last)")
+        common = {"state": JobState.QUEUED, "priority": priority, "idempotency_key": key, "request_hash": request_hash}
+        values = {**values, **common, "n_blocks": len(blocks), "created_at": now()}
+        try:
+            with self._database.writing() as connection:
+                job_id = int(connection.execute(JOBS.insert().values(**values).returning(JOBS.c.id)).scalar_one())
+                rows = ({**block, "job_id": job_id, "state": BlockState.QUEUED} for block in blocks)
+                while part := list(islice(rows, _ROWS_AT_ONCE)):
+                    connection.execute(BLOCKS.insert(), part)
+        except IntegrityError:  # the same key at the same time
+            if (earlier := self._by_key(key, request_hash)) is not None:
+                return earlier
+            raise
+        return self.get(job_id)
+
+    def get(self, job_id: int) -> JobInfo:
+        with self._database.reading() as connection:
+            row = connection.execute(_infos().where(JOBS.c.id == job_id)).mappings().one_or_none()
+        if row is None:
+            raise NotFoundError(f"job {job_id}: not in database {self._database.name}")
+        return _info(row)
+
+    def page(self, before: int | None = None, limit: int = 50, state: JobState | None = None) -> list[JobInfo]:
+        """Jobs by falling id, those before the cursor `before`: the last id of the page before."""
+        query = _infos().order_by(JOBS.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(JOBS.c.id < before)
+        if state is not None:
+            query = query.where(JOBS.c.state == state)
+        with self._database.reading() as connection:
+            return [_info(row) for row in connection.execute(query).mappings()]
+
+    def pause(self, job_id: int, reason: str | None = None) -> JobInfo:
+        """No new feature is begun; what is in hand is finished or given back within seconds."""
+        return self._change(
+            job_id, ACTIVE, {"state": JobState.PAUSED, "reason": reason, "running_since": None}, "paused"
+        )
+
+    def resume(self, job_id: int) -> JobInfo:
+        values = {"state": JobState.QUEUED, "reason": None, "running_since": None, "done_before": _n_done(job_id)}
+        return self._change(job_id, (JobState.PAUSED,), values, "resumed")
+
+    def cancel(self, job_id: int, reason: str | None = None) -> JobInfo:
+        """No further feature is begun. What is labelled stays; `retry` takes up the rest."""
+        values = {"state": JobState.CANCELLED, "reason": reason, "ended_at": now(), "running_since": None}
+        return self._change(job_id, UNFINISHED, values, "cancelled")
+
+    def fail(self, job_id: int, reason: str) -> JobInfo:
+        """What was asked for cannot be done: evidence that is gone, a subject that does not fit. `retry` tries again."""
+        values = {"state": JobState.FAILED, "reason": reason, "ended_at": now(), "running_since": None}
+        return self._change(job_id, UNFINISHED, values, "failed")
+
+    def gathered(self, job_id: int, evidence_id: int) -> None:
+        """The pass of this job has become an evidence."""
+        with self._database.writing() as connection:
+            connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(evidence_id=evidence_id))
+
+    def retry(self, job_id: int) -> JobInfo:
+        """Take up again what an ended job has not done: failed features, failed blocks, and the rest of a cancelled job."""
+        ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+        again = (BLOCKS.c.job_id == job_id) & ((BLOCKS.c.state == BlockState.FAILED) | (BLOCKS.c.n_failed > 0))
+        values = {
+            "state": JobState.QUEUED, "reason": None, "ended_at": None, "running_since": None,
+            "done_before": _n_done(job_id),
+        }  # fmt: skip
+        fresh = {"state": BlockState.QUEUED, "lost": 0, "done_when_lost": 0, "reason": None, "ended_at": None}
+        with self._database.writing() as connection:
+            self._changed(connection, job_id, ended, values, "retried")
+            connection.execute(BLOCKS.update().where(again, BLOCKS.c.state != BlockState.LEASED).values(**fresh))
+            # Where nothing had failed there is nothing to do, and the job is over again.
+            end_if_over(connection, job_id)
+        return self.get(job_id)
+
+    def begin_again(self) -> None:
+        """No worker is alive: every block in hand waits again, and rates count from now."""
+        with self._database.writing() as connection:
+            in_hand = BLOCKS.update().where(BLOCKS.c.state == BlockState.LEASED)
+            connection.execute(in_hand.values(state=BlockState.QUEUED, owner=None))
+            running = JOBS.update().where(JOBS.c.state == JobState.RUNNING)
+            connection.execute(running.values(running_since=None, done_before=_n_done(JOBS.c.id)))
+
+    def _change(self, job_id: int, states: Sequence[JobState], values: dict[str, Any], word: str) -> JobInfo:
+        with self._database.writing() as connection:
+            self._changed(connection, job_id, states, values, word)
+        return self.get(job_id)
+
+    def _changed(
+        self, connection: Connection, job_id: int, states: Sequence[JobState], values: dict[str, Any], word: str
+    ) -> None:
+        change = JOBS.update().where(JOBS.c.id == job_id, JOBS.c.state.in_(states)).values(**values)
+        if connection.execute(change).rowcount:
+            return
+        state = connection.execute(select(JOBS.c.state).where(JOBS.c.id == job_id)).scalar_one_or_none()
+        if state is None:
+            raise NotFoundError(f"job {job_id}: not in database {self._database.name}")
+        raise ConflictError(f"job {job_id} is {state} and cannot be {word}: only one that is {' or '.join(states)} can")
+
+
+def _check(features: str, budget_usd: float | None, budget_tokens: int | None) -> None:
+    if features.lstrip().startswith("@") or "@" in features:
+        raise InputError("features: a job cannot read a file; give the list itself, such as 1,5,9")
+    if len(features) > LONGEST_SELECTION:
+        raise InputError(f"features: {len(features):,} characters are too many; select by condition or range")
+    for name, budget in (("budget_usd", budget_usd), ("budget_tokens", budget_tokens)):
+        if budget is not None and not budget > 0:
+            raise InputError(f"{name} is {budget}: a job needs more than 0; leave it out for no limit")
+
+
+def _cut(chosen: Sequence[int], smallest: int, largest: int) -> Iterator[dict[str, Any]]:
+    size = max(smallest, min(largest, len(chosen) // 16))
+    for number, low in enumerate(range(0, len(chosen), size)):
+        part = chosen[low : low + size]
+        whole = part[-1] - part[0] + 1 == len(part)
+        yield {
+            "number": number, "first": part[0], "last": part[-1], "n_features": len(part),
+            "chosen": None if whole else ",".join(map(str, part)),
+        }  # fmt: skip
+
+
+def _n_done(job_id: Any) -> Any:
+    done = BLOCKS.c.n_labeled + BLOCKS.c.n_silent + BLOCKS.c.n_rare
+    return select(func.coalesce(func.sum(done), 0)).where(BLOCKS.c.job_id == job_id).scalar_subquery()
+
+
+def _hash(asked: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _infos() -> Any:
+    own = [JOBS.c[name] for name in JobInfo.__dataclass_fields__ if name != "recipe"]
+    return select(*own, LABEL_SETS.c.recipe).join(LABEL_SETS, LABEL_SETS.c.id == JOBS.c.label_set_id, isouter=True)
+
+
+def _info(row: Any) -> JobInfo:
+    return JobInfo(**{**row, "kind": JobKind(row["kind"]), "state": JobState(row["state"])})

@@ -1,0 +1,59 @@
+"""What the database and the evidence know of features, for selections by condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+
+from labeler.errors import InputError
+from labeler.evidence.store import EvidenceFolder
+from labeler.records import State
+from labeler.store.store import Store
+from labeler.store.tables import LABEL_SETS, RESULTS
+
+
+class StoredFacts:
+    """Known (labeler/selection.py) of one label set and its evidence; nothing is read before it is asked for."""
+
+    def __init__(self, store: Store, label_set_id: int, evidence_id: int, scores_of: int | None = None) -> None:
+        self._store, self._label_set_id, self._evidence_id = store, label_set_id, evidence_id
+        self._scores_of = scores_of
+
+    def densities(self) -> np.ndarray:
+        _, path = self._store.evidence(self._evidence_id)
+        return EvidenceFolder(Path(path)).densities
+
+    def finished(self) -> np.ndarray:
+        return self._features(self._label_set_id, RESULTS.c.state != State.FAILED)
+
+    def in_state(self, state: State) -> np.ndarray:
+        return self._features(self._label_set_id, RESULTS.c.state == state)
+
+    def scored(self, compare: Callable[[Any, Any], Any], value: float) -> np.ndarray:
+        return self._features(self._earlier(), compare(RESULTS.c.score, value))
+
+    def _earlier(self) -> int:
+        """The label set whose scores are meant: as said, else the newest other one of this evidence."""
+        if self._scores_of is not None:
+            return self._store.label_set(self._scores_of).id
+        others = select(LABEL_SETS.c.id).where(
+            LABEL_SETS.c.evidence_id == self._evidence_id, LABEL_SETS.c.id != self._label_set_id
+        )
+        with self._store.database.reading() as connection:
+            newest = connection.execute(others.order_by(LABEL_SETS.c.id.desc()).limit(1)).scalar_one_or_none()
+        if newest is None:
+            raise InputError(
+                "features by score: this evidence has no other label set whose scores could be meant; "
+                "label it once with a cheaper recipe, or select by density"
+            )
+        return int(newest)
+
+    def _features(self, label_set_id: int, where: Any) -> np.ndarray:
+        query = select(RESULTS.c.feature_index).where(RESULTS.c.label_set_id == label_set_id, where)
+        with self._store.database.reading() as connection:
+            found = connection.execution_options(yield_per=10_000).execute(query).scalars()
+            return np.fromiter(found, dtype=np.int64)

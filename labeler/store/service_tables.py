@@ -1,0 +1,59 @@
+"""The tables of the service: what people say of labels, and who may ask. A change here needs a migration."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, DateTime, Index, TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from labeler.store.tables import now
+
+
+class Utc(TypeDecorator[datetime]):
+    """A time in UTC; SQLite gives it back without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, _dialect: object) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class ReviewRow(SQLModel, table=True):
+    """What a person says of a label. It stands beside the label, and never replaces one."""
+
+    __tablename__ = "review"
+    __table_args__ = (Index("ix_review_label", "label_set_id", "feature_index"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    label_set_id: int = Field(foreign_key="label_set.id")
+    feature_index: int
+    verdict: str  # "accept", "reject" or "better"
+    text: str | None = None  # the better label
+    comment: str | None = None
+    reviewer: str
+    reviewed_label: str | None = None  # the text that was judged: a later run may write another one
+    created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """An API key, of which only the hash is kept. Rows stay when keys are revoked: they say whose an id was."""
+
+    __tablename__ = "api_key"
+
+    id: str = Field(primary_key=True)  # the public part of the key
+    name: str
+    scope: str
+    rate: str  # such as "600/minute"
+    sha256: str
+    created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    revoked_at: datetime | None = Field(default=None, sa_column=Column(Utc))
+
+
+def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
+    """For Alembic's comparison: the full-text index differs by database, and stands in its migration only."""
+    return kind != "table" or not str(name).startswith("label_search")
+
+
+REVIEWS, API_KEYS = (SQLModel.metadata.tables[name] for name in ("review", "api_key"))

@@ -1,0 +1,133 @@
+"""The values of jobs and blocks: what is asked for, the states it goes through, a block in the hands of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from labeler.errors import InputError
+from labeler.recipe import GatherConfig
+from labeler.records import State
+from labeler.selection import parse_features
+
+
+class JobKind(StrEnum):
+    LABEL = "label"
+    GATHER = "gather"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class BlockState(StrEnum):
+    QUEUED = "queued"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+ACTIVE = (JobState.QUEUED, JobState.RUNNING)
+UNFINISHED = (*ACTIVE, JobState.PAUSED)
+DONE_COUNTS = (State.LABELED, State.SILENT, State.RARE)
+
+
+class Order(StrEnum):
+    """What the holder of a block is to do."""
+
+    GO_ON = "go on"
+    STOP = "stop"  # the job is paused or cancelled, or a starving job needs this worker: give the block back
+    LOST = "lost"  # another attempt has the block: drop it
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A block in the hands of one worker."""
+
+    block_id: int
+    job_id: int
+    kind: JobKind
+    number: int
+    stage: int
+    attempt: int
+    owner: str
+    first: int
+    last: int
+    chosen: str | None
+    label_set_id: int | None
+    gather: dict[str, Any] | None
+    budget_usd: float | None
+    budget_tokens: int | None
+
+    @property
+    def features(self) -> Sequence[int]:
+        """Ascending feature indices; for a gathering pass, the number of its shard."""
+        every = range(self.first, self.last + 1)
+        return every if self.chosen is None else parse_features(self.chosen, self.last + 1)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life of the holder of a block."""
+
+    block_id: int
+    attempt: int
+    beat: int
+
+
+@dataclass(frozen=True)
+class GatherRequest:
+    """A gathering pass as a job: what `labeler gather` is told. Paths are as the gather workers see them."""
+
+    subject: str
+    sae: str
+    corpus: str
+    out: str  # the evidence folder
+    hookpoint: str | None = None
+    revision: str | None = None
+    text_field: str = "text"
+    n_shards: int = 1
+    config: GatherConfig = field(default_factory=GatherConfig)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_shards <= 10_000:
+            raise InputError(f"n_shards is {self.n_shards}: choose between 1 and 10,000")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GatherRequest:
+        return cls(**{**values, "config": GatherConfig.from_dict(values["config"])})
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """What was asked for, and the state it is in."""
+
+    id: int
+    kind: JobKind
+    state: JobState
+    reason: str | None  # why it is paused, failed or cancelled
+    evidence_id: int | None
+    label_set_id: int | None
+    features: str | None
+    recipe: dict[str, Any] | None
+    gather: dict[str, Any] | None
+    priority: int
+    budget_usd: float | None
+    budget_tokens: int | None
+    idempotency_key: str | None
+    n_features: int
+    n_blocks: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None

@@ -1,0 +1,51 @@
+"""Calls that meet are done as one: while one group is under way in its thread, the next one gathers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_Group = list[tuple[Any, "asyncio.Future[Any]"]]
+
+
+class Together:
+    """`await together(item)` gives what `work([..., item, ...])` returned in its place, or raises what that raised.
+
+    Nobody waits for company: a call that finds nothing under way goes at once. A caller that is cancelled leaves
+    only when the work on its item has ended, so that what it has handed over is never half done.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Any]], Sequence[Any]], at_once: int) -> None:
+        self._work, self._at_once = work, at_once
+        self._waiting: _Group = []
+        self._under_way: asyncio.Future[Any] | None = None
+
+    async def __call__(self, item: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((item, done))
+        if self._under_way is None or self._under_way.get_loop() is not loop:
+            self._start(loop)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            await asyncio.wait([done])
+            raise
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        group, self._waiting = self._waiting[: self._at_once], self._waiting[self._at_once :]
+        # Callbacks and no task: the end of a loop cancels tasks, and what was handed over is to be done.
+        self._under_way = loop.run_in_executor(None, self._work, [item for item, _ in group])
+        self._under_way.add_done_callback(lambda work: self._finish(group, work))
+
+    def _finish(self, group: _Group, work: asyncio.Future[Any]) -> None:
+        self._under_way = None
+        if self._waiting:
+            self._start(work.get_loop())
+        error = work.exception()
+        for i, (_, done) in enumerate(group):
+            if error is None:
+                done.set_result(work.result()[i])
+            else:
+                done.set_exception(error)

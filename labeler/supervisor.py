@@ -1,0 +1,103 @@
+"""Processes that belong together: started in order, started again when they die, stopped together, never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+_LONGEST_WAIT = 30.0  # seconds between two starts of a process that keeps dying
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes = b""  # given whole: configuration that should not be seen in a list of processes
+    is_last: bool = False  # to be stopped, since the others need it to stop well
+
+
+class Supervisor:
+    """`with Supervisor(logs) as them: them.start(program); ...; them.watch()`."""
+
+    def __init__(self, logs: Path, *, stop_seconds: float = 30.0) -> None:
+        self._logs, self._stop_seconds = logs, stop_seconds
+        self._running: dict[str, tuple[Program, subprocess.Popen[bytes]]] = {}
+        self._waits: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+
+    def start(self, program: Program) -> None:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{program.name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                program.command, env={**os.environ, **program.environment}, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                # A session of its own: Ctrl-C is for the supervisor alone, which stops them in order.
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(program.stdin)
+        process.stdin.close()
+        self._running[program.name] = (program, process)
+
+    def watch_once(self) -> list[str]:
+        """Start again what has died; the names of those that did. One that keeps dying waits longer each time."""
+        died = []
+        for name, (program, process) in list(self._running.items()):
+            if process.poll() is None:
+                continue
+            now = time.monotonic()
+            if name not in self._not_before:
+                died.append(name)
+                self._waits[name] = min(_LONGEST_WAIT, 2 * self._waits.get(name, 0.25))
+                self._not_before[name] = now + self._waits[name]
+            if now >= self._not_before[name]:
+                del self._not_before[name]
+                self.start(program)
+        return died
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, (_, process) in self._running.items()}
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop them, each with time to put its things down; then leave nothing of any of them."""
+        deadline = time.monotonic() + self._stop_seconds
+        for is_last in (False, True):
+            processes = [process for program, process in self._running.values() if program.is_last is is_last]
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            for process in processes:
+                try:
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                _kill_session(process.pid)
+                process.wait()
+
+
+def _kill_session(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _die_with_parent() -> None:
+    # Linux only; elsewhere `kill -9` of the supervisor leaves its processes running.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

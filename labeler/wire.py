@@ -1,0 +1,361 @@
+"""What travels over HTTP: the service answers with these values, and the client reads them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from labeler.records import Source, Split, State
+from labeler.store.keys import Scope
+from labeler.store.queries import Choose
+from labeler.store.reviews import LONGEST_COMMENT, LONGEST_LABEL, Verdict
+from labeler.store.states import JobKind, JobState
+
+T = TypeVar("T")
+MOST_PAIRS = 10_000
+_LARGEST = 2**31 - 1
+
+
+def _utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+def _clean(text: str) -> str:
+    """Text that every database and every log can hold."""
+    if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("a null character or half of a surrogate pair is not text")
+    return text
+
+
+Time = Annotated[datetime, AfterValidator(_utc)]
+Text = Annotated[str, AfterValidator(_clean)]
+Id = Annotated[int, Field(ge=1, le=_LARGEST)]
+Index = Annotated[int, Field(ge=0, le=_LARGEST)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Asked(Wire):
+    """A body of a request: a key that is not known is an error, and not a wish that is silently dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Page(Wire, Generic[T]):
+    """A page of a list. `next_cursor` is null on the last one."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="Give it as `cursor`, with the same filters, for the next page.")
+
+
+class Problem(Wire):
+    """RFC 9457, application/problem+json."""
+
+    type: str = Field(examples=["urn:labeler:problem:not-found"])
+    title: str
+    status: int
+    detail: str = Field(examples=["label set 77: there is none here; GET /v1/sets lists those there are"])
+    request_id: str
+    errors: list[dict[str, Any]] | None = Field(None, description="What is wrong with which part of the request.")
+
+
+class Sae(Wire):
+    id: int = Field(examples=[1])
+    subject: str = Field(examples=["EleutherAI/pythia-70m"])
+    revision: str
+    hookpoint: str = Field(examples=["gpt_neox.layers.3"])
+    path: str
+    format: str
+    architecture: str
+    sha256: str = Field(description="Of the weights.")
+    n_features: int = Field(examples=[32768])
+    d_in: int
+
+
+class Evidence(Wire):
+    id: int
+    hash: str
+    sae_id: int
+    created_at: Time
+
+
+class EvidenceDetail(Evidence):
+    manifest: dict[str, Any] = Field(
+        description="Subject, SAE, corpus, splits and configuration of the gathering pass."
+    )
+
+
+class Label(Wire):
+    """A feature in a label set. An undefined score is null, and `score_reason` says why."""
+
+    sae: int
+    label_set_id: int = Field(examples=[1])
+    feature_index: int = Field(examples=[123])
+    state: State
+    label: str | None = Field(examples=["`raise` at the beginning of a statement"])
+    explainer: str | None = Field(examples=["openai:gpt-5-mini"])
+    reason: str | None = Field(description="Why there is no label.")
+    score: float | None = Field(examples=[0.71])
+    score_reason: str | None
+    score_low: float | None = Field(description="95% interval.", examples=[0.55])
+    score_high: float | None = Field(examples=[0.83])
+    score_n: int | None = Field(description="Sequences scored.")
+    score_null_z: float | None
+    score_null_p: float | None
+    baseline_token_lookup: float | None = Field(description="The score of the token look-up on the same contexts.")
+    score_weighted: float | None
+    detection: float | None
+    fuzzing: float | None
+    density: float = Field(description="Share of tokens on which the feature fires.")
+    max_activation: float
+    n_firings: int
+    created_at: Time
+
+
+class LookupRequest(Asked):
+    pairs: list[tuple[Id, Index]] = Field(
+        max_length=MOST_PAIRS, description="[SAE id, feature index] each.", examples=[[[1, 0], [1, 123]]]
+    )
+    sets: list[Id] | None = Field(None, max_length=1000, description="Only labels of these label sets.")
+    choose: Choose = Field(Choose.NEWEST, description="Which label stands for a feature that has several.")
+
+
+class LookupResponse(Wire):
+    labels: list[Label | None] = Field(description="One for each pair, in their order; null where there is none.")
+
+
+class Hit(Label):
+    rank: float = Field(description="Higher is better; comparable within one search only.")
+
+
+class SearchPage(Page[Hit]):
+    n_hits: int = Field(description="Hits that were ranked.")
+    complete: bool = Field(description="False: there are more hits than were ranked. Add a word.")
+
+
+class LabelSet(Wire):
+    id: int
+    sae_id: int
+    evidence_id: int
+    subject: str
+    hookpoint: str
+    n_features: int
+    explainer: str
+    simulator: str
+    recipe_hash: str
+    created_at: Time
+
+
+class LabelSetDetail(LabelSet):
+    recipe: dict[str, Any]
+    summary: dict[str, Any] = Field(description="Coverage, scores and cost.")
+
+
+class ReviewRequest(Asked):
+    verdict: Verdict = Field(description="`better` comes with a text; it is kept as another label.")
+    text: Text | None = Field(None, max_length=LONGEST_LABEL, examples=["`raise` that re-raises an exception"])
+    comment: Text | None = Field(None, max_length=LONGEST_COMMENT)
+
+
+class Review(Wire):
+    id: int
+    label_set_id: int
+    feature_index: int
+    verdict: Verdict
+    text: str | None
+    comment: str | None
+    reviewer: str
+    reviewed_label: str | None = Field(description="The text that was judged.")
+    created_at: Time
+
+
+class Reviews(Wire):
+    items: list[Review]
+
+
+class Score(Wire):
+    """One score of a label. What an older version did not store is null."""
+
+    value: float | None
+    reason: str | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    n_failed: int = 0
+    null_z: float | None = None
+    null_p: float | None = None
+    null_n: int = 0
+    null_mean: float | None = None
+    baseline_token_lookup: float | None = None
+
+
+class FeatureLabel(Label):
+    scores: dict[str, Score]
+
+
+class Context(Wire):
+    """A window of tokens, and how strongly the feature fires on each. `predicted`: what the simulator expected."""
+
+    document: int
+    split: Split
+    source: Source
+    tokens: list[str]
+    activations: list[float]
+    predicted: list[float] | None = None
+    reason: str | None = Field(None, description="Why there is no prediction.")
+
+
+class OutputToken(Wire):
+    token: str
+    logit: float
+
+
+class Neighbour(Wire):
+    feature_index: int
+    cosine: float = Field(description="Of the decoder directions.")
+
+
+class Feature(Wire):
+    sae: int
+    feature_index: int
+    label_set_id: int | None = Field(description="The label set that `held_out` is of.")
+    statistics: dict[str, Any] | None
+    labels: list[FeatureLabel] = Field(description="One for each label set, the newest first.")
+    reviews: list[Review] = Field(description="What people say, with their own labels.")
+    explain: list[Context] = Field(description="What the explainer saw.")
+    held_out: list[Context] = Field(description="What the label was tested on: truth and simulation.")
+    promoted: list[OutputToken]
+    suppressed: list[OutputToken]
+    neighbours: list[Neighbour]
+    contexts_reason: str | None = Field(description="Why contexts are missing here.")
+
+
+class Difference(Wire):
+    feature_index: int
+    label_a: str | None
+    label_b: str | None
+    score_a: float
+    score_b: float
+
+
+class Comparison(Wire):
+    """Two label sets of one SAE. Differences are b - a; undefined scores are in no number."""
+
+    a: int
+    b: int
+    n_both: int
+    states: dict[str, dict[str, int]]
+    n_same_text: int
+    n_scored: int
+    mean_difference: float | None
+    correlation: float | None
+    n_higher_in_a: int
+    n_higher_in_b: int
+    n_apart_in_a: int
+    n_apart_in_b: int
+    largest: list[Difference]
+
+
+class Budget(Asked):
+    usd: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0, le=2**62)
+
+
+class JobRequest(Asked):
+    """A recipe applied to features of an evidence."""
+
+    evidence: Id = Field(examples=[1])
+    features: Text = Field(
+        "all", max_length=1_000_000,
+        description="`all`, `0-999`, `1,5,9`, `unlabeled`, `state=failed`, `density>1e-5`, `score<0.2`, joined by `and`.",
+        examples=["unlabeled and density>1e-5"],
+    )  # fmt: skip
+    recipe: Text | dict[Text, Any] = Field(
+        "lookup", description="A recipe by name, or what a recipe file says.", examples=["standard"]
+    )
+    explainer: Text | None = Field(
+        None, max_length=200, description="In place of the recipe's.", examples=["openai:gpt-5-mini"]
+    )
+    simulator: Text | None = Field(None, max_length=200)
+    scores_of: Id | None = Field(None, description="The label set that `score<...` is about.")
+    priority: int = Field(5, ge=0, le=9, description="0 goes first.")
+    budget: Budget = Budget(usd=None, tokens=None)
+
+
+class GatherJobRequest(Asked):
+    """A gathering pass. `out` and every local path stay in the service's data folder."""
+
+    subject: Text = Field(max_length=500, examples=["subjects/pythia-70m"])
+    sae: Text = Field(max_length=500, examples=["saes/layer-3"])
+    corpus: Text = Field(max_length=500, examples=["python-stdlib"])
+    out: Text = Field(max_length=500, examples=["evidence/layer-3"])
+    hookpoint: Text | None = Field(None, max_length=500)
+    revision: Text | None = Field(None, max_length=200)
+    text_field: Text = Field("text", max_length=200)
+    n_shards: int = Field(1, ge=1, le=10_000)
+    n_tokens: int | None = Field(None, ge=1, le=2**62)
+    sequence_tokens: int = Field(256, ge=32, le=1 << 20)
+    seed: int = Field(0, ge=0, le=_LARGEST)
+    dtype: Text = "float32"
+    priority: int = Field(5, ge=0, le=9)
+
+
+class Progress(Wire):
+    state: JobState
+    counts: dict[str, int] = Field(description="Features by state.")
+    blocks: dict[str, int]
+    per_second: float | None
+    seconds_left: float | None
+    requests: int
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float | None = Field(description="Null where the price of any part is unknown.")
+    errors: dict[str, int] = Field(description="Failed features by kind of failure.")
+
+
+class Job(Wire):
+    id: int
+    kind: JobKind
+    state: JobState
+    reason: str | None
+    evidence_id: int | None
+    label_set_id: int | None
+    features: str | None
+    recipe: dict[str, Any] | None
+    gather: dict[str, Any] | None
+    priority: int
+    budget_usd: float | None
+    budget_tokens: int | None
+    n_features: int
+    n_blocks: int
+    created_at: Time
+    started_at: Time | None
+    ended_at: Time | None
+
+
+class JobDetail(Job):
+    progress: Progress
+
+
+class Failure(Wire):
+    feature_index: int
+    reason: str
+
+
+class Key(Wire):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scope: Scope
+    rate: str
+    created_at: Time
+    revoked_at: Time | None
+
+
+class Keys(Wire):
+    items: list[Key]

@@ -1,0 +1,3 @@
+from tests.score.intervention.world import folder, subject, target
+
+__all__ = ["folder", "subject", "target"]

@@ -1,0 +1,91 @@
+"""Reviews and API keys, on both databases."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from sqlalchemy import select
+
+from labeler.errors import InputError, NotFoundError
+from labeler.recipe import Recipe
+from labeler.store import API_KEYS, Store
+from labeler.store.keys import Scope, any_key, create_key, list_keys, revoke_key, verify_key
+from labeler.store.reviews import Verdict, add_review, reviews_of_feature, reviews_of_label
+from tests.results import labeled, manifest, silent
+
+
+@pytest.fixture
+def label_set(store: Store) -> int:
+    info = store.label_set_for(manifest(), "/evidence", Recipe())
+    store.save(info.id, [labeled(0, text="the year"), silent(1)])
+    return info.id
+
+
+def test_a_review_stands_beside_the_label(store: Store, label_set: int) -> None:
+    add_review(store, label_set, 0, Verdict.REJECT, "ann", comment="too broad")
+    better = add_review(store, label_set, 0, Verdict.BETTER, "ben", "the year of a birth")
+    row = store.row(label_set, 0)
+    assert row is not None
+    assert row["label"] == "the year", "never an overwrite"
+    assert reviews_of_label(store, label_set, 0)[1] == better
+    # The judged text is kept: a later run may write another label.
+    store.save(label_set, [labeled(0, text="a number")])
+    assert [r.reviewed_label for r in reviews_of_feature(store, 1, 0)] == ["the year", "the year"]
+    assert reviews_of_label(store, label_set, 1) == []
+
+
+def test_what_is_no_review_is_refused(store: Store, label_set: int) -> None:
+    for verdict, text in ((Verdict.BETTER, None), (Verdict.BETTER, "  "), (Verdict.ACCEPT, "text")):
+        with pytest.raises(InputError, match="a better text"):
+            add_review(store, label_set, 0, verdict, "ann", text)
+    for text in ("x" * 201, "two\nlines", "right\u202eleft"):
+        with pytest.raises(InputError, match="one printable line"):
+            add_review(store, label_set, 0, Verdict.BETTER, "ann", text)
+    with pytest.raises(NotFoundError, match="nothing to accept"):
+        add_review(store, label_set, 1, Verdict.ACCEPT, "ann")
+    with pytest.raises(NotFoundError):
+        add_review(store, label_set, 5, Verdict.BETTER, "ann", "no such feature")
+    assert add_review(store, label_set, 1, Verdict.BETTER, "ann", "fires elsewhere").reviewed_label is None
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(store: Store) -> None:
+    assert not any_key(store)
+    key, text = create_key(store, "ann", Scope.SUBMIT)
+    assert verify_key(store, text) == key
+    with store.database.reading() as connection:
+        row = connection.execute(select(API_KEYS)).mappings().one()
+    secret = text.removeprefix(f"lbl_{key.id}_")
+    assert row["sha256"] == hashlib.sha256(secret.encode()).hexdigest()
+    assert secret not in str(dict(row))
+    assert len(secret) == 43, "256 bits"
+    assert "sha256" not in str(list_keys(store))
+
+
+def test_a_wrong_or_revoked_key_opens_nothing(store: Store) -> None:
+    key, text = create_key(store, "ann", Scope.READ)
+    other, _ = create_key(store, "ben", Scope.ADMIN)
+    assert verify_key(store, text[:-1] + ("A" if text[-1] != "A" else "B")) is None
+    assert verify_key(store, text.replace(key.id, other.id)) is None, "a secret opens its own key alone"
+    for odd in ("", "lbl_", text + "x", text.replace("lbl", "LBL"), "lbl_00000000_" + "A" * 43, text + "\n"):
+        assert verify_key(store, odd) is None
+    assert revoke_key(store, key.id).revoked_at is not None
+    assert verify_key(store, text) is None
+    assert revoke_key(store, key.id) == revoke_key(store, key.id)
+    assert any_key(store), "revoking the last key must not open the service"
+    with pytest.raises(NotFoundError):
+        revoke_key(store, "nothing")
+
+
+def test_scopes_are_in_an_order() -> None:
+    allowed = {(a, b) for a in Scope for b in Scope if a.includes(b)}
+    r, s, a = Scope
+    assert allowed == {(r, r), (s, r), (s, s), (a, r), (a, s), (a, a)}
+
+
+def test_a_key_without_sense_is_refused(store: Store) -> None:
+    for name in ("", "  ", "x" * 101, "two\nlines"):
+        with pytest.raises(InputError, match="name"):
+            create_key(store, name, Scope.READ)
+    with pytest.raises(InputError, match="100/minute"):
+        create_key(store, "ann", Scope.READ, "often")

@@ -1,0 +1,323 @@
+"""What the service reads, on both databases: pages, look-ups, search, comparison, reviews, keys."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect
+
+from labeler.errors import InputError, MismatchError, NotFoundError
+from labeler.recipe import Recipe
+from labeler.records import LabeledFeature, State
+from labeler.store import Store, catalogue
+from labeler.store import queries as queries_module
+from labeler.store import search as search_module
+from labeler.store.compare import compare_sets
+from labeler.store.database import Database
+from labeler.store.queries import Choose, LabelFilter, Sort, labels_of_feature, list_labels, lookup_labels, one_label
+from labeler.store.rows import row_of
+from labeler.store.search import search_labels
+from labeler.store.tables import RESULTS
+from tests.results import failed, labeled, manifest, silent, statistics
+
+OTHER_SAE = manifest()["sae"] | {"sha256": "b" * 64}
+
+
+def with_density(feature: LabeledFeature, n_firings: int) -> LabeledFeature:
+    return replace(feature, statistics=statistics(n_firings))
+
+
+@pytest.fixture
+def sets(store: Store) -> tuple[int, int, int]:
+    """Two label sets of SAE 1, one of SAE 2; many equal scores and densities, so that ties must be broken."""
+    rng = random.Random(0)
+    ids = []
+    for number, changes in enumerate([{}, {}, {"hash": "other", "sae": OTHER_SAE}]):
+        recipe = Recipe.from_names("lookup") if number == 1 else Recipe.from_names("openai:m")
+        info = store.label_set_for(manifest(**changes), "/evidence", recipe)
+        results = [
+            with_density(
+                labeled(
+                    i,
+                    rng.choice([None, 0.1, 0.2, 0.5, 0.9]),
+                    rng.choice(["running water", "the year", "years of rain"]),
+                ),
+                rng.choice([5, 50, 500]),
+            )
+            for i in range(30)
+        ]
+        store.save(info.id, [*results, silent(30), failed(31), failed(32)])
+        ids.append(info.id)
+    return ids[0], ids[1], ids[2]
+
+
+def other_sae(store: Store) -> int:
+    """Ids have gaps in PostgreSQL, where an insert that finds its row there uses one up."""
+    return catalogue.find_sae(store, "b" * 64).id
+
+
+def everything(store: Store, where: LabelFilter, sort: Sort, limit: int = 7) -> list[dict[str, Any]]:
+    rows, cursor = [], None
+    while True:
+        page = list_labels(store, where, sort, limit, cursor)
+        assert len(page.rows) <= limit
+        rows += page.rows
+        cursor = page.next_cursor
+        if cursor is None:
+            return rows
+
+
+FILTERS = [
+    LabelFilter(),
+    LabelFilter(sae=1),
+    LabelFilter(label_set=2),
+    LabelFilter(state=State.FAILED),
+    LabelFilter(explainer="lookup"),
+    LabelFilter(recipe=Recipe.from_names("openai:m").hash, score_max=0.5),
+    LabelFilter(sae=1, score_min=0.2, density_min=0.04),
+    LabelFilter(score_low_min=0.35, density_max=0.1),
+    LabelFilter(score_high_max=0.4, state=State.LABELED),
+    LabelFilter(text="year"),
+    LabelFilter(label_set=1, text='"of rain" -running', score_min=0.2),
+]
+
+
+@pytest.mark.parametrize("few", [20_000, 3])
+def test_pages_hold_what_the_filter_means_once_and_in_order(
+    store: Store, sets: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(search_module, "_FEW", few)  # with 3, common words take the other way
+    other = other_sae(store)
+    stored = {s: [{**row, "sae": other if s == 3 else 1} for row in store.rows(s)] for s in sets}
+    for where in FILTERS:
+        for sort in Sort:
+            wanted = [row for rows in stored.values() for row in rows if holds(row, where)]
+            if sort in (Sort.SCORE, Sort.SCORE_FALLING):
+                wanted = [row for row in wanted if row["score"] is not None]
+            falling = sort.startswith("-")
+            wanted.sort(key=lambda row, s=sort: place(row, s), reverse=falling)
+            got = everything(store, where, sort)
+            assert [place(row, sort) for row in got] == [place(row, sort) for row in wanted], (where, sort)
+            assert all(row["sae"] == (other if row["label_set_id"] == 3 else 1) for row in got)
+
+
+def place(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
+    at = (row["label_set_id"], row["feature_index"])
+    return at if sort is Sort.INDEX else (row[sort.removeprefix("-")], *at)
+
+
+def holds(row: dict[str, Any], where: LabelFilter) -> bool:
+    explainer = "lookup" if row["label_set_id"] == 2 else "openai:m"
+
+    def at_least(value: float | None, least: float | None) -> bool:
+        return least is None or (value is not None and value >= least)
+
+    def at_most(value: float | None, most: float | None) -> bool:
+        return most is None or (value is not None and value <= most)
+
+    return (
+        where.sae in (None, row["sae"])
+        and where.label_set in (None, row["label_set_id"])
+        and where.state in (None, row["state"])
+        and where.explainer in (None, explainer)
+        and (where.recipe is None or explainer == "openai:m")
+        and at_least(row["score"], where.score_min)
+        and at_most(row["score"], where.score_max)
+        and at_least(row["score_low"], where.score_low_min)
+        and at_most(row["score_high"], where.score_high_max)
+        and at_least(row["density"], where.density_min)
+        and at_most(row["density"], where.density_max)
+        and {
+            None: True,
+            "year": "year" in (row["label"] or ""),
+            '"of rain" -running': "of rain" in (row["label"] or ""),
+        }[where.text]
+    )
+
+
+def test_a_cursor_belongs_to_its_query(store: Store, sets: tuple[int, int, int]) -> None:
+    cursor = list_labels(store, LabelFilter(sae=1), Sort.SCORE, 5).next_cursor
+    assert cursor is not None
+    with pytest.raises(InputError, match="another query"):
+        list_labels(store, LabelFilter(sae=other_sae(store)), Sort.SCORE, 5, cursor)
+    with pytest.raises(InputError, match="another query"):
+        list_labels(store, LabelFilter(sae=1), Sort.DENSITY, 5, cursor)
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "W10", "bnVsbA", "WyJhIiwxXQ", "1" * 600, "[" * 400, "\u0661\u0662"])
+def test_a_damaged_cursor_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InputError, match="cursor"):
+        list_labels(store, LabelFilter(), Sort.INDEX, 5, cursor)
+
+
+def test_too_many_sets_are_not_sorted_at_once(
+    store: Store, sets: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries_module, "_MOST_SETS", 2)
+    with pytest.raises(InputError, match="3 label sets match"):
+        list_labels(store, LabelFilter(), Sort.SCORE)
+    assert len(list_labels(store, LabelFilter()).rows) == 50
+
+
+def test_a_look_up_answers_in_order_with_the_newest_or_the_best(store: Store, sets: tuple[int, int, int]) -> None:
+    store.save(1, [labeled(40, 0.9, "old and good"), labeled(41, 0.3, "only here")])
+    store.save(2, [labeled(40, 0.2, "new and bad"), failed(41)])
+    pairs = [(1, 40), (other_sae(store), 40), (1, 41), (1, 30), (9, 1), (1, 40)]
+    texts = [row and row["label"] for row in lookup_labels(store, pairs)]
+    assert texts == ["new and bad", None, "only here", None, None, "new and bad"]
+    best = lookup_labels(store, pairs, choose=Choose.BEST)
+    assert best[0] is not None
+    assert best[0]["label"] == "old and good"
+    assert lookup_labels(store, pairs, label_sets=[2])[2] is None
+    assert lookup_labels(store, []) == []
+
+
+def test_a_look_up_of_ten_thousand_is_one_statement_for_a_label_set(store: Store, sets: tuple[int, int, int]) -> None:
+    found = lookup_labels(store, [(1, i) for i in range(10_000)])
+    assert sum(row is not None for row in found) == 30
+
+
+def test_a_feature_has_a_label_in_each_set(store: Store, sets: tuple[int, int, int]) -> None:
+    labels = labels_of_feature(store, 1, 3)
+    assert [row["label_set_id"] for row in labels] == [2, 1]
+    assert labels[0]["scores"]["simulation_weighted"]["value"] == 0.25
+    one = one_label(store, 1, 3)
+    assert one is not None
+    assert one["label"] == labels[1]["label"]
+    assert one_label(store, 1, 99) is None
+
+
+def test_search_finds_what_was_saved_and_forgets_what_was_replaced(store: Store, sets: tuple[int, int, int]) -> None:
+    store.save(1, [labeled(0, 0.5, "zebra crossings"), labeled(1, 0.5, "a zebra, and a zebra")])
+    found = search_labels(store, "zebra", sets, 10)
+    assert {(h.label_set_id, h.feature_index) for h in found.hits} == {(1, 0), (1, 1)}
+    assert (found.n_hits, found.complete) == (2, True)
+    assert found.hits[0].rank >= found.hits[1].rank
+    store.save(1, [labeled(0, 0.5, "horses"), failed(1)])
+    assert search_labels(store, "zebra", sets, 10).hits == ()
+    assert [h.feature_index for h in search_labels(store, "horse", sets, 10).hits] == [0], "words are stemmed"
+
+
+def test_search_pages_hold_each_hit_once(store: Store, sets: tuple[int, int, int]) -> None:
+    everywhere = search_labels(store, "year", sets, 1000)
+    paged, after = [], None
+    while hits := search_labels(store, "year", sets, 4, after).hits:
+        paged += hits
+        after = (hits[-1].rank, hits[-1].label_set_id, hits[-1].feature_index)
+    assert paged == list(everywhere.hits)
+    assert len(paged) == everywhere.n_hits > 10
+    assert {h.label_set_id for h in search_labels(store, "year", [2], 1000).hits} == {2}
+    assert search_labels(store, "year", [], 10).hits == ()
+
+
+def test_search_says_when_not_all_hits_were_ranked(
+    store: Store, sets: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "RANKED_AT_MOST", 5)
+    found = search_labels(store, "year", sets, 3)
+    assert (len(found.hits), found.n_hits, found.complete) == (3, 5, False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        '"',
+        "year OR",
+        "NEAR(a b)",
+        "label: year",
+        "year*",
+        "a'; DROP TABLE result; --",
+        "(year",
+        "^year",
+        "{a b}: c",
+        "año 年 ٢",
+    ],
+)
+def test_search_takes_any_words(store: Store, sets: tuple[int, int, int], words: str) -> None:
+    if any(c.isalnum() for c in words):
+        search_labels(store, words, sets, 5)
+    else:
+        with pytest.raises(InputError, match="expected a word"):
+            search_labels(store, words, sets, 5)
+    assert len(list(store.rows(1))) == 33
+
+
+@pytest.mark.parametrize("words", ["", " ", "-year", "!!", "\x00"])
+def test_a_search_for_nothing_is_refused(store: Store, words: str) -> None:
+    with pytest.raises(InputError, match="expected a word to look for"):
+        search_labels(store, words, [1], 5)
+
+
+def test_two_label_sets_are_compared(store: Store, sets: tuple[int, int, int]) -> None:
+    for label_set, scores in ((1, [0.1, 0.5, 0.9, None, 0.4]), (2, [0.5, 0.5, 0.75, 0.3, 0.5])):
+        store.save(label_set, [labeled(100 + i, s, f"label {i if i < 2 else label_set}") for i, s in enumerate(scores)])
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM result WHERE feature_index < 100")
+    compared = compare_sets(store, 1, 2, limit=2)
+    assert (compared.n_both, compared.n_scored, compared.n_same_text) == (5, 4, 2)
+    assert compared.states == {"labeled": {"labeled": 5}}
+    assert compared.mean_difference == pytest.approx((0.4 + 0.0 - 0.15 + 0.1) / 4)
+    assert (compared.n_higher_in_a, compared.n_higher_in_b) == (1, 2)
+    assert (compared.n_apart_in_a, compared.n_apart_in_b) == (0, 1), "intervals are .1 to either side"
+    assert compared.correlation == pytest.approx(0.857537, abs=1e-6), "as numpy.corrcoef has it"
+    assert [d.feature_index for d in compared.largest] == [100, 102]
+    with pytest.raises(MismatchError, match="different SAEs"):
+        compare_sets(store, 1, 3)
+    with pytest.raises(NotFoundError):
+        compare_sets(store, 1, 9)
+
+
+def test_saes_are_found_by_id_and_by_hash(store: Store, sets: tuple[int, int, int]) -> None:
+    other = other_sae(store)
+    assert catalogue.find_sae(store, str(other)).sha256 == "b" * 64
+    assert catalogue.find_sae(store, "a" * 64).id == 1
+    assert catalogue.find_sae(store, "b" * 8).id == other
+    with pytest.raises(NotFoundError, match="SAE 77"):
+        catalogue.find_sae(store, "77")
+    for odd in ("", "aaaa", "²", "A" * 64, "a%" * 10):
+        with pytest.raises(InputError, match="expected its id"):
+            catalogue.find_sae(store, odd)
+    store.label_set_for(manifest(hookpoint="layers.2", hash="third"), "/evidence", Recipe())
+    with pytest.raises(InputError, match="several fit"):
+        catalogue.find_sae(store, "a" * 64)
+    assert [e.id for e in catalogue.list_evidence(store, 1, 0, 10)] == [1]
+    assert catalogue.find_evidence(store, "other").sae_id == other
+    assert [s.id for s in catalogue.list_sets(store, 1, 1, 10)] == [2]
+    assert list(catalogue.sets_of(store, other)) == [3]
+
+
+def test_the_end_of_a_part(store: Store, sets: tuple[int, int, int]) -> None:
+    assert catalogue.end_of_part(store, 1, -1, 10) == 9
+    assert catalogue.end_of_part(store, 1, 9, 20) == 29
+    assert catalogue.end_of_part(store, 1, 29, 3) is None, "the last part ends with the last row"
+
+
+def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(url: str) -> None:
+    database = Database(url)
+    with database.writing() as connection:
+        config = Config()
+        config.set_main_option("script_location", "labeler/store/migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+    before = Store(database)
+    label_set = before.label_set_for(manifest(), "/evidence", Recipe()).id
+    rows = [row_of(label_set, feature) for feature in (labeled(0, 0.25, "kept through it"), silent(1))]
+    with database.writing() as connection:
+        known = {column["name"] for column in inspect(connection).get_columns("result")}
+        for row in rows:
+            connection.execute(RESULTS.insert().values({name: v for name, v in row.items() if name in known}))
+    database.migrate()
+    for row, kept in zip(rows, before.rows(label_set), strict=True):
+        one, other = ({n: r[n] for n in known - {"created_at"}} for r in (row, kept))
+        assert json.dumps(other, sort_keys=True) == json.dumps(one, sort_keys=True)
+    assert [h.feature_index for h in search_labels(before, "kept", [label_set], 5).hits] == [0]
+    before.save(label_set, [labeled(0, 0.5, "replaced")])
+    assert search_labels(before, "kept", [label_set], 5).hits == ()
+    before.close()

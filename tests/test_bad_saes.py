@@ -1,0 +1,138 @@
+"""SAEs and shards that cannot be used, by way of the commands: one clear message, exit code 2, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.gathering import gather
+from tests.planted import Planted
+from tests.sae_formats import Weights, sparsify
+
+
+def cut_short(folder: Path) -> None:
+    weights = folder / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def with_nan(folder: Path) -> None:
+    tensors = load_file(folder / "sae_weights.safetensors")
+    tensors["W_dec"][3, 4] = float("nan")
+    save_file(tensors, folder / "sae_weights.safetensors")
+
+
+def with_infinite_threshold(folder: Path) -> None:
+    tensors = load_file(folder / "sae_weights.safetensors")
+    tensors["threshold"] = tensors["b_enc"] + float("inf")
+    save_file(tensors, folder / "sae_weights.safetensors")
+    change_cfg(folder, architecture="jumprelu")
+
+
+def change_cfg(folder: Path, **changes: object) -> None:
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | changes))
+
+
+def at_hook(name: str) -> Callable[[Path], None]:
+    return lambda folder: change_cfg(folder, metadata={"hook_name": name})
+
+
+def transcoder_to(name: str) -> Callable[[Path], None]:
+    metadata = {"hook_name": "gpt_neox.embed_in", "hook_name_out": name}
+    return lambda folder: change_cfg(folder, architecture="transcoder", metadata=metadata)
+
+
+def words(planted: Planted, sae: Path, out: Path) -> list[object]:
+    return ["gather", "--subject", planted.subject, "--sae", sae, "--corpus", planted.corpus, "--out", out,
+            "--sequence-tokens", 96]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (cut_short, r"sae_weights.safetensors: damaged or cut short"),
+        (with_nan, "decoder weight holds NaN or infinity"),
+        (with_infinite_threshold, "threshold holds NaN or infinity"),
+        (at_hook("blocks.0.attn.hook_z"), "part 'attn.hook_z' does not translate (known: hook_resid_pre"),
+        (at_hook("blocks.7.hook_resid_post"), "hookpoint 'blocks.7.hook_resid_post' is not a module of this model"),
+        (at_hook("model.layers.0"), "the nearest are gpt_neox.layers.0"),
+        (transcoder_to("blocks.0.hook_q"), "part 'hook_q' does not translate"),
+    ],
+)
+def test_an_sae_that_cannot_be_used_is_named_and_nothing_is_begun(
+    run, planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str  # type: ignore[no-untyped-def]
+) -> None:  # fmt: skip
+    sae = shutil.copytree(planted.sae, tmp_path / "sae")
+    spoil(sae)
+    done = run(*words(planted, sae, tmp_path / "evidence"))
+    assert done.code == 2
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_a_truncated_sparsify_file_is_named(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    sae = sparsify("topk", "topk").write(tmp_path / "sae", Weights.of(planted.sae))
+    (weights,) = sae.rglob("sae.safetensors")
+    weights.write_bytes(weights.read_bytes()[:200])
+    done = run(*words(planted, sae, tmp_path / "evidence"))
+    assert done.code == 2
+    assert f"{weights}: damaged or cut short" in done.err
+
+
+def test_the_mended_sae_goes_on_where_the_broken_one_was_refused(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The message asks for another file, so the same command with it has to work."""
+    sae, out = shutil.copytree(planted.sae, tmp_path / "sae"), tmp_path / "evidence"
+    cut_short(sae)
+    assert run(*words(planted, sae, out)).code == 2
+    shutil.copy(planted.sae / "sae_weights.safetensors", sae)
+    assert run(*words(planted, sae, out)).code == 0
+
+
+@pytest.fixture
+def halves(planted: Planted, tmp_path: Path) -> Path:
+    for i in (1, 2):
+        gather(planted, tmp_path / "evidence", shard=(i, 2))
+    return tmp_path / "evidence"
+
+
+def test_a_shard_that_is_gone_is_named_and_the_other_is_kept(run, halves: Path, planted: Planted) -> None:  # type: ignore[no-untyped-def]
+    shutil.rmtree(halves / "shards" / "1-of-2")
+    done = run("merge", halves)
+    assert done.code == 2
+    assert "1 of 2 shards never came back: 1-of-2" in done.err
+    assert "labeler gather --shard" in done.err
+    assert not (halves / "manifest.json").exists()
+    gather(planted, halves, shard=(1, 2))  # what the message says to do
+    assert run("merge", halves).code == 0
+
+
+def test_a_shard_that_was_never_finished_is_missing_too(run, halves: Path) -> None:  # type: ignore[no-untyped-def]
+    checkpoint = halves / "shards" / "2-of-2" / "checkpoint.json"
+    checkpoint.write_text(json.dumps(json.loads(checkpoint.read_text()) | {"complete": False}))
+    done = run("merge", halves)
+    assert done.code == 2
+    assert "never came back: 2-of-2" in done.err
+    assert (halves / "shards" / "1-of-2" / "checkpoint.json").exists()
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_merged(run, halves: Path) -> None:  # type: ignore[no-untyped-def]
+    (state,) = (halves / "shards" / "2-of-2").glob("state-*.npz")
+    state.write_bytes(state.read_bytes()[:1000])
+    done = run("merge", halves)
+    assert done.code == 2, done.err
+    assert str(state) in done.err
+    assert "damaged" in done.err
+    assert not (halves / "manifest.json").exists()
+
+
+def test_shards_of_different_cuts_are_refused(run, halves: Path, planted: Planted) -> None:  # type: ignore[no-untyped-def]
+    gather(planted, halves, shard=(1, 3))
+    done = run("merge", halves)
+    assert done.code == 2
+    assert "shards of different cuts (1-of-2, 1-of-3, 2-of-2)" in done.err

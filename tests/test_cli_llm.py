@@ -1,0 +1,87 @@
+"""Commands that ask an LLM, as a person meets them: budgets, batches, refusals, and endpoints of no use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import stub_server as stub
+from tests.planted import N_FEATURES
+from tests.stub_server import Behaviour, StubServer
+
+
+def words(evidence: Path, server: StubServer, *more: object) -> list[object]:
+    return ["label", evidence, "--explainer", "openai:m", "--base-url", server.base_url, "--json", *more]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--budget-usd", 0], "--budget-usd 0: a budget is a number above 0"),
+        (["--budget-tokens", 0], "--budget-tokens 0: a budget is a number above 0"),
+        (["--budget-usd", 1], "--budget-usd: the price of m is not known; add it to a price table"),
+    ],
+)
+@pytest.mark.parametrize("command", ["label", "demo"])
+def test_a_budget_that_cannot_be_kept_is_refused_before_anything(
+    run: Any,
+    tmp_path: Path,
+    stub_server: StubServer,
+    planted_evidence: Path,
+    command: str,
+    options: list[object],
+    says: str,
+) -> None:
+    asked = words(planted_evidence, stub_server, *options)
+    if command == "demo":
+        asked = ["demo", "--out", tmp_path / "demo", *asked[2:-3], *options]
+    done = run(*asked)
+    assert done.code == 2
+    assert says in done.err
+    assert stub_server.requests == []
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_spent_budget_has_an_exit_code_of_its_own_and_keeps_what_was_done(
+    run: Any, stub_server: StubServer, planted_evidence: Path
+) -> None:
+    done = run(*words(planted_evidence, stub_server, "--budget-tokens", 35_000))
+    assert done.code == 5, done.err
+    assert "the budget ends here" in done.err
+    assert "the same command with another budget continues" in done.err
+    assert 0 < json.loads(run("sets", "--json").out)[0]["summary"]["counts"]["labeled"] < N_FEATURES - 2
+    assert run(*words(planted_evidence, stub_server)).code == 0
+    bodies = [json.dumps(body, sort_keys=True) for body in stub_server.bodies]
+    assert len(set(bodies)) == len(bodies)
+
+
+def test_batches_are_a_word_on_the_command_line(run: Any, stub_server: StubServer, planted_evidence: Path) -> None:
+    stub_server.batches.n_looks = 1
+    done = run(*words(planted_evidence, stub_server, "--batch", "--features", "0-3"))
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["now"] == {"labeled": 4}
+    assert len(stub_server.batches.batches) == 2
+
+
+def test_refusals_are_counted_apart(run: Any, stub_server: StubServer, planted_evidence: Path) -> None:
+    def behave(number: int, body: dict[str, Any]) -> Behaviour:
+        return stub.REFUSAL if number % 2 else stub.MALFORMED
+
+    stub_server.behave = behave
+    done = run(*words(planted_evidence, stub_server, "--features", "0-3", "--concurrency", 1))
+    assert done.code == 4
+    assert json.loads(done.out)["now"]["failed"] == 4
+    assert "of the failures are refusals: another model may answer" in done.err
+
+
+def test_an_endpoint_of_no_use_ends_the_run_with_its_reason(
+    run: Any, planted_evidence: Path, stub_server: StubServer
+) -> None:
+    stub_server.behave = lambda number, body: stub.fails(401, "key revoked")
+    done = run(*words(planted_evidence, stub_server))
+    assert done.code == 4
+    assert "401: key revoked (check OPENAI_API_KEY" in done.err
+    assert json.loads(run("sets", "--json").out)[0]["summary"]["counts"]["failed"] == 0

@@ -1,0 +1,28 @@
+"""Who is taken for dead, and when: by silence alone, whatever any clock on a wall says."""
+
+from __future__ import annotations
+
+from labeler.store.states import Beat
+from workers.recovery import Watch
+
+
+def test_silence_is_measured_by_our_own_monotonic_clock() -> None:
+    watch, still = Watch(10.0), Beat(1, 1, 7)
+    assert watch.silent([still], now=100.0) == []
+    assert watch.silent([still], now=109.9) == []
+    assert watch.silent([still], now=110.0) == [still]
+
+
+def test_any_sign_of_life_starts_the_time_again() -> None:
+    watch = Watch(10.0)
+    for beat in range(5):
+        assert watch.silent([Beat(1, 1, beat)], now=9.0 * beat) == []
+    assert watch.silent([Beat(1, 2, 4)], now=100.0) == [], "another attempt"
+    assert watch.silent([Beat(1, 2, 4)], now=110.0) == [Beat(1, 2, 4)]
+
+
+def test_what_is_finished_is_forgotten() -> None:
+    watch, beat = Watch(10.0), Beat(1, 1, 1)
+    watch.silent([beat], now=0.0)
+    watch.silent([], now=5.0)
+    assert watch.silent([beat], now=12.0) == []

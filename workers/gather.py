@@ -1,0 +1,97 @@
+"""A block of a gather job: the preparation, one shard of the pass, or the merge."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labeler.store.states import GatherRequest, Lease
+from workers.hold import Holding
+from workers.resources import Resources
+
+if TYPE_CHECKING:
+    from labeler.evidence.target import Target
+    from labeler.subject.model import Subject
+
+PREPARE, SHARD, MERGE = 0, 1, 2
+_CHECKPOINT_SECONDS = 20.0
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The block is to be given back."""
+
+
+def gather(lease: Lease, holding: Holding, here: Resources) -> None:
+    """Raises Stopped where `holding` says so; a shard continues from its last checkpoint then."""
+    from labeler.evidence.merge import is_merged
+
+    request = GatherRequest.from_dict(lease.gather or {})
+    out = Path(request.out)
+    with _alone(out, lease.number):
+        if lease.stage == MERGE:
+            _merge(out, lease, here)
+        elif not is_merged(out):
+            _read(request, out, lease, holding, here)
+
+
+def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, here: Resources) -> None:
+    from labeler.evidence.gather import gather_shard
+    from labeler.evidence.prepare import prepare
+    from labeler.subject.corpus import open_corpus
+    from labeler.subject.sequences import open_tokenized
+
+    has_begun = False
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        nonlocal has_begun
+        if what == "gather" and not has_begun:
+            here.blocks.begin_at(lease, 1_000_000 * done // max(total, 1))
+            has_begun = True
+        if not holding.go_on():
+            raise Stopped
+
+    subject, target = _loaded(request.subject, request.revision, request.sae, request.hookpoint, request.config.dtype)
+    if lease.stage == PREPARE:
+        corpus = open_corpus(request.corpus, request.text_field)
+        prepare({out: target}, subject, corpus, request.config, on_progress=on_progress)
+    else:
+        gather_shard(
+            subject, {out: target}, open_tokenized(out / "corpus"), request.config,
+            shard=(lease.number, request.n_shards), checkpoint_seconds=_CHECKPOINT_SECONDS, on_progress=on_progress,
+        )  # fmt: skip
+
+
+def _merge(out: Path, lease: Lease, here: Resources) -> None:
+    from labeler.evidence.merge import merge_shards
+    from labeler.evidence.store import EvidenceFolder
+
+    merge_shards(out)
+    here.jobs.gathered(lease.job_id, here.store.add_evidence(EvidenceFolder(out).manifest, str(out)))
+
+
+@lru_cache(maxsize=1)
+def _loaded(subject: str, revision: str | None, sae: str, hookpoint: str | None, dtype: str) -> tuple[Subject, Target]:
+    from labeler.evidence.target import choose_target, neurons
+    from labeler.sae import load_sae
+    from labeler.subject.model import load_subject
+
+    loaded = load_subject(subject, revision=revision, dtype=dtype)
+    read = neurons(loaded, hookpoint) if sae == "neurons" else load_sae(sae)
+    return loaded, choose_target(loaded, read, hookpoint)
+
+
+@contextmanager
+def _alone(out: Path, number: int) -> Iterator[None]:
+    """Two workers never write one step: an attempt that was given up may still be alive."""
+    locks = out.parent / f".{out.name}.locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / str(number)).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Stopped from None
+        yield

@@ -1,0 +1,89 @@
+"""Holding a block: a thread says every so often that this process lives, and hears whether it should stop."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import threading
+import time
+from types import TracebackType
+
+from labeler.errors import LabelerError
+from labeler.store.blocks import Blocks
+from labeler.store.states import Lease, Order
+
+_EVERY = 2.0  # seconds at most between two signs of life
+_LOOK = 0.2  # seconds between two looks at whether the worker shuts down
+
+log = logging.getLogger(__name__)
+
+# One byte that a worker shares with the processes it forks: 1 once it has been told to shut down.
+_shutting_down = mmap.mmap(-1, 1)
+
+
+def shut_down() -> None:
+    _shutting_down[0] = 1
+
+
+def start_up() -> None:
+    _shutting_down[0] = 0
+
+
+class Holding:
+    """`with Holding(blocks, lease) as holding`: the block is ours while `holding.go_on()`."""
+
+    def __init__(self, blocks: Blocks, lease: Lease, lease_seconds: float) -> None:
+        self._blocks, self._lease = blocks, lease
+        self._every = min(_EVERY, lease_seconds / 4)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"hold-{lease.block_id}", daemon=True)
+        self._has_progressed = False
+        self.order = Order.GO_ON
+        self.stopped_at: float | None = None  # monotonic
+
+    def go_on(self) -> bool:
+        if _shutting_down[0] and self.order is Order.GO_ON:
+            self._stop(Order.STOP)
+        return self.order is Order.GO_ON
+
+    def progressed(self) -> None:
+        """Something is kept now that the next attempt need not do again."""
+        self._has_progressed = True
+
+    @property
+    def seconds_stopped(self) -> float:
+        """Since we were told to stop."""
+        self.go_on()
+        return 0.0 if self.stopped_at is None else time.monotonic() - self.stopped_at
+
+    def __enter__(self) -> Holding:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        next_beat = time.monotonic() + self._every
+        while not self._ended.wait(_LOOK if self._every > _LOOK else self._every):
+            self.go_on()
+            if time.monotonic() < next_beat:
+                continue
+            next_beat = time.monotonic() + self._every
+            try:
+                has_progressed, self._has_progressed = self._has_progressed, False
+                order = self._blocks.renew(self._lease, has_progressed=has_progressed)
+            except LabelerError as error:
+                log.warning("block %d: %s", self._lease.block_id, error)  # the next sign may come through
+            else:
+                if order is not Order.GO_ON:
+                    self._stop(order)
+
+    def _stop(self, order: Order) -> None:
+        if self.order is not Order.LOST:
+            self.order = order
+        if self.stopped_at is None:
+            self.stopped_at = time.monotonic()

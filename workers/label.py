@@ -1,0 +1,79 @@
+"""A block of a label job: its features without a result, labelled and saved as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from labeler.labeling import Run, label_missing
+from labeler.records import LabeledFeature
+from labeler.store.states import Lease, Order
+from workers.hold import Holding
+from workers.resources import Resources
+
+if TYPE_CHECKING:
+    from labeler.llm.client import OpenAILLM
+
+log = logging.getLogger(__name__)
+
+GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
+
+
+def label(lease: Lease, holding: Holding, here: Resources) -> None:
+    """Returns when the block is done or `holding` says to stop; what was labelled is saved in either case."""
+    llm = here.llm(lease, here.recipe(lease.label_set_id or 0))
+    here.loop.run_until_complete(_label(lease, holding, here, llm))
+
+
+async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM | None) -> None:
+    label_set = here.store.label_set(lease.label_set_id or 0)
+    folder, recipe = here.evidence_of(lease), here.recipe(label_set.id)
+    here.blocks.begin(lease)
+
+    def save(results: Sequence[LabeledFeature]) -> None:
+        if results:
+            here.blocks.save(lease, results)
+
+    labelling = asyncio.ensure_future(
+        label_missing(
+            folder,
+            lease.features,
+            recipe,
+            llm,
+            here.store,
+            label_set,
+            at_once=here.settings.concurrency,
+            null=here.null(folder, label_set.id),
+            go_on=holding.go_on,
+            save=save,
+        )
+    )
+    try:
+        await _until_done_or_stopped(labelling, holding, llm)
+    finally:
+        if llm is not None:
+            await _landed(llm)
+    if not labelling.cancelled():
+        labelling.result()
+
+
+async def _landed(llm: OpenAILLM) -> None:
+    """Whoever has this block next, perhaps elsewhere, must find in the ledger what is still on its way to us."""
+    try:
+        await asyncio.wait_for(llm.landed(), GRACE)
+    except TimeoutError:
+        log.warning("some replies are still on their way; they may be asked for again")
+
+
+async def _until_done_or_stopped(labelling: asyncio.Future[Run], holding: Holding, llm: OpenAILLM | None) -> None:
+    n_bought = 0 if llm is None else llm.spent.requests
+    while not labelling.done():
+        await asyncio.wait({labelling}, timeout=0.1)
+        if llm is not None and llm.spent.requests > n_bought:
+            n_bought = llm.spent.requests
+            holding.progressed()
+        if holding.order is Order.LOST or holding.seconds_stopped > GRACE:
+            labelling.cancel()
+            await asyncio.wait({labelling})

@@ -1,0 +1,74 @@
+"""What happens when a worker starts and stops, hung on Celery's signals and steps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.concurrency import solo
+
+from labeler.settings import Settings
+from labeler.store import open_store
+from workers.app import app
+from workers.hold import shut_down, start_up
+from workers.recovery import Recovery
+from workers.resources import close_here, here
+
+
+class RecoveryStep(bootsteps.StartStopStep):
+    """Started with the consumer, and again with each new connection to the queue, which clears its timers."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        start_up()
+        if isinstance(parent.pool, solo.TaskPool):
+            if not hasattr(self, "_recovery"):
+                self._recovery = _new_recovery()
+                self._recovery.start_thread()
+            return
+        recovery = _new_recovery()
+        parent.timer.call_repeatedly(recovery.every, recovery.tick)
+
+
+def _new_recovery() -> Recovery:
+    settings = Settings.from_environment()
+    here()  # sees to the tables, before any process is forked that would need them
+    return Recovery(open_store(settings.database, migrate=False), settings.lease_seconds)
+
+
+@signals.worker_shutting_down.connect
+def shutting_down(**_: Any) -> None:
+    """SIGTERM: the blocks in hand are given back within seconds, and Celery waits for that."""
+    shut_down()
+
+
+@signals.worker_shutdown.connect
+def end(**_: Any) -> None:
+    close_here()
+
+
+@signals.worker_process_init.connect
+def child_begins(**_: Any) -> None:
+    die_with_parent()
+
+
+@signals.worker_process_shutdown.connect
+def child_ends(**_: Any) -> None:
+    close_here()
+
+
+app.steps["consumer"].add(RecoveryStep)
+
+
+def die_with_parent(sign: int = signal.SIGKILL) -> None:
+    """Linux: let the kernel end this process with its parent, so that `kill -9` of a worker leaves no child behind."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, sign)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it died in between
+            os.kill(os.getpid(), sign)

@@ -1,0 +1,100 @@
+"""What every worker does beside its work: take back what others have lost, and keep the queue filled.
+
+It runs in each worker's main process, so that there is no scheduler to run or to lose. Any number may run at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from labeler.errors import LabelerError
+from labeler.evidence.store import EvidenceFolder
+from labeler.records import LabeledFeature, State
+from labeler.store import Store
+from labeler.store.blocks import Blocks
+from labeler.store.states import Beat, JobKind, Lease
+from workers import enqueue
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Which blocks have given no sign of life for `seconds`, by this process's own monotonic clock.
+
+    No wall clock, of this machine or of the database, has a say: one that jumps takes no block away and keeps none.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[Beat, float] = {}
+
+    def silent(self, beats: Iterable[Beat], now: float) -> list[Beat]:
+        self._since = {beat: self._since.get(beat, now) for beat in beats}
+        return [beat for beat, since in self._since.items() if now - since >= self._seconds]
+
+
+def tick(store: Store, watch: Watch, now: float) -> None:
+    """One look around. Raises StorageError while the database cannot be reached."""
+    blocks = Blocks(store)
+    for beat in watch.silent(blocks.beats(), now):
+        state = blocks.take_back(beat, "its worker was lost")
+        log.warning("block %d: no sign of life, now %s", beat.block_id, state or "alive again")
+    for lease, reason in blocks.to_set_aside():
+        set_aside(store, lease, reason)
+    for kind in JobKind:
+        blocks.make_room(kind)
+        enqueue.refill(kind, store)
+
+
+def set_aside(store: Store, lease: Lease, reason: str) -> None:
+    """The features that a poisonous block left undone are `failed`, each with the reason."""
+    log.error("job %d block %d is set aside: %s", lease.job_id, lease.number, reason)
+    Blocks(store).set_aside(lease, _undone(store, lease, f"lost: {reason}, three times without progress"))
+
+
+def _undone(store: Store, lease: Lease, reason: str) -> Sequence[LabeledFeature]:
+    if lease.kind is not JobKind.LABEL or lease.label_set_id is None:
+        return ()
+    try:
+        folder = EvidenceFolder(Path(store.label_set(lease.label_set_id).evidence_path))
+        done = store.finished(lease.label_set_id, lease.first, lease.last + 1)
+        return [LabeledFeature(f, State.FAILED, folder.statistics(f), reason) for f in lease.features if f not in done]
+    except LabelerError as error:
+        # The evidence itself may be what kills: the block's own reason stands then.
+        log.warning("job %d block %d: %s", lease.job_id, lease.number, error)
+        return ()
+
+
+class Recovery:
+    """`tick`, now and then, beside the work of a worker.
+
+    A worker that forks has its ticks from the timer of its main loop, between two forks: a thread in the middle of a
+    query would leave its locks, held by nobody, in each process that is forked meanwhile. A worker that does its work in
+    its main process never forks, is busy for hours, and has them from a thread.
+    """
+
+    def __init__(self, store: Store, lease_seconds: float) -> None:
+        self._store, self._watch = store, Watch(lease_seconds)
+        # Not all workers at the same moment.
+        self.every = min(2.0, lease_seconds / 4) * random.uniform(0.75, 1.25)
+
+    def tick(self) -> None:
+        try:
+            tick(self._store, self._watch, time.monotonic())
+        except LabelerError as error:
+            log.warning("recovery: %s", error)
+        except Exception:
+            log.exception("recovery goes on after an unexpected error")
+
+    def start_thread(self) -> None:
+        threading.Thread(target=self._run, name="recovery", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self.every)
+            self.tick()

@@ -1,0 +1,124 @@
+"""What one worker process keeps between tasks: the database, one event loop, one LLM client, open evidence.
+
+Made at first use, and again after a fork: neither connections nor event loops survive one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labeler.errors import BudgetError
+from labeler.evidence.store import EvidenceFolder
+from labeler.pipeline import NullLabels
+from labeler.recipe import Recipe
+from labeler.settings import Settings
+from labeler.store import Store, open_store
+from labeler.store.blocks import Blocks
+from labeler.store.jobs import Jobs
+from labeler.store.ledger import SqlLedger
+from labeler.store.progress import progress_of
+from labeler.store.states import Lease
+
+if TYPE_CHECKING:
+    from labeler.llm.budget import Budget
+    from labeler.llm.client import OpenAILLM
+
+_DATABASE_PATIENCE = 120.0  # seconds: a database server may restart under a worker
+
+
+class Resources:
+    """Of one process."""
+
+    def __init__(self, settings: Settings, *, forked: bool = False) -> None:
+        self.settings = settings
+        # The parent of a forked process has seen to the tables; and a forked process forks no more.
+        self.store: Store = open_store(
+            settings.database, patience=_DATABASE_PATIENCE, migrate=not forked, pooled=forked
+        )
+        self.blocks, self.jobs = Blocks(self.store), Jobs(self.store)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.loop = asyncio.new_event_loop()
+        self._client: OpenAILLM | None = None
+        self._limited: OpenAILLM | None = None  # of the last job with a budget
+        self.folder = lru_cache(maxsize=4)(EvidenceFolder)
+        self.recipe = lru_cache(maxsize=16)(self._recipe)
+        self.null = lru_cache(maxsize=4)(self._null)
+
+    def evidence_of(self, lease: Lease) -> EvidenceFolder:
+        return self.folder(Path(self.store.label_set(lease.label_set_id or 0).evidence_path))
+
+    def _recipe(self, label_set_id: int) -> Recipe:
+        return Recipe.from_dict(self.store.recipe_of(label_set_id))
+
+    def _null(self, folder: EvidenceFolder, label_set_id: int) -> NullLabels:
+        return NullLabels(folder, self.recipe(label_set_id))
+
+    def llm(self, lease: Lease, recipe: Recipe) -> OpenAILLM | None:
+        """The client of this process. For a job with a budget, one that may buy what is left of it."""
+        if recipe.explainer.kind == recipe.simulator.kind == "lookup":
+            return None
+        if lease.budget_usd is None and lease.budget_tokens is None:
+            self._client = self._client or self._new_client(None, recipe)
+            return self._client
+        if self._limited is not None:
+            self.loop.run_until_complete(self._limited.aclose())
+        self._limited = self._new_client(self._left(lease), recipe)
+        return self._limited
+
+    def _left(self, lease: Lease) -> Budget:
+        from labeler.llm.budget import Budget
+
+        spent = progress_of(self.store, lease.job_id)
+        usd = None if lease.budget_usd is None else lease.budget_usd - (spent.cost_usd or 0.0)
+        tokens = None if lease.budget_tokens is None else lease.budget_tokens - spent.tokens_in - spent.tokens_out
+        if (usd is not None and usd <= 0) or (tokens is not None and tokens <= 0):
+            raise BudgetError("the budget of this job is spent; what was done is kept, and a new job can continue")
+        return Budget(usd, tokens)
+
+    def _new_client(self, budget: Budget | None, recipe: Recipe) -> OpenAILLM:
+        from labeler.llm.client import OpenAILLM
+
+        named = [recipe.explainer.model, recipe.simulator.model, *(scorer.model for scorer in recipe.scorers)]
+        models = {model for model in named if model is not None}
+        return OpenAILLM.from_settings(
+            self.settings,
+            ledger=SqlLedger(self.store),
+            concurrency=self.settings.concurrency,
+            budget=budget,
+            models=models,
+        )
+
+    def close(self) -> None:
+        """Hear the replies that are on their way, and hang up."""
+        for client in (self._client, self._limited):
+            if client is not None:
+                self.loop.run_until_complete(client.aclose())
+        self.loop.close()
+        self.store.close()
+
+
+_here: tuple[int, Resources] | None = None
+# Those of a parent process: collecting them here would close the connections under its feet.
+_of_parents: list[Resources] = []
+
+
+def here() -> Resources:
+    """The resources of this process."""
+    global _here
+    if _here is None or _here[0] != os.getpid():
+        if _here is not None:
+            _of_parents.append(_here[1])
+        _here = (os.getpid(), Resources(Settings.from_environment(), forked=_here is not None))
+    return _here[1]
+
+
+def close_here() -> None:
+    global _here
+    if _here is not None and _here[0] == os.getpid():
+        _here[1].close()
+        _here = None

@@ -1,0 +1,72 @@
+"""The tasks: claim the block whose turn it is, do it, record it, and say that there is more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError
+from labeler.store.states import JobKind, Lease, Order
+from workers import enqueue
+from workers.app import GATHER_SECONDS, LABEL_SECONDS, app
+from workers.gather import Stopped, gather
+from workers.hold import Holding
+from workers.label import label
+from workers.resources import Resources, here
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Lease, Holding, Resources], None]
+
+
+@app.task(name="workers.label_block", soft_time_limit=LABEL_SECONDS - 60, time_limit=LABEL_SECONDS)
+def label_block() -> None:
+    """Label the features of one block that have no result yet."""
+    _work_on_next(JobKind.LABEL, label)
+
+
+@app.task(name="workers.gather_block", soft_time_limit=GATHER_SECONDS - 60, time_limit=GATHER_SECONDS)
+def gather_block() -> None:
+    """Do one step of a gathering pass."""
+    _work_on_next(JobKind.GATHER, gather)
+
+
+def _work_on_next(kind: JobKind, work: Work) -> None:
+    resources = here()
+    lease = resources.blocks.claim(kind, resources.name)
+    if lease is None:
+        return
+    log.info("job %d block %d: attempt %d", lease.job_id, lease.number, lease.attempt)
+    with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
+        _do(lease, work, holding, resources)
+    enqueue.refill(kind, resources.store)
+
+
+def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> None:
+    """The block comes to an end that is written down: done, given back, or lost with a reason."""
+    blocks, jobs = resources.blocks, resources.jobs
+    try:
+        work(lease, holding, resources)
+    except (ConfigurationError, InputError) as error:
+        # What fails one feature so fails them all: the job waits for a person, or cannot be done as it was asked for.
+        log.warning("job %d block %d: %s", lease.job_id, lease.number, error)
+        blocks.give_back(lease)
+        try:
+            (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, str(error))
+        except ConflictError:
+            log.info("job %d had stopped already", lease.job_id)
+    except (Stopped, StorageError) as error:
+        log.info("job %d block %d: given back (%s)", lease.job_id, lease.number, error or "told to")
+        blocks.give_back(lease)
+    except SoftTimeLimitExceeded:
+        blocks.lose(lease, "took longer than a block may take")
+    except Exception as error:
+        log.exception("job %d block %d broke down", lease.job_id, lease.number)
+        blocks.lose(lease, f"{type(error).__name__}: {error}"[:500])
+    else:
+        if holding.order is Order.GO_ON:
+            blocks.finish(lease)
+        else:
+            blocks.give_back(lease)
