@@ -21,9 +21,11 @@ from pydantic import BaseModel
 
 from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
+from labeler.store.states import ACTIVE
 
 M = TypeVar("M", bound=BaseModel)
 _PAGE = 500
+_RESTART_SECONDS = 60.0
 
 
 class ServiceError(LabelerError):
@@ -194,7 +196,22 @@ class Client:
         return self._items(f"/v1/jobs/{job}/failures", wire.Failure)
 
     def watch(self, job: int) -> Iterator[wire.JobDetail]:
-        """Every change of a job, until it has ended or is paused."""
+        """Every change of a job, until it has ended or is paused. Once it is followed, a service that restarts is waited for."""
+        seen, lost_at = False, None
+        while True:
+            try:
+                for detail in self._events(job):
+                    seen, lost_at = True, None
+                    yield detail
+                    if detail.state not in ACTIVE:
+                        return
+            except (httpx2.TransportError, StorageError) as error:
+                lost_at = lost_at or time.monotonic()
+                if not seen or time.monotonic() - lost_at > _RESTART_SECONDS:
+                    raise self._unreachable(error) from error
+            time.sleep(0.3)
+
+    def _events(self, job: int) -> Iterator[wire.JobDetail]:
         with self._http.stream("GET", f"/v1/jobs/{job}/events", timeout=httpx2.Timeout(60.0)) as reply:
             if reply.is_error:
                 reply.read()
@@ -238,10 +255,7 @@ class Client:
                 reply = self._http.request(method, url, **rest)
             except httpx2.TransportError as error:
                 if attempt == attempts - 1:
-                    raise StorageError(
-                        f"the service at {self._http.base_url} cannot be reached ({type(error).__name__}); "
-                        "is it running? `labeler up` starts it"
-                    ) from error
+                    raise self._unreachable(error) from error
             else:
                 if reply.is_success:
                     return reply
@@ -251,6 +265,14 @@ class Client:
                 continue
             time.sleep(0.2 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def _unreachable(self, error: Exception) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
+        return StorageError(
+            f"the service at {self._http.base_url} cannot be reached ({type(error).__name__}); "
+            "is it running? `labeler up` starts it"
+        )
 
 
 def _error(reply: httpx2.Response) -> LabelerError:

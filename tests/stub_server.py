@@ -126,7 +126,7 @@ class Request:
 class StubServer:
     """Runs on a port of its own from `with` to the end of `with`, and remembers what it was asked."""
 
-    def __init__(self, behave: Callable[[int, Json], Behaviour] = lambda number, body: GOOD) -> None:
+    def __init__(self, behave: Callable[[int, Json], Behaviour] = lambda number, body: GOOD, port: int = 0) -> None:
         self.behave = behave
         self.requests: list[Request] = []
         self.n_paid = 0  # complete replies that left the server
@@ -135,7 +135,7 @@ class StubServer:
         self.batches = StubBatches(self)
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._http = _HTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._http = _HTTPServer(("127.0.0.1", port), _handler_of(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
 
     @property

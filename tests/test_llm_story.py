@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from labeler.batching import label_in_batches
 from labeler.errors import BudgetError, ConfigurationError
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling import label_missing
+from labeler.labeling.batches import label_in_batches
+from labeler.labeling.missing import label_missing
 from labeler.llm.batch import Batches
 from labeler.llm.breaker import Breaker
 from labeler.llm.budget import Budget

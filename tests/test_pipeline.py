@@ -15,7 +15,7 @@ from labeler.evidence.merge import merge_shards
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import predict_all
 from labeler.export.export import export_label_set
-from labeler.labeling import label_missing
+from labeler.labeling.missing import label_missing
 from labeler.pipeline import NullLabels, label_feature, label_features, read_evidence
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Evidence, Label, LabeledFeature, Simulation, Split, State, TokenTable

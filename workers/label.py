@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labeler.labeling import Run, label_missing
+from labeler.labeling.missing import Run, label_missing
 from labeler.records import LabeledFeature
 from labeler.store.states import Lease, Order
 from workers.hold import Holding

@@ -93,11 +93,15 @@ class Resources:
             models=models,
         )
 
-    def close(self) -> None:
-        """Hear the replies that are on their way, and hang up."""
+    def hang_up(self) -> None:
+        """Once the replies that are on their way have come. The next block has a client that remembers no failures."""
         for client in (self._client, self._limited):
             if client is not None:
                 self.loop.run_until_complete(client.aclose())
+        self._client = self._limited = None
+
+    def close(self) -> None:
+        self.hang_up()
         self.loop.close()
         self.store.close()
 

@@ -57,6 +57,8 @@ def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> Non
             (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, str(error))
         except ConflictError:
             log.info("job %d had stopped already", lease.job_id)
+        # Whoever resumes the job has mended what was wrong, and need not wait until our circuit breaker tries again.
+        resources.hang_up()
     except (Stopped, StorageError) as error:
         log.info("job %d block %d: given back (%s)", lease.job_id, lease.number, error or "told to")
         blocks.give_back(lease)

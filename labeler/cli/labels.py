@@ -141,10 +141,10 @@ def _label(
     asking: Asking,
 ) -> tuple[int, dict[str, int]]:
     """Label what is missing; the label set's id and how many features now came to each state."""
-    from labeler.batching import label_in_batches
     from labeler.evidence.store import EvidenceFolder
-    from labeler.labeling import label_missing
-    from labeler.processes import processes_worth
+    from labeler.labeling.batches import label_in_batches
+    from labeler.labeling.missing import label_missing
+    from labeler.labeling.processes import processes_worth
     from labeler.selection import parse_features
     from labeler.terminal import progress
 

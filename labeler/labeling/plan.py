@@ -22,6 +22,7 @@ from labeler.explain.needs import check_recipe
 from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm.prices import Prices
 from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
+from labeler.llm.tokens import TokenCounter, token_counter
 from labeler.making import lookup_of, triage
 from labeler.pipeline import NullLabels, read_evidence
 from labeler.recipe import Recipe
@@ -29,7 +30,6 @@ from labeler.records import Evidence, Label, Simulation
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.score.simulate import simulate_with_llm
-from labeler.tokens import TokenCounter, token_counter
 
 # Tokens of a usual reply, measured with strong models on code: what a request may cost at most is its max_tokens.
 _USUAL_REPLY = {"explain": 40, "revise": 40, "simulate": 120, "detection": 90, "fuzzing": 90, "intervention": 60}

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from labeler.evidence.store import EvidenceFolder
+from labeler.labeling.processes import label_features_in_processes
 from labeler.llm import LLM
 from labeler.pipeline import NullLabels, label_features
-from labeler.processes import label_features_in_processes
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
 from labeler.store import LabelSetInfo, Store

@@ -13,7 +13,7 @@ from itertools import islice
 from labeler.errors import BudgetError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
-from labeler.labeling import Run, missing_features
+from labeler.labeling.missing import Run, missing_features
 from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM

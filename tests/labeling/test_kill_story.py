@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import select
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling import label_missing
+from labeler.labeling.missing import label_missing
 from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import ledger_key
@@ -38,7 +38,7 @@ from tests.stub_server import ANSWERS, Json, StubServer
 N = 2000
 N_KILLS = 10
 CONCURRENCY = 16
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # As little to choose from and to score as a feature can have: it is the number of features that counts here.
 GATHER = GatherConfig(
     sequence_tokens=96, window_tokens=8, n_top=(4, 4), n_sampled=(4, 4), n_random=(32, 32), chunk_tokens=2048
@@ -100,7 +100,7 @@ class LetterLLM:
 _RUNS = """
 import os, sys
 from pathlib import Path
-from tests.test_kill_story import label_all
+from tests.labeling.test_kill_story import label_all
 evidence, database, address = sys.argv[1:]
 for _ in sys.stdin:
     if (pid := os.fork()) == 0:

@@ -12,14 +12,14 @@ import pytest
 
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
+from labeler.labeling.plan import Plan, plan_labels
 from labeler.llm.client import OpenAILLM
 from labeler.llm.prices import Price, Prices
+from labeler.llm.tokens import TokenCounter, estimate_tokens
 from labeler.pipeline import label_features
-from labeler.plan import Plan, plan_labels
 from labeler.recipe import ContextsConfig, ExplainerConfig, Recipe, TriageConfig
 from labeler.recipes import read_recipe
 from labeler.records import LabeledFeature, State
-from labeler.tokens import TokenCounter, estimate_tokens
 from tests.stub_server import StubServer
 
 WORDS = TokenCounter("words", lambda text: len(text.split()))
