@@ -86,6 +86,10 @@ class Client:
     def evidence_detail(self, evidence: int | str) -> wire.EvidenceDetail:
         return self._get(f"/v1/evidence/{evidence}", wire.EvidenceDetail)
 
+    def add_evidence(self, path: str) -> wire.Evidence:
+        """Make a folder of the service's data folder known, written by `labeler gather`."""
+        return wire.Evidence.model_validate(self._request("POST", "/v1/evidence", json={"path": path}).json())
+
     def sets(self, sae: int | str | None = None) -> Iterator[wire.LabelSet]:
         return self._items("/v1/sets", wire.LabelSet, sae=sae)
 

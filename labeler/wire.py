@@ -286,6 +286,12 @@ class JobRequest(Asked):
     budget: Budget = Budget(usd=None, tokens=None)
 
 
+class EvidenceRequest(Asked):
+    """Evidence that is there already: a folder written by `labeler gather`, in the service's data folder."""
+
+    path: Text = Field(max_length=500, examples=["evidence/layer-3"])
+
+
 class GatherJobRequest(Asked):
     """A gathering pass. `out` and every local path stay in the service's data folder."""
 

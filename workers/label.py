@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_COUNT_EVERY = 32  # blocks
 GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
 
 
@@ -25,6 +26,9 @@ def label(lease: Lease, holding: Holding, here: Resources) -> None:
     """Returns when the block is done or `holding` says to stop; what was labelled is saved in either case."""
     llm = here.llm(lease, here.recipe(lease.label_set_id or 0))
     here.loop.run_until_complete(_label(lease, holding, here, llm))
+    if lease.number % _COUNT_EVERY == 0 and lease.label_set_id is not None:
+        # As the job goes on: whoever asks for the figures of a million features would wait for them.
+        here.store.count_changes(lease.label_set_id)
 
 
 async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM | None) -> None:

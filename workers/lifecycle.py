@@ -10,6 +10,9 @@ from typing import Any
 
 from celery import bootsteps, signals
 from celery.concurrency import solo
+from kombu.transport import redis as queue
+from kombu.transport import virtual
+from redis.exceptions import OutOfMemoryError
 
 from labeler.settings import Settings
 from labeler.store import open_store
@@ -39,6 +42,27 @@ def _new_recovery() -> Recovery:
     settings = Settings.from_environment()
     here()  # sees to the tables, before any process is forked that would need them
     return Recovery(open_store(settings.database, migrate=False), settings.lease_seconds)
+
+
+class PatientQoS(queue.QoS):
+    """A Redis without room refuses to strike out a message that was dealt with; it must not count as in hand for that.
+
+    Redis gives such a message again after the visibility timeout, which does no harm.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except OutOfMemoryError:
+            virtual.QoS.ack(self, delivery_tag)
+
+
+@signals.worker_init.connect
+def begin(**_: Any) -> None:
+    """A Redis without room is like one that is away: without this the worker would end, with its requests in mid-air."""
+    queue.Channel.QoS = PatientQoS
+    if OutOfMemoryError not in queue.Transport.connection_errors:
+        queue.Transport.connection_errors += (OutOfMemoryError,)
 
 
 @signals.worker_shutting_down.connect

@@ -6,10 +6,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from api.access import Reader
-from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SaeReference, StoreOf, after_id, kept, page_by_id
+from api.access import Reader, Submitter
+from api.parameters import (
+    PROBLEMS,
+    Cursor,
+    Limit,
+    SaeQuery,
+    SaeReference,
+    SettingsOf,
+    StoreOf,
+    after_id,
+    kept,
+    page_by_id,
+)
+from api.requests import below
+from labeler.evidence.store import EvidenceFolder
 from labeler.store import catalogue
-from labeler.wire import Evidence, EvidenceDetail, Page, Sae, Text
+from labeler.wire import Evidence, EvidenceDetail, EvidenceRequest, Page, Sae, Text
 
 router = APIRouter(tags=["saes"], responses=PROBLEMS)
 
@@ -33,6 +46,17 @@ def list_evidence(
     sae_id = None if sae is None else catalogue.find_sae(store, sae).id
     name = f"evidence of {sae_id}"
     return page_by_id(name, catalogue.list_evidence(store, sae_id, after_id(name, cursor), limit + 1), limit, Evidence)
+
+
+@router.post("/evidence", status_code=201)
+def add_evidence(
+    store: StoreOf, settings: SettingsOf, _: Submitter, asked: EvidenceRequest, response: Response
+) -> Evidence:
+    """Make a folder known that was gathered elsewhere; the same folder again is the same evidence."""
+    path = below(asked.path, settings.data, "path")
+    found = catalogue.find_evidence(store, str(store.add_evidence(EvidenceFolder(path).manifest, str(path))))
+    response.headers["Location"] = f"/v1/evidence/{found.id}"
+    return Evidence.model_validate(found)
 
 
 @router.get("/evidence/{evidence}", response_model=EvidenceDetail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from labeler.store.states import JobInfo
     from labeler.wire import Failure as SentFailure
     from labeler.wire import Job, Progress
+
+_HASH = re.compile("[0-9a-f]{16}")
 
 Found = tuple["JobInfo | Job", "JobProgress | Progress"]
 
@@ -96,7 +99,7 @@ class Here:
 
 
 class Service:
-    """A running service. Its evidence has ids and hashes; folders are its own affair."""
+    """A running service. Its evidence has ids and hashes, or is a folder in the service's data folder."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -108,7 +111,8 @@ class Service:
         if recipe is not None:
             asked["recipe"] = _recipe(recipe)
         given = {name: value for name, value in asked.items() if value is not None}
-        evidence_id = self._client.evidence_detail(evidence).id
+        known = evidence.isdecimal() or _HASH.fullmatch(evidence)
+        evidence_id = (self._client.evidence_detail if known else self._client.add_evidence)(evidence).id
         return self.job(self._client.submit(evidence_id, features, budget=budget, **given).id)
 
     def newest(self, limit: int) -> list[Found]:

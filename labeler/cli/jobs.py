@@ -32,7 +32,8 @@ def submit(
     evidence: Annotated[
         str,
         typer.Argument(
-            help="A folder written by `labeler gather`, as the workers see it; of a service, the evidence's id or hash."
+            help="A folder written by `labeler gather`, as the workers see it; of a service, a folder in its data folder, or the "
+            "evidence's id or hash."
         ),
     ],
     features: Annotated[

@@ -96,6 +96,7 @@ def _greet(supervisor: Supervisor, data: Path, port: int, *, has_api: bool) -> N
         typer.echo(f"the API does not answer yet; see {data}/logs/api.log", err=True)
     say(f"labeler is up: {address}   data and logs: {data}   Ctrl-C stops it")
     say(f"Try: curl -s {address}/v1/jobs")
+    say(f"Gather into {data}, and then: labeler jobs submit EVIDENCE --url {address}")
 
 
 def _answers(url: str, seconds: float) -> bool:

@@ -1,18 +1,23 @@
-"""Two label sets of one SAE side by side: where they agree, and which has the better scores. Computed in the database."""
+"""Two label sets of one SAE side by side: where they agree, and which has the better scores. From their columns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+import numpy as np
+from sqlalchemy import Connection, select
 
 from labeler.errors import MismatchError
+from labeler.store.columns import STATES, bring_up_to_date, read_columns
+from labeler.store.queries import among
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
-A, B = RESULTS.alias("a"), RESULTS.alias("b")
+Arrays = Mapping[str, np.ndarray]
+_READ = ("feature_index", "state", "label", "score", "score_low", "score_high")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Comparison:
     b: int
     n_both: int  # features that have a result in both
     states: dict[str, dict[str, int]]  # n by the state in a, then by the state in b
-    n_same_text: int  # labels that are the same to the letter
+    n_same_text: int  # labels that are the same to the letter, by a hash of 64 bits
     n_scored: int  # features with a score in both
     mean_difference: float | None
     correlation: float | None  # Pearson, of the scores
@@ -50,54 +55,73 @@ def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
         saes = select(EVIDENCE.c.sae_id).join(LABEL_SETS, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
         if len(set(connection.execute(saes.where(LABEL_SETS.c.id.in_([a, b]))).scalars())) != 1:
             raise MismatchError(f"label sets {a} and {b} are of different SAEs: their features have nothing in common")
-        states = _states(connection, a, b)
-        numbers = _numbers(connection, a, b)
-        largest = _largest(connection, a, b, limit)
-    n_both = sum(n for row in states.values() for n in row.values())
-    return Comparison(a, b, n_both, states, largest=largest, **numbers)
+    for label_set in (a, b):
+        bring_up_to_date(store.database, label_set)
+    with store.database.reading() as connection:
+        in_a, in_b = _in_both(*(read_columns(connection, label_set, _READ).arrays for label_set in (a, b)))
+        largest = _largest(connection, (a, b), in_a, in_b, limit)
+    return Comparison(a, b, in_a["state"].size, _states(in_a, in_b), largest=largest, **_numbers(in_a, in_b))
 
 
-def _both(a: int, b: int) -> ColumnElement[bool]:
-    return (A.c.label_set_id == a) & (B.c.label_set_id == b) & (A.c.feature_index == B.c.feature_index)
+def _in_both(a: Arrays, b: Arrays) -> tuple[Arrays, Arrays]:
+    """The rows of the features that both have, side by side."""
+    features, others = a["feature_index"], b["feature_index"]
+    if not features.size or not others.size:
+        return {name: v[:0] for name, v in a.items()}, {name: v[:0] for name, v in b.items()}
+    if np.array_equal(features, others):
+        return a, b
+    places = np.minimum(np.searchsorted(others, features), others.size - 1)
+    both = others[places] == features
+    return {name: v[both] for name, v in a.items()}, {name: v[places[both]] for name, v in b.items()}
 
 
-def _states(connection: Connection, a: int, b: int) -> dict[str, dict[str, int]]:
-    counted = select(A.c.state, B.c.state, func.count()).where(_both(a, b)).group_by(A.c.state, B.c.state)
+def _states(a: Arrays, b: Arrays) -> dict[str, dict[str, int]]:
+    pairs = np.bincount(a["state"].astype(np.int64) * len(STATES) + b["state"], minlength=len(STATES) ** 2)
     states: dict[str, dict[str, int]] = {}
-    for in_a, in_b, n in connection.execute(counted):
-        states.setdefault(in_a, {})[in_b] = n
+    for place in np.flatnonzero(pairs):
+        in_a, in_b = divmod(int(place), len(STATES))
+        states.setdefault(str(STATES[in_a]), {})[str(STATES[in_b])] = int(pairs[place])
     return states
 
 
-def _numbers(connection: Connection, a: int, b: int) -> dict[str, Any]:
-    same = select(func.count()).where(_both(a, b), A.c.label == B.c.label)
-    x, y = A.c.score, B.c.score
-    row = connection.execute(
-        select(
-            func.count(), func.avg(y - x), func.avg(x), func.avg(y), func.avg(x * x), func.avg(y * y), func.avg(x * y),
-            func.count().filter(x > y), func.count().filter(y > x),
-            func.count().filter(A.c.score_low > B.c.score_high), func.count().filter(B.c.score_low > A.c.score_high),
-        ).where(_both(a, b), x.is_not(None), y.is_not(None))
-    ).one()  # fmt: skip
-    n, difference, *moments = row[:7]
+def _numbers(a: Arrays, b: Arrays) -> dict[str, Any]:
+    x, y = a["score"], b["score"]
+    scored = ~np.isnan(x) & ~np.isnan(y)
+    x, y, n = x[scored], y[scored], int(scored.sum())
+
+    def count(which: np.ndarray) -> int:
+        return int(np.count_nonzero(which))
+
     return {
-        "n_same_text": connection.execute(same).scalar_one(), "n_scored": n, "mean_difference": difference,
-        "correlation": _correlation(*moments) if n > 2 else None, "n_higher_in_a": row[7], "n_higher_in_b": row[8],
-        "n_apart_in_a": row[9], "n_apart_in_b": row[10],
+        "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)), "n_scored": n,
+        "mean_difference": float((y - x).mean()) if n else None, "correlation": _correlation(x, y) if n > 2 else None,
+        "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
+        # Where an interval is undefined, NaN is neither above nor below.
+        "n_apart_in_a": count(a["score_low"][scored] > b["score_high"][scored]),
+        "n_apart_in_b": count(b["score_low"][scored] > a["score_high"][scored]),
     }  # fmt: skip
 
 
-def _correlation(x: float, y: float, xx: float, yy: float, xy: float) -> float | None:
-    spread = (xx - x * x) * (yy - y * y)
-    return (xy - x * y) / math.sqrt(spread) if spread > 1e-18 else None
+def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
+    dx, dy = x - x.mean(), y - y.mean()
+    spread = float((dx * dx).mean() * (dy * dy).mean())
+    return float((dx * dy).mean()) / math.sqrt(spread) if spread > 1e-18 else None
 
 
-def _largest(connection: Connection, a: int, b: int, limit: int) -> tuple[Difference, ...]:
-    size = func.abs(B.c.score - A.c.score)
-    query = (
-        select(A.c.feature_index, A.c.label, B.c.label, A.c.score, B.c.score)
-        .where(_both(a, b), size > 0)
-        .order_by(size.desc(), A.c.feature_index)
-        .limit(limit)
+def _largest(connection: Connection, sets: tuple[int, int], a: Arrays, b: Arrays, limit: int) -> tuple[Difference, ...]:
+    size, features = np.abs(b["score"] - a["score"]), a["feature_index"]
+    found = np.flatnonzero(size > 0)
+    if found.size > limit:
+        least = np.partition(size[found], found.size - limit)[found.size - limit]
+        found = found[size[found] >= least]
+    chosen = found[np.lexsort((features[found], -size[found]))][:limit].tolist()
+    labels = [_labels(connection, label_set, features[chosen].tolist()) for label_set in sets]
+    return tuple(
+        Difference(f, labels[0].get(f), labels[1].get(f), float(a["score"][i]), float(b["score"][i]))
+        for i, f in ((i, int(features[i])) for i in chosen)
     )
-    return tuple(Difference(*row) for row in connection.execute(query))
+
+
+def _labels(connection: Connection, label_set: int, features: list[int]) -> dict[int, str | None]:
+    here = (RESULTS.c.label_set_id == label_set) & among(connection, RESULTS.c.feature_index, features)
+    return dict(map(tuple, connection.execute(select(RESULTS.c.feature_index, RESULTS.c.label).where(here))))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Column, DateTime, Index, TypeDecorator
+from sqlalchemy import JSON, Column, DateTime, Index, TypeDecorator
 from sqlmodel import Field, SQLModel
 
 from labeler.store.tables import now
@@ -51,9 +52,34 @@ class ApiKeyRow(SQLModel, table=True):
     revoked_at: datetime | None = Field(default=None, sa_column=Column(Utc))
 
 
+class ActivationRow(SQLModel, table=True):
+    """A text whose activations were asked for, and the answer; both are deleted after a while."""
+
+    __tablename__ = "activation_request"
+
+    id: str = Field(primary_key=True)  # not to be guessed: whoever has it may read the answer
+    state: str  # "waiting", "running", "done", "failed"
+    asked: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    answer: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    reason: str | None = None
+    created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+
+
+class CounterRow(SQLModel, table=True):
+    """What happened so far, added up over all workers, for `/metrics`."""
+
+    __tablename__ = "counter"
+
+    name: str = Field(primary_key=True)
+    label: str = Field(primary_key=True)
+    value: float
+
+
 def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
     """For Alembic's comparison: the full-text index differs by database, and stands in its migration only."""
     return kind != "table" or not str(name).startswith("label_search")
 
 
-REVIEWS, API_KEYS = (SQLModel.metadata.tables[name] for name in ("review", "api_key"))
+REVIEWS, API_KEYS, ACTIVATIONS, COUNTERS = (
+    SQLModel.metadata.tables[name] for name in ("review", "api_key", "activation_request", "counter")
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from labeler.errors import NotFoundError
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State
+from labeler.store.columns import bring_up_to_date, mark
 from labeler.store.database import Database
 from labeler.store.rows import row_of
 from labeler.store.summary import LabelSetSummary, named_scores, summarise
@@ -56,6 +58,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._writer = secrets.randbits(62)
 
     def close(self) -> None:
         self.database.close()
@@ -157,7 +160,9 @@ class Store:
 
     def save_in(self, connection: Connection, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
         """`save`, as a part of a transaction of the caller's."""
-        rows = [row_of(label_set_id, feature) for feature in features]
+        # In the order of features, as every writer does: two that meet wait for each other, and never both.
+        rows = [row_of(label_set_id, feature) for feature in sorted(features, key=lambda f: f.feature_index)]
+        mark(connection, label_set_id, (feature.feature_index for feature in features), self._writer)
         statement = self._insert(RESULTS)
         replaced = {c.name: statement.excluded[c.name] for c in RESULTS.c if not c.primary_key}
         upsert = statement.on_conflict_do_update(index_elements=["label_set_id", "feature_index"], set_=replaced)
@@ -198,8 +203,11 @@ class Store:
 
     def summary(self, label_set_id: int) -> LabelSetSummary:
         n_features = self.label_set(label_set_id).n_features
-        with self.database.reading() as connection:
-            return summarise(connection, label_set_id, n_features)
+        return summarise(self.database, label_set_id, n_features)
+
+    def count_changes(self, label_set_id: int) -> None:
+        """What `summary` would have to do first: count again where results have changed."""
+        bring_up_to_date(self.database, label_set_id)
 
     def named_scores(self, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
         """The values of a score that has no column of its own, and why it is undefined where it is, counted."""

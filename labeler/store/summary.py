@@ -1,22 +1,33 @@
-"""A label set in numbers, computed in the database or streamed: a million rows are never held at once."""
+"""A label set in numbers, from its columns: a million features take a moment, and nothing at all while none changes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, UnaryExpression, func, select
-from sqlalchemy.sql.operators import custom_op
+import numpy as np
+import orjson
+from sqlalchemy import Connection, select
 
 from labeler.records import State
-from labeler.score.null import benjamini_hochberg
+from labeler.store.columns import (
+    Columns,
+    bring_up_to_date,
+    changed_parts,
+    keep_whole,
+    read_columns,
+    version_of,
+    whole,
+)
+from labeler.store.database import Database
 from labeler.store.tables import RESULTS
 
 N_BINS = 20
 FALSE_DISCOVERY_RATE = 0.05
-_TIE = 1e-9
 _MEDIANS = ("score", "score_weighted", "detection", "fuzzing")  # columns of the results
+_KEPT = "summary"
 
 
 @dataclass(frozen=True)
@@ -49,69 +60,72 @@ class LabelSetSummary:
     medians: dict[str, Median] = field(default_factory=dict)  # by column, of those that have a value
 
 
-def summarise(connection: Connection, label_set_id: int, n_features: int) -> LabelSetSummary:
-    result = RESULTS.c
-    here = result.label_set_id == label_set_id
-    scored = here & result.score.is_not(None)
-    # For columns that stand in no index: SQLite, left alone, goes by the index of scores and fetches each row from
-    # another place, which takes ten times as long as reading the table from its beginning to its end.
-    in_order = here & (result.feature_index >= 0)
-    scored_in_order = in_order & UnaryExpression(result.score, operator=custom_op("+")).is_not(None)
-
-    def one(*columns: Any, where: Any = here) -> tuple[Any, ...]:
-        return tuple(connection.execute(select(*columns).where(where)).one())
-
-    by_state: dict[str, int] = dict(
-        connection.execute(select(result.state, func.count()).where(here).group_by(result.state)).all()
-    )
-    counts = {str(state): by_state.get(str(state), 0) for state in State}
-    counts[State.PENDING] = n_features - sum(by_state.values())
-    medians = {name: m for name in _MEDIANS if (m := _median(connection, here, result[name])) is not None}
-    n_scored, mean = one(func.count(), func.avg(result.score), where=scored)
-    undefined = select(result.score_reason, func.count()).where(in_order & result.score_reason.is_not(None))
-    n_compared, n_beating = one(
-        func.count(), func.count().filter(result.score > result.baseline_token_lookup + _TIE),
-        where=scored_in_order & result.baseline_token_lookup.is_not(None),
-    )  # fmt: skip
-    usage = one(
-        func.coalesce(func.sum(result.requests), 0), func.coalesce(func.sum(result.tokens_in), 0),
-        func.coalesce(func.sum(result.tokens_out), 0), func.sum(result.cost_usd),
-        func.count().filter(result.cost_usd.is_(None)), where=in_order,
-    )  # fmt: skip
-    p_values = [
-        p
-        for (p,) in connection.execute(
-            select(result.score_null_p).where(scored_in_order & result.score_null_p.is_not(None))
+def summarise(database: Database, label_set_id: int, n_features: int) -> LabelSetSummary:
+    """Of the results as they stand now. What was computed is kept, and holds until a result changes."""
+    with database.reading() as connection:
+        # In this order: where nothing is marked, what the columns say is no older than this moment.
+        if not changed_parts(connection, label_set_id):
+            kept = whole(connection, label_set_id, _KEPT)
+            if kept is not None and (stored := orjson.loads(kept))["version"] == version_of(connection, label_set_id):
+                return _from_dict(stored["summary"], n_features)
+    bring_up_to_date(database, label_set_id)
+    with database.reading() as connection:
+        columns = read_columns(connection, label_set_id, [*_MEDIANS, "score_null_p"])
+    summary = _summary(columns, n_features)
+    with database.writing() as connection:
+        keep_whole(
+            connection, label_set_id, _KEPT, orjson.dumps({"version": columns.version, "summary": asdict(summary)})
         )
-    ]
+    return summary
+
+
+def _from_dict(stored: dict[str, Any], n_features: int) -> LabelSetSummary:
+    medians = {name: Median(**median) for name, median in stored.pop("medians").items()}
     return LabelSetSummary(
-        counts, n_features, n_scored, medians["score"].value if "score" in medians else None,
-        None if mean is None else float(mean),
-        _histogram(connection, scored), dict(connection.execute(undefined.group_by(result.score_reason)).all()),
-        n_beating / n_compared if n_compared else None,
-        sum(q is not None and q <= FALSE_DISCOVERY_RATE for q in benjamini_hochberg(p_values)) if p_values else None,
-        int(usage[0]), int(usage[1]), int(usage[2]), None if usage[4] else float(usage[3] or 0.0),
-        medians,
-    )  # fmt: skip
+        **{**stored, "histogram": tuple(stored["histogram"]), "n_features": n_features}, medians=medians
+    )
 
 
-def _median(connection: Connection, here: Any, score: Any) -> Median | None:
-    """In the database, by order statistics: the interval that the bootstrap of a median tends to, without drawing it.
+def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
+    figures = columns.figures
+    by_state: Counter[str] = sum((Counter(f["states"]) for f in figures), Counter())
+    counts = {str(state): by_state.get(str(state), 0) for state in State}
+    counts[State.PENDING] = n_features - by_state.total()
+    values = {name: array[~np.isnan(array)] for name, array in columns.arrays.items()}
+    medians = {name: m for name in _MEDIANS if (m := _median(values[name])) is not None}
+    n_scored, n_compared = values["score"].size, sum(f["n_compared"] for f in figures)
+    return LabelSetSummary(
+        counts=counts,
+        n_features=n_features,
+        n_scored=n_scored,
+        median_score=medians["score"].value if "score" in medians else None,
+        mean_score=math.fsum(f["score_sum"] for f in figures) / n_scored if n_scored else None,
+        histogram=_histogram(values["score"]),
+        undefined=dict(sum((Counter(f["undefined"]) for f in figures), Counter[str]())),
+        share_beating_baseline=sum(f["n_beating"] for f in figures) / n_compared if n_compared else None,
+        n_discoveries=_discoveries(values["score_null_p"]),
+        requests=sum(f["requests"] for f in figures),
+        tokens_in=sum(f["tokens_in"] for f in figures),
+        tokens_out=sum(f["tokens_out"] for f in figures),
+        cost_usd=None if any(f["n_unpriced"] for f in figures) else math.fsum(f["cost_usd"] for f in figures),
+        medians=medians,
+    )
+
+
+def _median(values: np.ndarray) -> Median | None:
+    """By order statistics: the interval that the bootstrap of a median tends to, without drawing it.
 
     The k-th lowest and the k-th highest score hold the median between them unless fewer than k of n fall on one side,
     which has the binomial probability P(B(n, 1/2) < k).
     """
-    defined = here & score.is_not(None)
-    n = int(connection.execute(select(func.count()).where(defined)).scalar_one())
+    n = values.size
     if n == 0:
         return None
-
-    def lowest(rank: int, count: int = 1) -> float:
-        values = connection.execute(select(score).where(defined).order_by(score).offset(rank - 1).limit(count))
-        return float(sum(v for (v,) in values) / count)
-
-    middle, k = lowest((n + 1) // 2, 2 - n % 2), _outermost(n)
-    return Median(middle, lowest(k) if k else None, lowest(n + 1 - k) if k else None, n)
+    k = _outermost(n)
+    places = [(n - 1) // 2, n // 2, *([k - 1, n - k] if k else [])]
+    found = np.partition(values, places)[places].tolist()
+    low, high = found[2:] or (None, None)
+    return Median((found[0] + found[1]) / 2, low, high, n)
 
 
 def _outermost(n: int) -> int:
@@ -141,9 +155,19 @@ def named_scores(connection: Connection, label_set_id: int, name: str) -> tuple[
     return values, reasons
 
 
-def _histogram(connection: Connection, scored: Any) -> tuple[int, ...]:
-    score = RESULTS.c.score
-    bins = [0] * N_BINS
-    for (value,) in connection.execution_options(yield_per=5000).execute(select(score).where(scored)):
-        bins[min(N_BINS - 1, int((value + 1.0) / 2.0 * N_BINS))] += 1
-    return tuple(bins)
+def _discoveries(p_values: np.ndarray) -> int | None:
+    """How many have a false-discovery rate of 5% or less (Benjamini and Hochberg 1995); None where none was tested.
+
+    They are the k lowest p-values, k the largest with p_k * m / k at that rate: no p-value above the rate is among them.
+    """
+    m = p_values.size
+    if m == 0:
+        return None
+    lowest = np.sort(p_values[p_values <= FALSE_DISCOVERY_RATE])
+    good = np.flatnonzero(lowest * m / np.arange(1, lowest.size + 1) <= FALSE_DISCOVERY_RATE)
+    return int(good[-1]) + 1 if good.size else 0
+
+
+def _histogram(scores: np.ndarray) -> tuple[int, ...]:
+    bins = np.minimum(N_BINS - 1, ((scores + 1.0) / 2.0 * N_BINS).astype(np.int64))
+    return tuple(np.bincount(bins, minlength=N_BINS).tolist())

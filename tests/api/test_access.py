@@ -23,6 +23,7 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/v1/saes"): (Scope.READ, "/v1/saes", None),
     ("GET", "/v1/saes/{sae}"): (Scope.READ, "/v1/saes/1", None),
     ("GET", "/v1/evidence"): (Scope.READ, "/v1/evidence", None),
+    ("POST", "/v1/evidence"): (Scope.SUBMIT, "/v1/evidence", {"path": "nothing-there"}),
     ("GET", "/v1/evidence/{evidence}"): (Scope.READ, "/v1/evidence/1", None),
     ("GET", "/v1/features/{sae}/{index}"): (Scope.READ, "/v1/features/1/0", None),
     ("GET", "/v1/labels"): (Scope.READ, "/v1/labels", None),

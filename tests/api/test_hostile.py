@@ -60,6 +60,7 @@ def test_a_path_stays_below_the_data_folder(http: TestClient, data: Path, path: 
     for name in asked:
         reply = http.post("/v1/jobs:gather", json={**asked, name: path})
         assert reply.status_code == 422, (name, path, reply.text)
+    assert http.post("/v1/evidence", json={"path": path}).status_code == 422
     with pytest.raises(InputError):
         below(path, data, "out")
 

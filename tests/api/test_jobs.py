@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +124,17 @@ def test_what_cannot_work_is_refused(http: TestClient, body: dict[str, Any]) -> 
     )
     assert reply.status_code in (404, 422), reply.text
     assert http.get("/v1/jobs").json()["items"] == []
+
+
+def test_evidence_gathered_elsewhere_is_made_known(http: TestClient, data: Path, planted_evidence: Path) -> None:
+    shutil.copytree(planted_evidence, data / "brought")
+    made = http.post("/v1/evidence", json={"path": "brought"})
+    assert made.status_code == 201
+    assert http.get(made.headers["Location"]).json()["hash"] == made.json()["hash"]
+    assert http.post("/v1/evidence", json={"path": "brought"}).json()["id"] == made.json()["id"]
+    assert http.post("/v1/jobs", json={"evidence": made.json()["id"], "features": "0"}).status_code == 202
+    (data / "empty").mkdir()
+    for path, status in (("empty", 404), ("nothing-there", 404)):
+        refused = http.post("/v1/evidence", json={"path": path})
+        assert refused.status_code == status
+        assert "labeler gather" in refused.json()["detail"]

@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from labeler.store.states import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour
-from tests.workers.conftest import LEASE_SECONDS, Service, comparable
+from tests.workers.conftest import LEASE_SECONDS, Service
 
 ALL_DONE = {"labeled": N_FEATURES - 2, "silent": 1, "rare": 1}
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from celery import Celery
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 from sqlalchemy import text
 
 from labeler.client import Client
 from labeler.errors import StorageError
-from labeler.recipe import Recipe
 from labeler.store.states import JobInfo, JobState
 from labeler.wire import JobDetail
 from tests import stub_server as stub
@@ -127,7 +127,7 @@ def test_a_queue_that_is_full_is_waited_for(service: Service, undisturbed: list[
     job = service.submit()
     service.wait_for_requests(10)
     redis.config_set("maxmemory", "1")
-    with pytest.raises(Exception, match="OOM"):
+    with pytest.raises(OutOfMemoryError):
         redis.set("a", "b")
     time.sleep(3.0)
     assert service.jobs.get(job.id).state is JobState.RUNNING
@@ -179,7 +179,10 @@ def test_an_endpoint_that_nobody_can_reach_pauses_the_job_until_it_is_resumed(
     """As after a minute of failures: patience has run out. Where nobody has ever answered it is shorter."""
     port = free_port()
     service.stop_workers()
-    service.environment["OPENAI_BASE_URL"], before = f"http://127.0.0.1:{port}/v1", service.environment["OPENAI_BASE_URL"]
+    service.environment["OPENAI_BASE_URL"], before = (
+        f"http://127.0.0.1:{port}/v1",
+        service.environment["OPENAI_BASE_URL"],
+    )
     service.start_worker(processes=2)
     service.environment["OPENAI_BASE_URL"] = before
     job = service.submit()

@@ -1,0 +1,193 @@
+"""The numbers of a label set by column, beside its rows: what counting and comparing a million features reads.
+
+    save ──► rows, and a mark on each part they are in ──► bring_up_to_date: marked parts anew ──► read_columns
+
+A part is a range of PART features. Whatever saves results marks their parts in the same transaction, and a mark goes away in
+the transaction that has read them: columns without a mark on their part are what the rows say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from labeler.records import State
+from labeler.store.column_tables import CHANGES, COLUMNS
+from labeler.store.database import Database
+from labeler.store.tables import LABEL_SETS, RESULTS
+
+PART = 4096
+WHOLE = -1  # in place of a part: of the label set
+STATES = tuple(State)
+FIGURES = "figures"
+_SCORES = ("score", "score_low", "score_high", "score_null_p", "score_weighted", "detection", "fuzzing")
+_KINDS: dict[str, Any] = {
+    "feature_index": np.int32,
+    "state": np.uint8,  # its place in STATES
+    "label": np.uint64,  # a hash of its text; 0: none
+    "density": np.float64,
+    **dict.fromkeys(_SCORES, np.float64),  # NaN: undefined
+}
+_READ = ("feature_index", "state", "label", "density", *_SCORES, "score_reason", "baseline_token_lookup", "requests", "tokens_in",
+         "tokens_out", "cost_usd")  # fmt: skip
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What was asked for, in the order of features: arrays of equal length, and the figures of each part."""
+
+    arrays: Mapping[str, np.ndarray]
+    figures: Sequence[Mapping[str, Any]]
+    version: str  # the same for the same results
+
+
+def mark(connection: Connection, label_set_id: int, features: Iterable[int], writer: int) -> None:
+    """Say that results of these features are about to change in this transaction."""
+    # In order, as all writers do it: two that meet wait for each other, and never both.
+    parts = sorted({feature // PART for feature in features})
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(CHANGES)
+    marks = [{"label_set_id": label_set_id, "part": part, "writer": writer, "n": 1} for part in parts]
+    connection.execute(
+        insert.values(marks).on_conflict_do_update(
+            index_elements=["label_set_id", "part", "writer"], set_={"n": CHANGES.c.n + 1}
+        )
+    )
+
+
+def changed_parts(connection: Connection, label_set_id: int) -> list[int]:
+    query = select(CHANGES.c.part).where(CHANGES.c.label_set_id == label_set_id).distinct().order_by(CHANGES.c.part)
+    return list(connection.execute(query).scalars())
+
+
+def bring_up_to_date(database: Database, label_set_id: int) -> None:
+    """Read the parts again that have changed, each in a transaction of its own: writers wait for one part at most."""
+    with database.reading() as connection:
+        parts = changed_parts(connection, label_set_id)
+    for part in parts:
+        with database.writing() as connection:
+            _read_part(connection, label_set_id, part)
+
+
+def _read_part(connection: Connection, label_set_id: int, part: int) -> None:
+    # One at a time: of two, the one that has read less must not be the last to write.
+    lock = select(LABEL_SETS.c.id).where(LABEL_SETS.c.id == label_set_id).with_for_update(key_share=True)
+    connection.execute(lock).one()
+    of_part = (CHANGES.c.label_set_id == label_set_id) & (CHANGES.c.part == part)
+    # The marks before the rows: what is saved in between leaves a mark that is not among these.
+    marks = connection.execute(select(CHANGES.c.writer, CHANGES.c.n).where(of_part)).all()
+    if not marks:
+        return
+    here = (COLUMNS.c.label_set_id == label_set_id) & (COLUMNS.c.part == part)
+    version = connection.execute(select(func.coalesce(func.max(COLUMNS.c.version), 0)).where(here)).scalar_one() + 1
+    contents = _contents(_rows_of(connection, label_set_id, part))
+    connection.execute(COLUMNS.delete().where(here))
+    same = {"label_set_id": label_set_id, "part": part, "version": version}
+    connection.execute(COLUMNS.insert(), [{**same, "name": n, "content": c} for n, c in contents.items()])
+    for writer, n in marks:
+        connection.execute(CHANGES.delete().where(of_part, CHANGES.c.writer == writer, CHANGES.c.n == n))
+
+
+def _rows_of(connection: Connection, label_set_id: int, part: int) -> dict[str, tuple[Any, ...]]:
+    query = select(*(RESULTS.c[name] for name in _READ)).where(
+        RESULTS.c.label_set_id == label_set_id,
+        RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
+    )
+    # From the driver's cursor: these are numbers and texts, which SQLAlchemy would only wrap.
+    rows = connection.execute(query.order_by(RESULTS.c.feature_index)).cursor.fetchall()
+    return dict(zip(_READ, zip(*rows, strict=True) if rows else ((),) * len(_READ), strict=True))
+
+
+def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
+    arrays = {
+        name: np.array(rows[name], dtype=np.float64)
+        for name in ("density", *_SCORES, "baseline_token_lookup", "cost_usd")
+    }
+    scored = ~np.isnan(arrays["score"])
+    arrays["score_null_p"][~scored] = np.nan  # the chance of what has no score is of no interest
+    baseline, cost = arrays.pop("baseline_token_lookup"), arrays.pop("cost_usd")
+    compared = scored & ~np.isnan(baseline)
+    figures = {
+        "states": Counter(rows["state"]),
+        "undefined": Counter(reason for reason in rows["score_reason"] if reason is not None),
+        "score_sum": float(arrays["score"][scored].sum()),
+        "n_compared": int(compared.sum()),
+        "n_beating": int((arrays["score"][compared] > baseline[compared] + _TIE).sum()),
+        **{name: sum(rows[name]) for name in ("requests", "tokens_in", "tokens_out")},
+        "cost_usd": float(np.nansum(cost)),
+        "n_unpriced": int(np.isnan(cost).sum()),
+    }
+    places = {str(state): place for place, state in enumerate(STATES)}
+    arrays["feature_index"] = np.array(rows["feature_index"], dtype=np.int32)
+    arrays["state"] = np.array([places[state] for state in rows["state"]], dtype=np.uint8)
+    arrays["label"] = np.array([_hash(label) for label in rows["label"]], dtype=np.uint64)
+    # A score that none of these features has takes no room.
+    kept = {n: a.tobytes() for n, a in arrays.items() if a.dtype != np.float64 or not np.isnan(a).all()}
+    return {FIGURES: orjson.dumps(figures), **kept}
+
+
+def _hash(label: str | None) -> int:
+    return 0 if label is None else int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
+
+
+def read_columns(connection: Connection, label_set_id: int, names: Sequence[str]) -> Columns:
+    """These columns of all parts, in one statement: of one moment."""
+    query = select(COLUMNS.c.part, COLUMNS.c.name, COLUMNS.c.version, COLUMNS.c.content).where(
+        COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.name.in_([FIGURES, *names])
+    )
+    parts: dict[int, dict[str, Any]] = {}
+    versions: dict[int, int] = {}
+    for part, name, version, content in connection.execute(query):
+        parts.setdefault(part, {})[name] = content
+        versions[part] = version
+    in_order = [parts[part] for part in sorted(parts)]
+    figures = [orjson.loads(contents[FIGURES]) for contents in in_order]
+    sizes = [sum(f["states"].values()) for f in figures]
+    arrays = {
+        name: np.concatenate(
+            [np.empty(0, _KINDS[name])]
+            + [
+                np.frombuffer(contents[name], _KINDS[name]) if name in contents else np.full(size, np.nan)
+                for contents, size in zip(in_order, sizes, strict=True)
+            ]
+        )
+        for name in names
+    }
+    return Columns(arrays, figures, _version(versions))
+
+
+def version_of(connection: Connection, label_set_id: int) -> str:
+    """Of the columns as they stand."""
+    query = select(COLUMNS.c.part, COLUMNS.c.version).where(
+        COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES
+    )
+    return _version(dict(map(tuple, connection.execute(query))))
+
+
+def _version(versions: Mapping[int, int]) -> str:
+    return hashlib.sha256(repr(sorted(versions.items())).encode()).hexdigest()[:24]
+
+
+def keep_whole(connection: Connection, label_set_id: int, name: str, content: bytes) -> None:
+    """Keep what was computed of the whole label set; it says itself of which version it is."""
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(COLUMNS)
+    values = {"label_set_id": label_set_id, "part": WHOLE, "name": name, "version": 0, "content": content}
+    connection.execute(
+        insert.values(values).on_conflict_do_update(
+            index_elements=["label_set_id", "part", "name"], set_={"content": insert.excluded.content}
+        )
+    )
+
+
+def whole(connection: Connection, label_set_id: int, name: str) -> bytes | None:
+    of_set = (COLUMNS.c.label_set_id == label_set_id) & (COLUMNS.c.part == WHOLE)
+    found = connection.execute(select(COLUMNS.c.content).where(of_set, COLUMNS.c.name == name)).scalar_one_or_none()
+    return None if found is None else bytes(found)
