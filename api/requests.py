@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labeler.demo import SAE as DEMO_SAE
 from labeler.errors import InputError
 from labeler.recipe import GatherConfig, Recipe
 from labeler.recipes import known_recipes, read_recipe, recipe_from_values
@@ -81,7 +82,9 @@ def _hub_or_below(path: str, data: Path, name: str) -> str:
 
 def _sae(path: str, data: Path) -> str:
     kind, colon, place = path.partition(":")
-    if path == "neurons" or (colon and kind in ("hf", "sae-lens") and ".." not in place and not place.startswith("/")):
+    if path in (DEMO_SAE, "neurons") or (
+        colon and kind in ("hf", "sae-lens") and ".." not in place and not place.startswith("/")
+    ):
         return path
     return str(below(path, data, "sae"))
 

@@ -30,6 +30,8 @@ class Desk(Protocol):
 
     def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found: ...
 
+    def gather(self, **asked: Any) -> Found: ...
+
     def newest(self, limit: int) -> list[Found]: ...
 
     def job(self, job: int) -> Found: ...
@@ -77,6 +79,15 @@ class Here:
         made = recipe_of(asked.pop("explainer"), asked.pop("simulator"), recipe)
         return self.job(self._jobs.submit(evidence_id, made, features, **asked).id)
 
+    def gather(self, **asked: Any) -> Found:
+        from labeler.recipe import GatherConfig
+        from labeler.store.states import GatherRequest
+
+        config = GatherConfig(**{name: asked.pop(name) for name in ("n_tokens", "sequence_tokens", "seed", "dtype")})
+        queued = {name: asked.pop(name) for name in ("priority", "idempotency_key")}
+        asked["out"] = str(Path(asked["out"]).resolve())
+        return self.job(self._jobs.submit_gather(GatherRequest(**asked, config=config), **queued).id)
+
     def newest(self, limit: int) -> list[Found]:
         return [self.job(info.id) for info in self._jobs.page(limit=limit)]
 
@@ -114,6 +125,10 @@ class Service:
         known = evidence.isdecimal() or _HASH.fullmatch(evidence)
         evidence_id = (self._client.evidence_detail if known else self._client.add_evidence)(evidence).id
         return self.job(self._client.submit(evidence_id, features, budget=budget, **given).id)
+
+    def gather(self, **asked: Any) -> Found:
+        given = {name: value for name, value in asked.items() if value is not None}
+        return self.job(self._client.submit_gather(**given).id)
 
     def newest(self, limit: int) -> list[Found]:
         return [self.job(job.id) for job in islice(self._client.jobs(), limit)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labeler.cli.app import app
-from labeler.cli.desk import Found, Here, desk_at
-from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, say, store_at
+from labeler.cli.desk import Found, desk_at
+from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, say
 
 if TYPE_CHECKING:
     from labeler.store.progress import JobProgress
@@ -76,7 +75,12 @@ def gather(
         str, typer.Option(help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`.")
     ],
     corpus: Annotated[str, typer.Option(help="As in `labeler gather`.")],
-    out: Annotated[Path, typer.Option(metavar="EVIDENCE", help="The evidence folder, as the workers see it.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="EVIDENCE", help="The evidence folder, as the workers see it; of a service, in its data folder."
+        ),
+    ],
     hookpoint: Annotated[str | None, typer.Option(metavar="PATH", help="Default: as the SAE's file says.")] = None,
     revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many corpus tokens.")] = None,
@@ -89,20 +93,16 @@ def gather(
         str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")
     ] = None,
     db: Database = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Ask the workers for evidence. Answers at once."""
-    from labeler.recipe import GatherConfig
-    from labeler.store.jobs import Jobs
-    from labeler.store.states import GatherRequest
-
-    config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
-    store = store_at(db)
-    request = GatherRequest(
-        subject, sae, corpus, str(out.resolve()), hookpoint=hookpoint, revision=revision, n_shards=shards, config=config
-    )
-    info = Jobs(store).submit_gather(request, priority=priority, idempotency_key=idempotency_key)
-    _show(Here(store).job(info.id), as_json)
+    with desk_at(db, url) as desk:
+        found = desk.gather(
+            subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
+            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, priority=priority, idempotency_key=idempotency_key,
+        )  # fmt: skip
+    _show(found, as_json)
 
 
 @jobs.command("list")

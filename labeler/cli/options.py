@@ -27,7 +27,11 @@ Database = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", metavar="URL", help="A running service, such as http://127.0.0.1:8000; its key is in LABELER_KEY."
+        "--url",
+        metavar="URL",
+        envvar="LABELER_URL",
+        show_envvar=False,
+        help="A running service, such as http://127.0.0.1:8000 [env LABELER_URL]; its key is in LABELER_KEY.",
     ),
 ]
 Explainer = Annotated[

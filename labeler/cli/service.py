@@ -18,6 +18,9 @@ from labeler.cli.app import app
 from labeler.cli.options import BaseUrl, Database, say, store_at
 from labeler.errors import InputError, StorageError
 
+# A folder `api` or `workers` where the user happens to be is not ours.
+_PYTHON = (sys.executable, "-P")
+
 if TYPE_CHECKING:
     from labeler.supervisor import Program, Supervisor
 
@@ -60,11 +63,11 @@ def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tu
     config = f'bind 127.0.0.1\nport {redis_port}\nrequirepass {password}\nsave ""\nappendonly no\n'
     programs = [
         Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True),
-        Program("worker-label", [sys.executable, "-m", "workers", "label", "--processes", str(processes)]),
-        Program("worker-gather", [sys.executable, "-m", "workers", "gather"]),
+        Program("worker-label", [*_PYTHON, "-m", "workers", "label", "--processes", str(processes)]),
+        Program("worker-gather", [*_PYTHON, "-m", "workers", "gather"]),
     ]
     if find_spec("api.__main__") is not None:
-        programs.append(Program("api", [sys.executable, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]))
+        programs.append(Program("api", [*_PYTHON, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]))
     return environment, programs
 
 
@@ -161,7 +164,7 @@ def worker(
     """Run a worker against the database LABELER_DB and the Redis LABELER_REDIS; start as many as you like."""
     if queues not in ("label", "gather"):
         raise InputError(f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each")
-    os.execv(sys.executable, [sys.executable, "-m", "workers", queues, "--processes", str(processes)])
+    os.execv(sys.executable, [*_PYTHON, "-m", "workers", queues, "--processes", str(processes)])
 
 
 @app.command()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from labeler.demo import CORPUS, SAE_PATH, SUBJECT_PATH
+from labeler.demo import CORPUS, SAE, SUBJECT
 from labeler.evidence.progress import Progress
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card
@@ -29,12 +28,13 @@ _SHOWN = 10
 
 def gather_demo(out: Path, n_tokens: int, on_progress: Progress) -> Path:
     """The evidence of the demo's SAE on the standard library of this interpreter."""
-    subject, sae = load_subject(str(SUBJECT_PATH)), load_sae(str(SAE_PATH))
-    # Named for what they are: where this installation keeps them says nothing to a reader of the label set.
-    subject = replace(subject, id="labeler-demo/subject")
-    sae = replace(sae, source=replace(sae.source, path=Path("labeler-demo/sae")))
     return gather_evidence(
-        subject, sae, open_corpus(CORPUS), GatherConfig(n_tokens=n_tokens), out / "evidence", on_progress=on_progress
+        load_subject(SUBJECT),
+        load_sae(SAE),
+        open_corpus(CORPUS),
+        GatherConfig(n_tokens=n_tokens),
+        out / "evidence",
+        on_progress=on_progress,
     )
 
 
@@ -75,4 +75,4 @@ def _show_context(console: Console, feature: LabeledFeature) -> None:
     strongest = max(feature.simulations, key=lambda s: s.context.peak, default=None)
     if strongest is not None:
         console.print(Text(f"{feature.feature_index:>5}  ", "dim"), end="")
-        console.print(painted(strongest.context, feature.statistics.max, plain=console.color_system is None))
+        console.print(painted(strongest.context, feature.statistics.max or 0.0, plain=console.color_system is None))

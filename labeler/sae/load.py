@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from labeler.demo import PATHS
 from labeler.errors import FormatError, InputError, NotFoundError
 from labeler.sae import dictionary_learning, gemma_scope, saelens, sparsify
 from labeler.sae.files import checked
@@ -28,14 +29,16 @@ _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], SAE]]] = {
 
 
 def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32", device: str = "cpu") -> SAE:
-    """The SAE at a path, or at `hf:REPO/PATH@REVISION` or `sae-lens:RELEASE/ID`, ready to encode.
+    """The SAE at a path, or at `hf:REPO/PATH@REVISION` or `sae-lens:RELEASE/ID`, or the demo's by its name, ready to encode.
 
     `hookpoint` chooses where a folder holds several. Raises NotFoundError, FormatError or InputError.
     """
     if dtype not in _DTYPES:
         raise InputError(f"dtype {dtype!r}: choose one of {', '.join(_DTYPES)}")
     revision = None
-    if name.startswith(("hf:", "sae-lens:")):
+    if name in PATHS:
+        path = PATHS[name]
+    elif name.startswith(("hf:", "sae-lens:")):
         path, revision = download(name)
     else:
         path = Path(name).expanduser()
@@ -46,6 +49,8 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
     sae = checked(_read(path, hookpoint))
     if revision is not None:
         sae = replace(sae, source=replace(sae.source, revision=revision))
+    if name in PATHS:
+        sae = replace(sae, source=replace(sae.source, path=Path(name)))
     return to(sae, _DTYPES[dtype], device)
 
 

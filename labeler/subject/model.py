@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labeler.demo import PATHS
 from labeler.errors import FormatError, InputError, MismatchError, NotFoundError
 from labeler.subject.hookpoints import Hookpoint, find_hookpoint
 
@@ -113,15 +114,18 @@ def _capture(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[dict
 def load_subject(
     name: str, *, revision: str | None = None, dtype: str = "float32", device: str | None = None
 ) -> Subject:
-    """Load a transformers model by hub id or local folder. Raises NotFoundError, FormatError or InputError."""
+    """Load a transformers model by hub id or local folder, or the demo's, by its name.
+
+    Raises NotFoundError, FormatError or InputError.
+    """
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    is_path = name.startswith((".", "/", "~")) or Path(name).exists()
-    source = str(Path(name).expanduser()) if is_path else name
+    is_path = name in PATHS or name.startswith((".", "/", "~")) or Path(name).exists()
+    source = str(PATHS.get(name) or Path(name).expanduser()) if is_path else name
     if is_path and not (Path(source) / "config.json").is_file():
         raise NotFoundError(
             f"subject {name!r}: no config.json there; give the folder of a transformers model or a hub id"

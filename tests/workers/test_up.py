@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ LABELER = Path(sys.executable).parent / "labeler"
 
 class Up:
     def __init__(self, data: Path, endpoint: StubServer) -> None:
-        self._data = data
+        self._folder = data.parent  # of a user who has things of the same names
+        for name in ("api", "workers"):
+            (self._folder / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the user')")
         self._environment = {**os.environ, "LABELER_CONCURRENCY": "4", "OMP_NUM_THREADS": "1"}
         self._words = [LABELER, "up", "--data", data, "--processes", "1", "--base-url", endpoint.base_url]
         self._started: list[subprocess.Popen[str]] = []
@@ -38,7 +41,13 @@ class Up:
         """Returns once it has said where it is."""
         words = [*map(str, self._words), "--port", str(free_port())]
         process = subprocess.Popen(
-            words, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+            words,
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
         )
         self._started.append(process)
         return process
@@ -113,10 +122,15 @@ def said(process: subprocess.Popen[str], words: str) -> str:
     """What it printed up to a line with these words."""
     assert process.stdout is not None
     lines = ""
-    for line in process.stdout:
-        lines += line
-        if words in line:
-            return lines
+    patience = threading.Timer(60.0, process.kill)
+    patience.start()
+    try:
+        for line in process.stdout:
+            lines += line
+            if words in line:
+                return lines
+    finally:
+        patience.cancel()
     raise AssertionError(f"it never said {words!r}, but: {lines}")
 
 
