@@ -9,8 +9,8 @@ import uvicorn
 
 from api.access import check_binding
 from api.app import create_app
-from api.logs import log_as_json
 from labeler.errors import LabelerError
+from labeler.logs import log_as_json
 
 
 def main(words: list[str] | None = None) -> int:

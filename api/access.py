@@ -24,6 +24,8 @@ from labeler.store.keys import ApiKey, Scope, any_key, verify_key
 log = logging.getLogger(__name__)
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 bearer = HTTPBearer(auto_error=False, description="`labeler keys create NAME` makes a key.")
+COOKIE = "labeler_key"  # in which a browser keeps its key
+_SAFE = ("GET", "HEAD")
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,16 @@ def check_binding(store: Store, host: str) -> None:
 def _needs(scope: Scope) -> Callable[..., Caller]:
     def check(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
         access: Access = request.app.state.access
-        return access.caller(request, given, scope)
+        # By its cookie a browser may read here, what the pages link to; what changes something needs the header.
+        by_cookie = of_cookie(request) if request.method in _SAFE else None
+        return access.caller(request, given or by_cookie, scope)
 
     return check
+
+
+def of_cookie(request: Request) -> HTTPAuthorizationCredentials | None:
+    key = request.cookies.get(COOKIE)
+    return None if key is None else HTTPAuthorizationCredentials(scheme="Bearer", credentials=key)
 
 
 Reader = Annotated[Caller, Depends(_needs(Scope.READ))]

@@ -15,11 +15,15 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from api.access import Access
+from api.description import describe
 from api.folders import Folders
 from api.metrics import Metrics
 from api.middleware import BodyGuard, NameGuard, RequestLog
+from api.pages import pages
+from api.pages.render import show_errors_as_pages
 from api.problems import add_handlers
-from api.routes import health, v1
+from api.routes import health, mirror, v1
+from api.spool import Spool
 from labeler import __version__
 from labeler.settings import Settings
 from labeler.store import open_store
@@ -41,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        app.state.spool.close()
         store.close()
 
     app = FastAPI(
@@ -49,9 +54,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store, app.state.settings = store, settings
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()
     app.state.metrics = Metrics(store, _queue_depths if settings.redis else dict)
+    app.state.spool = Spool()
+    describe(app)
     add_handlers(app)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(mirror.router)
+    app.include_router(pages)
+    show_errors_as_pages(app)
     # The last one added is the first one passed.
     app.add_middleware(
         GZipMiddleware, minimum_size=1000, compresslevel=5,

@@ -1,16 +1,21 @@
-"""Figures for Prometheus: requests as they come; features, jobs and queues as the database has them when it is asked."""
+"""Figures for Prometheus: requests as they come; features, jobs, queues and what the workers have counted as the database
+has them when it is asked.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from labeler.store import BLOCKS, JOBS, Store
+from labeler.store.blocks import LEASE_EXPIRED
+from labeler.store.counters import LLM_SECONDS, Labels, read_counters
 from labeler.store.tables import RESULTS
 
 _FRESH_SECONDS = 15.0  # a million features take a tenth of a second to count
@@ -47,32 +52,67 @@ class _Stored(Collector):
 
     def collect(self) -> Iterator[Metric]:
         if time.monotonic() - self._known[0] > _FRESH_SECONDS:
-            self._known = (
-                time.monotonic(),
-                [
-                    *self._counted(),
-                    self._used(),
-                    _by_name("queue_depth", "Messages that no worker has taken.", "queue", self._queue_depths()),
-                ],
-            )
+            with self._store.database.reading() as connection:
+                found = [*_counted(connection), _used(connection), *_added_up(read_counters(connection))]
+            depths = self._queue_depths()
+            found.append(_by_name("queue_depth", "Messages that no worker has taken.", "queue", depths))
+            self._known = (time.monotonic(), found)
         yield from self._known[1]
 
-    def _counted(self) -> Iterator[Metric]:
-        for name, help_text, table in (
-            ("features", "Features that have a result, by state.", RESULTS),
-            ("jobs", "Jobs by state.", JOBS),
-            ("blocks", "Blocks of jobs by state.", BLOCKS),
-        ):
-            with self._store.database.reading() as connection:
-                counts = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
-            yield _by_name(name, help_text, "state", dict(map(tuple, counts)))
 
-    def _used(self) -> Metric:
-        names = ("requests", "tokens_in", "tokens_out", "cost_usd", "attempts", "lost")
-        with self._store.database.reading() as connection:
-            sums = connection.execute(select(*(func.coalesce(func.sum(BLOCKS.c[n]), 0) for n in names))).one()
-        used = dict(zip(names, map(float, sums), strict=True))
-        return _by_name("work", "What jobs have used, and blocks begun and lost.", "what", used)
+def _counted(connection: Connection) -> Iterator[Metric]:
+    for name, help_text, table in (
+        ("features", "Features that have a result, by state.", RESULTS),
+        ("jobs", "Jobs by state.", JOBS),
+        ("blocks", "Blocks of jobs by state.", BLOCKS),
+    ):
+        counts = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
+        yield _by_name(name, help_text, "state", dict(map(tuple, counts)))
+
+
+def _used(connection: Connection) -> Metric:
+    names = ("requests", "tokens_in", "tokens_out", "cost_usd", "attempts")
+    sums = connection.execute(select(*(func.coalesce(func.sum(BLOCKS.c[n]), 0) for n in names))).one()
+    return _by_name(
+        "work",
+        "What is kept of jobs has cost, and blocks begun.",
+        "what",
+        dict(zip(names, map(float, sums), strict=True)),
+    )
+
+
+def _added_up(counters: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
+    """What the workers have counted."""
+    for name, help_text, labels in (
+        ("llm_requests", "Requests to LLMs, answered or not.", ("model",)),
+        ("llm_failures", "Requests to LLMs without a reply, by kind of failure.", ("model", "kind")),
+        ("llm_tokens", "Tokens of the replies that came.", ("model", "direction")),
+        ("llm_cost_usd", "Price of the replies that came, where it is known.", ("model",)),
+        ("llm_unpriced", "Replies whose price is unknown.", ("model",)),
+        ("blocks_lost", "Blocks whose attempt was lost: how, and what became of them.", ("how", "now")),
+    ):
+        family = CounterMetricFamily(f"labeler_{name}", help_text, labels=labels)
+        for values, total in sorted(counters.get(name, {}).items()):
+            family.add_metric(values, total)
+        yield family
+    yield _lease_expiries(counters.get("blocks_lost", {}))
+    yield _llm_seconds(counters)
+
+
+def _lease_expiries(lost: dict[Labels, float]) -> Metric:
+    n_expired = sum(n for (how, _), n in lost.items() if how == LEASE_EXPIRED)
+    return CounterMetricFamily(
+        "labeler_lease_expiries", "Blocks taken back from a worker that gave no sign of life.", n_expired
+    )
+
+
+def _llm_seconds(counters: dict[str, dict[Labels, float]]) -> Metric:
+    family = HistogramMetricFamily("labeler_llm_seconds", "Time to an LLM's reply.", labels=("model",))
+    in_bucket, edges = counters.get("llm_seconds_bucket", {}), [*map(str, LLM_SECONDS), "+Inf"]
+    for (model,), total in sorted(counters.get("llm_seconds_sum", {}).items()):
+        up_to = accumulate(in_bucket.get((model, str(place)), 0.0) for place in range(len(edges)))
+        family.add_metric((model,), list(zip(edges, up_to, strict=True)), total)
+    return family
 
 
 def _by_name(name: str, help_text: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:

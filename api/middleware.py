@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.logs import request_id
 from api.metrics import Metrics
 from api.problems import problem
+from labeler.logs import request_id
 
 log = logging.getLogger("api.requests")
 

@@ -10,8 +10,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.logs import request_id
 from labeler.errors import LabelerError, StorageError
+from labeler.logs import request_id
 from labeler.wire import Problem
 
 log = logging.getLogger(__name__)

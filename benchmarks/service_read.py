@@ -29,7 +29,11 @@ from labeler.export.stream import FORMATS, encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.records import State
 from labeler.store import Store, catalogue, open_store
-from labeler.store.queries import LabelFilter, Sort, list_labels, lookup_labels
+from labeler.store.columns import mark
+from labeler.store.compare import compare_sets
+from labeler.store.lookup import lookup_labels
+from labeler.store.queries import LabelFilter, Sort, list_labels
+from labeler.store.scatter import scatter_of
 from labeler.store.search import search_labels
 from labeler.store.tables import now
 
@@ -92,6 +96,8 @@ def fill(store: Store, n: int) -> None:
     if catalogue.end_of_part(store, info.id, -1, n - 1) is not None:
         return
     with store.database.writing() as connection:
+        mark(connection, info.id, range(n), writer=1)
+    with store.database.writing() as connection:
         driver: Any = connection.connection.driver_connection
         if store.database.dialect == "sqlite":
             driver.execute("PRAGMA cache_size=-1000000")
@@ -130,15 +136,36 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         "page by density, failed ones": (page(Sort.DENSITY, state=lambda: State.FAILED, density_min=lambda: 10 ** rng.uniform(-6, -2)), MANY),
         "page by density, low scores": (page(Sort.DENSITY_FALLING, score_max=lambda: 0.2, density_max=rng.random), MANY),
         "page by index, rare ones": (page(Sort.INDEX, state=lambda: State.RARE), MANY),
+        "page by index, high scores": (page(Sort.INDEX, score_min=lambda: rng.uniform(0.5, 0.95)), MANY),
+        "page by score, low densities": (page(Sort.SCORE, density_max=lambda: 10 ** rng.uniform(-6, -5.5)), MANY),
+        "page by index, frequent word": (page(Sort.INDEX, text=lambda: frequent), 50),
+        "page by score, most frequent word": (page(Sort.SCORE_FALLING, text=lambda: common), 50),
+        "page by score, frequent word": (page(Sort.SCORE_FALLING, text=lambda: frequent), 50),
+        "page by density, rare word": (page(Sort.DENSITY, text=lambda: rare), 50),
+        "page by score, two words": (page(Sort.SCORE, text=lambda: f"{common} {frequent}"), 50),
         "look-up of 1,000": (look_up(1000), MANY // 4),
         "look-up of 10,000": (look_up(10_000), 10),
         "search, most frequent word": (search(common), 20),
         "search, frequent word": (search(frequent), 50),
         "search, rare word": (search(rare), 50),
         "search, two words": (search(f"{common} {frequent}"), 20),
+        "summary, nothing changed": (lambda: store.summary(1), 20),
+        "summary, one result changed": (lambda: changed(store, rng.randrange(n)), 20),
+        "comparison with itself": (lambda: compare_sets(store, 1, 1), 10),
+        "scatter": (lambda: scatter_of(store, 1), 10),
     }  # fmt: skip
+    began = time.perf_counter()
+    store.count_changes(1)
+    print(f"columns made in {time.perf_counter() - began:.1f} s", file=sys.stderr)
     times = {name: timed(call, times) for name, (call, times) in cases.items()}
-    return {"ms": times | through_the_api(store, rng), "export": {kind: exported(store, kind, n) for kind in FORMATS}}
+    exports = {kind: exported(store, kind, n) for kind in FORMATS}
+    return {"ms": times | through_the_api(store, rng), "export": exports}
+
+
+def changed(store: Store, feature: int) -> object:
+    with store.database.writing() as connection:
+        mark(connection, 1, [feature], writer=1)
+    return store.summary(1)
 
 
 def most_frequent(store: Store) -> tuple[str, str, str]:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
 
 from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
+from labeler.store.activations import OPEN, RequestState
 from labeler.store.states import ACTIVE
 
 M = TypeVar("M", bound=BaseModel)
@@ -147,31 +149,21 @@ class Client:
     def export(self, label_set: int, format: str, path: Path) -> int:
         """Write all rows of a label set to `path`; returns the number of bytes. The file appears whole or not at all.
 
-        JSONL and CSV come as a stream; a broken one is begun again, three times.
+        A broken download goes on where it broke, unless the label set has changed since.
         """
         partial = path.with_name(path.name + ".partial")
-        for attempt in range(self._attempts):
-            try:
-                n = self._download(f"/v1/sets/{label_set}/export", {"format": format}, partial)
-                break
-            except httpx2.TransportError as error:
-                if attempt == self._attempts - 1:
-                    raise StorageError(f"the download of label set {label_set} broke off: {error}") from error
+        with partial.open("wb") as file:
+            download = _Download(self._http, f"/v1/sets/{label_set}/export", {"format": format}, file)
+            for attempt in range(self._attempts):
+                try:
+                    download.go_on()
+                    break
+                except httpx2.TransportError as error:
+                    if attempt == self._attempts - 1:
+                        raise StorageError(f"the download of label set {label_set} broke off: {error}") from error
+            n = file.tell()
         partial.replace(path)
         return n
-
-    def _download(self, url: str, params: Mapping[str, Any], path: Path) -> int:
-        # Not compressed on the way: it would cost the service more than the network saves.
-        with (
-            self._http.stream("GET", url, params=params, headers={"Accept-Encoding": "identity"}) as reply,
-            path.open("wb") as file,
-        ):
-            if reply.is_error:
-                reply.read()
-                raise _error(reply)
-            for piece in reply.iter_bytes():
-                file.write(piece)
-            return file.tell()
 
     # Jobs
 
@@ -200,18 +192,19 @@ class Client:
         return self._items(f"/v1/jobs/{job}/failures", wire.Failure)
 
     def watch(self, job: int) -> Iterator[wire.JobDetail]:
-        """Every change of a job, until it has ended or is paused. Once it is followed, a service that restarts is waited for."""
-        seen, lost_at = False, None
+        """Every change of a job, until it has ended or is paused. A service that was there and restarts is waited for."""
+        met, lost_at = False, None
         while True:
             try:
                 for detail in self._events(job):
-                    seen, lost_at = True, None
+                    met, lost_at = True, None
                     yield detail
                     if detail.state not in ACTIVE:
                         return
             except (httpx2.TransportError, StorageError) as error:
                 lost_at = lost_at or time.monotonic()
-                if not seen or time.monotonic() - lost_at > _RESTART_SECONDS:
+                met = met or not isinstance(error, httpx2.ConnectError | StorageError)
+                if not met or time.monotonic() - lost_at > _RESTART_SECONDS:
                     raise self._unreachable(error) from error
             time.sleep(0.3)
 
@@ -223,6 +216,25 @@ class Client:
             for line in reply.iter_lines():
                 if line.startswith("data: "):
                     yield wire.JobDetail.model_validate_json(line.removeprefix("data: "))
+
+    # Texts
+
+    def ask_activations(self, sae: int, text: str) -> wire.Activations:
+        """Ask which features fire on a text. Answers at once; `read_activations` has the answer later."""
+        return self._post("/v1/activations", wire.Activations, {"sae": sae, "text": text})
+
+    def read_activations(self, request: str) -> wire.Activations:
+        return self._get(f"/v1/activations/{request}", wire.Activations)
+
+    def activations(self, sae: int, text: str, every: float = 0.2) -> wire.Activations:
+        """Which features fire on a text, once a gather worker has read it. Raises ServiceError with the reason where none does."""
+        found = self.ask_activations(sae, text)
+        while found.state in OPEN:
+            time.sleep(every)
+            found = self.read_activations(found.id)
+        if found.state is RequestState.FAILED:
+            raise ServiceError(200, found.reason or "the text was not read")
+        return found
 
     # Keys, for those who may
 
@@ -277,6 +289,34 @@ class Client:
             f"the service at {self._http.base_url} cannot be reached ({type(error).__name__}); "
             "is it running? `labeler up` starts it"
         )
+
+
+@dataclass
+class _Download:
+    """A file on its way, as far as it has come."""
+
+    http: httpx2.Client
+    url: str
+    params: Mapping[str, Any]
+    file: BinaryIO
+    tag: str | None = None  # the version that is in the file
+
+    def go_on(self) -> None:
+        """Write what is missing of this version; where the service has another by now, all of that."""
+        # Not compressed on the way: it would cost the service more than the network saves.
+        headers = {"Accept-Encoding": "identity"}
+        if self.tag is not None and self.file.tell():
+            headers |= {"Range": f"bytes={self.file.tell()}-", "If-Range": self.tag}
+        with self.http.stream("GET", self.url, params=self.params, headers=headers) as reply:
+            if reply.is_error:
+                reply.read()
+                raise _error(reply)
+            if reply.status_code != 206:
+                self.file.seek(0)
+                self.file.truncate()
+            self.tag = reply.headers.get("etag")
+            for piece in reply.iter_bytes():
+                self.file.write(piece)
 
 
 def _error(reply: httpx2.Response) -> LabelerError:

@@ -79,12 +79,12 @@ async def triage(evidence: Evidence, recipe: Recipe) -> Candidate | None:
     lookup = lookup_of(evidence)
     score = (await _tested(lookup, evidence.choose, _without_llm(recipe), None))[0]
     good = score.value is not None and score.value >= recipe.triage.keep_lookup_from
-    return _candidate(lookup, "triage", good or evidence.statistics.density > recipe.triage.densest, score)
+    return _candidate(lookup, "triage", good or (evidence.statistics.density or 0.0) > recipe.triage.densest, score)
 
 
 def _kept_lookup(evidence: Evidence, recipe: Recipe, candidate: Candidate) -> Made:
     assert recipe.triage is not None
-    density = evidence.statistics.density
+    density = evidence.statistics.density or 0.0  # unknown is not too dense
     if density > recipe.triage.densest:
         why = f"fires on {density:.0%} of all tokens; above {recipe.triage.densest:.0%} no LLM is asked"
     else:

@@ -107,7 +107,8 @@ def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) ->
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:
     """The state of a feature that cannot be labelled, with its reason; None for one that can."""
     if statistics.n_firings == 0:
-        return State.SILENT, f"never fired on {statistics.n_tokens:,} tokens"
+        known = "" if statistics.n_tokens is None else f" on {statistics.n_tokens:,} tokens"
+        return State.SILENT, f"never fired{known}"
     for split, least in zip(Split, config.least_firing_windows, strict=True):
         n = statistics.n_firing_windows_by_split[split]
         if n < least:

@@ -62,21 +62,28 @@ class Context:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What the whole corpus said about one feature; exact counts, independent of how the pass was cut."""
+    """What the whole corpus said about one feature; exact counts, independent of how the pass was cut.
 
-    n_tokens: int  # tokens of the corpus the feature was evaluated on
-    n_firings: int  # tokens with activation > 0
-    n_windows: int  # windows of the corpus
-    n_firing_windows: int
+    Of evidence that others have gathered (evidence/given.py), None is what they do not say, and the windows by
+    split are those that they show.
+    """
+
+    n_tokens: int | None  # tokens of the corpus the feature was evaluated on
+    n_firings: int | None  # tokens with activation > 0
+    n_windows: int | None  # windows of the corpus
+    n_firing_windows: int | None
     n_firing_windows_by_split: dict[Split, int]
     n_windows_by_split: dict[Split, int]
-    mean: float  # over firing tokens, raw SAE units
-    max: float
-    histogram: tuple[int, ...]  # firing tokens per log2 bin of activation, edges in records.HISTOGRAM_EDGES
+    mean: float | None  # over firing tokens, raw SAE units
+    max: float | None
+    histogram: tuple[int, ...]  # firing tokens per log2 bin of activation, edges in HISTOGRAM_EDGES; empty: unknown
+    stated_density: float | None = None  # where others state it, and nothing was counted
 
     @property
-    def density(self) -> float:
+    def density(self) -> float | None:
         """Share of tokens on which the feature fires."""
+        if self.n_firings is None or self.n_tokens is None:
+            return self.stated_density
         return self.n_firings / self.n_tokens if self.n_tokens else 0.0
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from labeler.evidence.choose import choose_evidence
 from labeler.evidence.directions import Output, read_neighbours, read_output
-from labeler.evidence.store import EvidenceFolder
+from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.pipeline import too_little
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Context, LabeledFeature, Source, Split, State
 from labeler.store import Store
+from labeler.store.lookup import lookup_labels
 from labeler.store.read import result_from_row
 from labeler.store.rows import dense
 
@@ -38,8 +39,10 @@ def feature_view(
     contexts = ContextsConfig()
     seed = 0
     if chosen is not None:
-        recipe = Recipe.from_dict(store.recipe_of(chosen))
-        contexts, seed = recipe.contexts, recipe.seed
+        made_by = store.recipe_of(chosen)
+        if BY_OTHERS not in made_by:  # others chose contexts in their own way
+            recipe = Recipe.from_dict(made_by)
+            contexts, seed = recipe.contexts, recipe.seed
         row = store.row(chosen, feature_index)
         result = read_result(folder, row) if row is not None else result
     output = read_output(folder.folder, feature_index)
@@ -123,3 +126,18 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
             {**asdict(s.context), "predicted": s.predicted, "reason": s.reason} for s in view.result.simulations
         ],
     }
+
+
+def joined_activations(store: Store, sae: int, answer: dict[str, Any]) -> dict[str, Any]:
+    """What fires on a text (evidence/activations.py), with the newest label of each feature."""
+    labels = lookup_labels(store, [(sae, feature["feature_index"]) for feature in answer["features"]])
+    return {
+        "n_firing": answer["n_firing"],
+        "tokens": [
+            {**token, "top": [{"feature_index": feature, "activation": value} for feature, value in token["top"]]}
+            for token in answer["tokens"]
+        ],
+        "features": [
+            {**feature, "label": label} for feature, label in zip(answer["features"], labels, strict=True)
+        ],
+    }  # fmt: skip

@@ -24,7 +24,17 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from labeler.records import HISTOGRAM_EDGES, Context, LabeledFeature, Score, Simulation, Source, Split, State
+from labeler.records import (
+    HISTOGRAM_EDGES,
+    Context,
+    FeatureStatistics,
+    LabeledFeature,
+    Score,
+    Simulation,
+    Source,
+    Split,
+    State,
+)
 
 if TYPE_CHECKING:
     from labeler.sae.train import TrainProgress
@@ -177,11 +187,21 @@ def _numbers(result: LabeledFeature) -> Table:
         for name, text in _score_lines(result):
             grid.add_row(Text(name), Text(text))
     s = result.statistics
-    grid.add_row("fires on", Text(f"{s.n_firings:,} of {s.n_tokens:,} tokens ({percent(s.density)}), "
-                                  f"in {s.n_firing_windows:,} of {s.n_windows:,} windows"))  # fmt: skip
-    if s.n_firings:
-        grid.add_row("activation", Text(f"mean {s.mean:.3g} where it fires, maximum {s.max:.3g}"))
+    grid.add_row("fires on", Text(_fires_on(s)))
+    mean = f"mean {s.mean:.3g} where it fires" if s.mean else None
+    if known := [text for text in (mean, f"maximum {s.max:.3g}" if s.max else None) if text is not None]:
+        grid.add_row("activation", Text(", ".join(known)))
     return grid
+
+
+def _fires_on(s: FeatureStatistics) -> str:
+    if s.n_firings is None or s.n_tokens is None or s.n_firing_windows is None:
+        stated = "" if s.density is None else f" ({percent(s.density)} of tokens, as those say who gathered it)"
+        return f"{sum(s.n_firing_windows_by_split.values()):,} windows that are known{stated}"
+    return (
+        f"{s.n_firings:,} of {s.n_tokens:,} tokens ({percent(s.density)}), "
+        f"in {s.n_firing_windows:,} of {s.n_windows:,} windows"
+    )
 
 
 def _score_lines(result: LabeledFeature) -> Iterable[tuple[str, str]]:
@@ -223,7 +243,7 @@ def with_interval(score: Score) -> str:
 
 def _explained(result: LabeledFeature, contexts: Sequence[Context], n: int, plain: bool) -> list[ConsoleRenderable]:
     kept = [c for c in contexts if c.split is Split.EXPLAIN]
-    lines = [Padding(painted(c, result.statistics.max, plain=plain), (0, 0, 1, 2)) for c in _spread(kept, n)]
+    lines = [Padding(painted(c, result.statistics.max or 0.0, plain=plain), (0, 0, 1, 2)) for c in _spread(kept, n)]
     return [_heading(kept[0].source, Split.EXPLAIN, len(lines), len(kept)), *lines] if lines else []
 
 
@@ -231,7 +251,9 @@ def _simulated(
     result: LabeledFeature, simulations: Sequence[Simulation], n: int, plain: bool
 ) -> list[ConsoleRenderable]:
     highest = max((max(s.predicted, default=0.0) for s in result.simulations if s.predicted is not None), default=0.0)
-    pairs = [Padding(_pair(s, result.statistics.max, highest, plain), (0, 0, 1, 2)) for s in _spread(simulations, n)]
+    pairs = [
+        Padding(_pair(s, result.statistics.max or 0.0, highest, plain), (0, 0, 1, 2)) for s in _spread(simulations, n)
+    ]
     if not pairs:
         return []
     return [_heading(simulations[0].context.source, Split.HELD_OUT, len(pairs), len(simulations)), *pairs]
@@ -439,7 +461,9 @@ def number(x: float | None, digits: int = 2) -> str:
     return text.replace("-", "−" if float(text) else "")  # and no minus before a zero
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
+    if share is None:
+        return "unknown"
     return f"{share:.3%}" if 0 < share < 0.001 else f"{share:.1%}"
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from labeler.records import Source, Split, State
+from labeler.store.activations import MOST_CHARACTERS, RequestState
 from labeler.store.keys import Scope
-from labeler.store.queries import Choose
+from labeler.store.lookup import Choose
 from labeler.store.reviews import LONGEST_COMMENT, LONGEST_LABEL, Verdict
 from labeler.store.states import JobKind, JobState
 
@@ -73,7 +74,7 @@ class Sae(Wire):
     architecture: str
     sha256: str = Field(description="Of the weights.")
     n_features: int = Field(examples=[32768])
-    d_in: int
+    d_in: int | None
 
 
 class Evidence(Wire):
@@ -110,9 +111,11 @@ class Label(Wire):
     score_weighted: float | None
     detection: float | None
     fuzzing: float | None
-    density: float = Field(description="Share of tokens on which the feature fires.")
-    max_activation: float
-    n_firings: int
+    density: float | None = Field(
+        description="Share of tokens on which the feature fires; null where those who gathered evidence do not say."
+    )
+    max_activation: float | None
+    n_firings: int | None
     created_at: Time
 
 
@@ -224,7 +227,9 @@ class Feature(Wire):
     feature_index: int
     label_set_id: int | None = Field(description="The label set that `held_out` is of.")
     statistics: dict[str, Any] | None
-    labels: list[FeatureLabel] = Field(description="One for each label set, the newest first.")
+    labels: list[FeatureLabel] = Field(
+        description="One for each label set, the newest first; then those that people wrote."
+    )
     reviews: list[Review] = Field(description="What people say, with their own labels.")
     explain: list[Context] = Field(description="What the explainer saw.")
     held_out: list[Context] = Field(description="What the label was tested on: truth and simulation.")
@@ -240,6 +245,8 @@ class Difference(Wire):
     label_b: str | None
     score_a: float
     score_b: float
+    interval_a: tuple[float, float] | None = Field(None, description="95%.")
+    interval_b: tuple[float, float] | None = None
 
 
 class Comparison(Wire):
@@ -258,6 +265,10 @@ class Comparison(Wire):
     n_apart_in_a: int
     n_apart_in_b: int
     largest: list[Difference]
+    n_only_in_a: int = Field(0, description="Features that have a result in a alone.")
+    n_only_in_b: int = 0
+    n_scored_in_one: int = Field(0, description="Features with a score in one of them alone.")
+    mean_interval: tuple[float, float] | None = Field(None, description="95%, of the mean difference over features.")
 
 
 class Budget(Asked):
@@ -350,6 +361,49 @@ class JobDetail(Job):
 class Failure(Wire):
     feature_index: int
     reason: str
+
+
+class ActivationsRequest(Asked):
+    """A text that the subject of an SAE is to read."""
+
+    sae: Id = Field(examples=[1])
+    text: Text = Field(min_length=1, max_length=MOST_CHARACTERS, examples=["raise ValueError(name)"])
+
+
+class Firing(Wire):
+    feature_index: int
+    activation: float = Field(description="In the units of the SAE.")
+
+
+class ReadToken(Wire):
+    token: str
+    n_firing: int = Field(description="Features that fire on it.")
+    top: list[Firing] = Field(description="The strongest of them.")
+
+
+class FiringFeature(Wire):
+    """A feature, and where in the text it fires."""
+
+    feature_index: int
+    at: list[int] = Field(description="The tokens on which it fires.")
+    activations: list[float] = Field(description="Its activation on each of these.")
+    label: Label | None = Field(
+        description="The newest label, with its score and the highest activation in the corpus."
+    )
+
+
+class Activations(Wire):
+    """A text that was asked about; the answer comes when `state` is `done`, and is deleted an hour after the text came."""
+
+    id: str
+    state: RequestState
+    reason: str | None = Field(description="Why it failed, or what it waits for.")
+    sae: int
+    text: str
+    created_at: Time
+    n_firing: int | None = Field(None, description="Features that fire anywhere in the text.")
+    tokens: list[ReadToken] | None = None
+    features: list[FiringFeature] | None = Field(None, description="The highest first; of many, the first 200.")
 
 
 class Key(Wire):

@@ -14,11 +14,22 @@ from pathlib import Path
 import pytest
 
 from tests.commands import run
-from tests.databases import postgres, postgres_server, store, url
+from tests.databases import migrated_file, migrated_template, postgres, postgres_server, store, url
 from tests.planted import Planted, plant
 from tests.stub_server import stub_server
 
-__all__ = ["planted", "planted_evidence", "postgres", "postgres_server", "run", "store", "stub_server", "url"]
+__all__ = [
+    "migrated_file",
+    "migrated_template",
+    "planted",
+    "planted_evidence",
+    "postgres",
+    "postgres_server",
+    "run",
+    "store",
+    "stub_server",
+    "url",
+]
 
 
 @pytest.fixture(scope="session")

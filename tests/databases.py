@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from labeler.store import Store, open_store
 
@@ -38,19 +40,53 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield str(tmp_path / "labeler.db")
         return
-    from sqlalchemy import create_engine, text
-
     base = request.getfixturevalue("postgres")
-    engine = create_engine(base, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    _execute(base, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
     yield base
 
 
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = open_store(url)
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "labeler.db"
+    open_store(str(path)).close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: str) -> str:
+    """The server, with a migrated database of which each test gets a copy."""
+    _execute(postgres, "DROP DATABASE IF EXISTS migrated", "CREATE DATABASE migrated")
+    open_store(_named(postgres, "migrated")).close()
+    return postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store without anything in it, on each kind of database; migrated once, since that takes longer than most tests."""
+    if request.param == "sqlite":
+        copy = shutil.copyfile(request.getfixturevalue("migrated_file"), tmp_path / "labeler.db")
+        store = open_store(str(copy), migrate=False)
+        yield store
+        store.close()
+        return
+    server, name = request.getfixturevalue("migrated_template"), f"store_{next(_numbers)}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE migrated")
+    store = open_store(_named(server, name), migrate=False)
     yield store
     store.close()
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _named(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def _execute(server: str, *statements: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+_numbers = count(1)

@@ -12,7 +12,7 @@ from celery import Celery
 
 from labeler.settings import Settings
 
-LABEL_QUEUE, GATHER_QUEUE = "label", "gather"
+LABEL_QUEUE, GATHER_QUEUE, ACTIVATIONS_QUEUE = "label", "gather", "activations"
 LABEL_SECONDS = 2 * 3600  # of one block: 128 features whose every request exhausts its patience take less
 GATHER_SECONDS = 24 * 3600  # of one shard
 
@@ -29,6 +29,7 @@ def _configuration() -> dict[str, Any]:
             "socket_timeout": 10.0,
             "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
+            "queue_order_strategy": "priority",  # a worker of several queues empties the first one first
         },
         "result_backend": None,
         "task_ignore_result": True,
@@ -37,9 +38,14 @@ def _configuration() -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # what they do goes into the database all the same
         "task_create_missing_queues": True,
         "task_default_queue": LABEL_QUEUE,
-        "task_routes": {"workers.label_block": LABEL_QUEUE, "workers.gather_block": GATHER_QUEUE},
+        "task_routes": {
+            "workers.label_block": LABEL_QUEUE,
+            "workers.gather_block": GATHER_QUEUE,
+            "workers.activations": ACTIVATIONS_QUEUE,
+        },
         "worker_send_task_events": True,  # for Flower
         "worker_hijack_root_logger": False,
         "enable_utc": True,

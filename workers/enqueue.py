@@ -11,9 +11,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from labeler.store import Store
+from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
 from labeler.store.states import JobKind
-from workers.app import GATHER_QUEUE, LABEL_QUEUE, app
+from workers.app import ACTIVATIONS_QUEUE, GATHER_QUEUE, LABEL_QUEUE, app
 
 DEPTH = 32
 QUEUES = {JobKind.LABEL: LABEL_QUEUE, JobKind.GATHER: GATHER_QUEUE}
@@ -27,14 +28,22 @@ def refill(kind: JobKind, store: Store) -> int:
 
     A broker that cannot be reached is no error of the caller's: the workers look for themselves (recovery.py).
     """
-    waiting = Blocks(store).waiting(kind, DEPTH)
-    if waiting == 0:
+    return _top_up(QUEUES[kind], TASKS[kind], Blocks(store).waiting(kind, DEPTH))
+
+
+def announce_texts(store: Store) -> int:
+    """The same for the texts whose activations are asked for, all of which one message stands for."""
+    return _top_up(ACTIVATIONS_QUEUE, "workers.activations", min(1, Activations(store).n_waiting()))
+
+
+def _top_up(queue: str, task: str, wanted: int) -> int:
+    if wanted == 0:
         return 0
     try:
-        n = max(0, waiting - n_queued(kind))
+        n = max(0, wanted - _n_messages(queue))
         with app.producer_pool.acquire(block=True, timeout=5) as producer:
             for _ in range(n):
-                app.signature(TASKS[kind]).apply_async(producer=producer, retry=False)
+                app.signature(task).apply_async(producer=producer, retry=False)
     except (OperationalError, RedisError, OSError) as error:
         log.warning("the queue cannot be reached (%s); the workers will find the work by themselves", error)
         return 0
@@ -43,5 +52,9 @@ def refill(kind: JobKind, store: Store) -> int:
 
 def n_queued(kind: JobKind) -> int:
     """Messages that no worker has taken yet."""
+    return _n_messages(QUEUES[kind])
+
+
+def _n_messages(queue: str) -> int:
     with app.pool.acquire(block=True, timeout=5) as connection:
-        return int(connection.default_channel.client.llen(QUEUES[kind]))
+        return int(connection.default_channel.client.llen(queue))

@@ -5,17 +5,13 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labeler.store.states import GatherRequest, Lease
+from workers import loaded
+from workers.activate import Between
 from workers.hold import Holding
 from workers.resources import Resources
-
-if TYPE_CHECKING:
-    from labeler.evidence.target import Target
-    from labeler.subject.model import Subject
 
 PREPARE, SHARD, MERGE = 0, 1, 2
 _CHECKPOINT_SECONDS = 20.0
@@ -41,6 +37,7 @@ def gather(lease: Lease, holding: Holding, here: Resources) -> None:
 def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, here: Resources) -> None:
     from labeler.evidence.gather import gather_shard
     from labeler.evidence.prepare import prepare
+    from labeler.evidence.target import choose_target
     from labeler.subject.corpus import open_corpus
     from labeler.subject.sequences import open_tokenized
 
@@ -53,8 +50,13 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
             has_begun = True
         if not holding.go_on():
             raise Stopped
+        answer_a_text()
 
-    subject, target = _loaded(request.subject, request.revision, request.sae, request.hookpoint, request.config.dtype)
+    subject = loaded.subject(request.subject, request.revision, request.config.dtype)
+    target = choose_target(
+        subject, loaded.sae(subject, request.sae, request.hookpoint, request.config.dtype), request.hookpoint
+    )
+    answer_a_text = Between(here, subject, request.config.dtype)
     if lease.stage == PREPARE:
         corpus = open_corpus(request.corpus, request.text_field)
         prepare({out: target}, subject, corpus, request.config, on_progress=on_progress)
@@ -71,17 +73,6 @@ def _merge(out: Path, lease: Lease, here: Resources) -> None:
 
     merge_shards(out)
     here.jobs.gathered(lease.job_id, here.store.add_evidence(EvidenceFolder(out).manifest, str(out)))
-
-
-@lru_cache(maxsize=1)
-def _loaded(subject: str, revision: str | None, sae: str, hookpoint: str | None, dtype: str) -> tuple[Subject, Target]:
-    from labeler.evidence.target import choose_target, neurons
-    from labeler.sae import load_sae
-    from labeler.subject.model import load_subject
-
-    loaded = load_subject(subject, revision=revision, dtype=dtype)
-    read = neurons(loaded, hookpoint) if sae == "neurons" else load_sae(sae)
-    return loaded, choose_target(loaded, read, hookpoint)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from labeler.labeling.missing import Run, label_missing
 from labeler.records import LabeledFeature
+from labeler.store.counters import Tally
 from labeler.store.states import Lease, Order
 from workers.hold import Holding
 from workers.resources import Resources
@@ -25,7 +26,10 @@ GRACE = 8.0  # seconds that the features in hand have to come to their end, once
 def label(lease: Lease, holding: Holding, here: Resources) -> None:
     """Returns when the block is done or `holding` says to stop; what was labelled is saved in either case."""
     llm = here.llm(lease, here.recipe(lease.label_set_id or 0))
-    here.loop.run_until_complete(_label(lease, holding, here, llm))
+    try:
+        here.loop.run_until_complete(_label(lease, holding, here, llm))
+    finally:
+        here.tally.keep()
     if lease.number % _COUNT_EVERY == 0 and lease.label_set_id is not None:
         # As the job goes on: whoever asks for the figures of a million features would wait for them.
         here.store.count_changes(lease.label_set_id)
@@ -55,7 +59,7 @@ async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM
         )
     )
     try:
-        await _until_done_or_stopped(labelling, holding, llm)
+        await _until_done_or_stopped(labelling, holding, llm, here.tally)
     finally:
         if llm is not None:
             await _landed(llm)
@@ -71,13 +75,17 @@ async def _landed(llm: OpenAILLM) -> None:
         log.warning("some replies are still on their way; they may be asked for again")
 
 
-async def _until_done_or_stopped(labelling: asyncio.Future[Run], holding: Holding, llm: OpenAILLM | None) -> None:
+async def _until_done_or_stopped(
+    labelling: asyncio.Future[Run], holding: Holding, llm: OpenAILLM | None, tally: Tally
+) -> None:
     n_bought = 0 if llm is None else llm.spent.requests
     while not labelling.done():
         await asyncio.wait({labelling}, timeout=0.1)
         if llm is not None and llm.spent.requests > n_bought:
             n_bought = llm.spent.requests
             holding.progressed()
+        if tally.is_due:
+            await asyncio.to_thread(tally.keep)
         if holding.order is Order.LOST or holding.seconds_stopped > GRACE:
             labelling.cancel()
             await asyncio.wait({labelling})

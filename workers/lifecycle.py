@@ -14,12 +14,18 @@ from kombu.transport import redis as queue
 from kombu.transport import virtual
 from redis.exceptions import OutOfMemoryError
 
+from labeler.logs import log_as_json
 from labeler.settings import Settings
 from labeler.store import open_store
 from workers.app import app
 from workers.hold import shut_down, start_up
 from workers.recovery import Recovery
 from workers.resources import close_here, here
+
+
+@signals.setup_logging.connect
+def set_up_logging(loglevel: int, **_: Any) -> None:
+    log_as_json(loglevel)
 
 
 class RecoveryStep(bootsteps.StartStopStep):

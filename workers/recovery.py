@@ -16,6 +16,7 @@ from labeler.errors import LabelerError
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import LabeledFeature, State
 from labeler.store import Store
+from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
 from labeler.store.states import Beat, JobKind, Lease
 from workers import enqueue
@@ -49,6 +50,8 @@ def tick(store: Store, watch: Watch, now: float) -> None:
     for kind in JobKind:
         blocks.make_room(kind)
         enqueue.refill(kind, store)
+    enqueue.announce_texts(store)
+    Activations(store).forget_old()
 
 
 def set_aside(store: Store, lease: Lease, reason: str) -> None:

@@ -19,6 +19,7 @@ from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import Store, open_store
 from labeler.store.blocks import Blocks
+from labeler.store.counters import Tally
 from labeler.store.jobs import Jobs
 from labeler.store.ledger import SqlLedger
 from labeler.store.progress import progress_of
@@ -41,6 +42,7 @@ class Resources:
             settings.database, patience=_DATABASE_PATIENCE, migrate=not forked, pooled=forked
         )
         self.blocks, self.jobs = Blocks(self.store), Jobs(self.store)
+        self.tally = Tally(self.store.database)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.loop = asyncio.new_event_loop()
         self._client: OpenAILLM | None = None
@@ -91,6 +93,7 @@ class Resources:
             concurrency=self.settings.concurrency,
             budget=budget,
             models=models,
+            watch=self.tally.exchange,
         )
 
     def hang_up(self) -> None:
@@ -103,6 +106,7 @@ class Resources:
     def close(self) -> None:
         self.hang_up()
         self.loop.close()
+        self.tally.keep()
         self.store.close()
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from celery.exceptions import SoftTimeLimitExceeded
 
 from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError
+from labeler.logs import logged_as
 from labeler.store.states import JobKind, Lease, Order
 from workers import enqueue
+from workers.activate import answer_all
 from workers.app import GATHER_SECONDS, LABEL_SECONDS, app
 from workers.gather import Stopped, gather
 from workers.hold import Holding
@@ -33,14 +35,21 @@ def gather_block() -> None:
     _work_on_next(JobKind.GATHER, gather)
 
 
+@app.task(name="workers.activations")
+def activations() -> None:
+    """Answer the texts that people ask about."""
+    answer_all(here())
+
+
 def _work_on_next(kind: JobKind, work: Work) -> None:
     resources = here()
     lease = resources.blocks.claim(kind, resources.name)
     if lease is None:
         return
-    log.info("job %d block %d: attempt %d", lease.job_id, lease.number, lease.attempt)
-    with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
-        _do(lease, work, holding, resources)
+    with logged_as(job=lease.job_id, block=lease.number, attempt=lease.attempt):
+        log.info("begun")
+        with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
+            _do(lease, work, holding, resources)
     enqueue.refill(kind, resources.store)
 
 
@@ -51,21 +60,21 @@ def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> Non
         work(lease, holding, resources)
     except (ConfigurationError, InputError) as error:
         # What fails one feature so fails them all: the job waits for a person, or cannot be done as it was asked for.
-        log.warning("job %d block %d: %s", lease.job_id, lease.number, error)
+        log.warning("%s", error)
         blocks.give_back(lease)
         try:
             (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, str(error))
         except ConflictError:
-            log.info("job %d had stopped already", lease.job_id)
+            log.info("the job had stopped already")
         # Whoever resumes the job has mended what was wrong, and need not wait until our circuit breaker tries again.
         resources.hang_up()
     except (Stopped, StorageError) as error:
-        log.info("job %d block %d: given back (%s)", lease.job_id, lease.number, error or "told to")
+        log.info("given back (%s)", error or "told to")
         blocks.give_back(lease)
     except SoftTimeLimitExceeded:
         blocks.lose(lease, "took longer than a block may take")
     except Exception as error:
-        log.exception("job %d block %d broke down", lease.job_id, lease.number)
+        log.exception("broke down")
         blocks.lose(lease, f"{type(error).__name__}: {error}"[:500])
     else:
         if holding.order is Order.GO_ON:

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from api.routes import compare, features, jobs, keys, labels, reviews, saes, search, sets
+from api.routes import activations, compare, features, jobs, keys, labels, reviews, saes, search, sets
 
 v1 = APIRouter(prefix="/v1")
-for subject in (saes, features, labels, search, sets, compare, reviews, jobs, keys):
+for subject in (saes, features, labels, search, sets, compare, reviews, activations, jobs, keys):
     v1.include_router(subject.router)

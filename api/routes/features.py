@@ -13,6 +13,8 @@ from labeler.errors import InputError, NotFoundError
 from labeler.records import Context
 from labeler.showing import FeatureView, feature_view
 from labeler.store import Store, catalogue
+from labeler.store.imported import evidence_folder
+from labeler.store.people import people_of_feature
 from labeler.store.queries import labels_of_feature
 from labeler.store.reviews import reviews_of_feature
 from labeler.wire import Feature
@@ -21,6 +23,7 @@ router = APIRouter(tags=["features"], responses=PROBLEMS)
 
 
 @router.get("/features/{sae}/{index}", response_model=Feature)
+@router.get("/saes/{sae}/features/{index}", response_model=Feature, name="read_feature_of_sae")
 def read_feature(
     store: StoreOf, _: Reader, request: Request, sae: SaeReference, index: FeatureIndex, set: SetQuery = None
 ) -> Response:
@@ -30,6 +33,7 @@ def read_feature(
         raise NotFoundError(f"feature {index} is out of range: SAE {found.id} has features 0 to {found.n_features - 1}")
     labels = labels_of_feature(store, found.id, index)
     chosen = set if set is not None else next((row["label_set_id"] for row in labels), None)
+    labels += people_of_feature(store, found.id, index)
     contexts = _contexts(store, request.app.state.folders, found.id, index, chosen)
     answer = {
         "sae": found.id, "feature_index": index, "label_set_id": chosen, "labels": labels,
@@ -57,7 +61,7 @@ def _evidence_of(store: Store, sae: int, label_set: int | None) -> str:
         return catalogue.newest_evidence(store, sae).path
     if catalogue.find_set(store, label_set).sae_id != sae:
         raise InputError(f"label set {label_set} is of another SAE than {sae}")
-    return store.label_set(label_set).evidence_path
+    return evidence_folder(store, label_set)
 
 
 def _shown(view: FeatureView) -> dict[str, Any]:

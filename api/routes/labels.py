@@ -11,7 +11,8 @@ from api.parameters import PROBLEMS, Cursor, FeatureIndex, Limit, SaeQuery, SetI
 from labeler.errors import NotFoundError
 from labeler.records import State
 from labeler.store import catalogue
-from labeler.store.queries import LabelFilter, Sort, list_labels, lookup_labels, one_label
+from labeler.store.lookup import lookup_labels
+from labeler.store.queries import LabelFilter, Reviewed, Sort, list_labels, one_label
 from labeler.wire import Label, LookupRequest, LookupResponse, Page, Text
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
@@ -42,12 +43,16 @@ def list_all(
     ] = None,
     density_min: Number = None,
     density_max: Number = None,
+    width_max: Annotated[
+        float | None, Query(allow_inf_nan=False, description="Of the score's interval.", examples=[0.3])
+    ] = None,
+    reviewed: Annotated[Reviewed | None, Query(description="By the newest review of the label as it is now.")] = None,
     sort: Annotated[Sort, Query(description="By score, only features that have one are listed.")] = Sort.INDEX,
 ) -> Page[Label]:
     """Features of label sets, with their labels and scores."""
     where = LabelFilter(
         None if sae is None else catalogue.find_sae(store, sae).id, set, state, explainer, recipe, text,
-        score_min, score_max, score_low_min, score_high_max, density_min, density_max,
+        score_min, score_max, score_low_min, score_high_max, density_min, density_max, width_max, reviewed,
     )  # fmt: skip
     page = list_labels(store, where, sort, limit, cursor)
     return Page[Label].model_validate({"items": page.rows, "next_cursor": page.next_cursor})

@@ -10,7 +10,7 @@ from api.access import Reader
 from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetQuery, StoreOf, Words
 from labeler.store import catalogue
 from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.queries import labels_at
+from labeler.store.people import rows_of_hits
 from labeler.store.search import search_labels
 from labeler.wire import SearchPage
 
@@ -34,14 +34,13 @@ def search(
     sets = catalogue.sets_of(store, None if sae is None else catalogue.find_sae(store, sae).id)
     chosen = [s for s in sets if set in (None, s)]
     query = ("search", q, sae, set)
-    found = search_labels(store, q, chosen, limit + 1, read_cursor(query, cursor, (float, int, int)))
+    found = search_labels(store, q, chosen, limit + 1, read_cursor(query, cursor, (float, int, int, int)))
     shown = found.hits[:limit]
-    rows = labels_at(store, [(hit.label_set_id, hit.feature_index) for hit in shown])
-    items = [{**row, "rank": hit.rank} for hit, row in zip(shown, rows, strict=True) if row is not None]
+    items = [{**row, "rank": hit.rank} for hit, row in zip(shown, rows_of_hits(store, shown), strict=True) if row]
     last = shown[-1] if len(found.hits) > limit else None
     return SearchPage.model_validate(
         {
             "items": items, "n_hits": found.n_hits, "complete": found.complete,
-            "next_cursor": last and make_cursor(query, (last.rank, last.label_set_id, last.feature_index)),
+            "next_cursor": last and make_cursor(query, last.position),
         }
     )  # fmt: skip

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Literal
 
 import orjson
+import pyarrow
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from api.access import Reader
+from api.conditional import precondition, ranged
 from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetId, StoreOf, after_id, kept, page_by_id
+from api.spool import Spool
+from labeler import __version__
+from labeler.errors import ConflictError
 from labeler.export.card import build_card, card_markdown
-from labeler.export.stream import MEDIA_TYPES, encode_rows, read_rows
-from labeler.store import catalogue
+from labeler.export.stream import MEDIA_TYPES, encode_rows, encode_version, read_rows
+from labeler.store import Store, catalogue
+from labeler.store.columns import version_of_rows
 from labeler.wire import LabelSet, LabelSetDetail, Page
 
 router = APIRouter(tags=["sets"], responses=PROBLEMS)
+_ATTEMPTS = 3  # to catch a label set that is changing all the time between two changes
 
 
 @router.get("/sets")
@@ -54,9 +63,15 @@ def read_card(
 
 @router.get(
     "/sets/{set}/export", response_class=StreamingResponse,
-    responses={200: {"content": {name.partition(";")[0]: {} for name in MEDIA_TYPES.values()}, "description": "The rows."}},
+    responses={
+        200: {"content": {name.partition(";")[0]: {} for name in MEDIA_TYPES.values()}, "description": "The rows."},
+        206: {"description": "The bytes that `Range` asked for."},
+        304: {"description": "`If-None-Match` has it."},
+        412: {**PROBLEMS[422], "description": "The label set is not what `If-Match` says."},
+        416: {**PROBLEMS[422], "description": "`Range` begins behind the end."},
+    },
 )  # fmt: skip
-def export(
+async def export(
     store: StoreOf,
     _: Reader,
     request: Request,
@@ -69,14 +84,52 @@ def export(
         int | None, Query(ge=1, le=10_000_000, description="Rows in this part; `Link` leads to the next one.")
     ] = None,
 ) -> Response:
-    """All rows, in the order of features. A part, also of Parquet, is a whole file; a broken download goes on with `after`."""
+    """All rows, in the order of features, as they are at one moment. A broken download goes on with `Range` and `If-Range`.
+
+    Or in parts, with `after` and `limit`: each is a whole file, also of Parquet, of its own moment, and without ETag.
+    """
+    if after < 0 and limit is None:
+        return await _whole(store, request, set, format)
+    return await run_in_threadpool(_part, store, request, set, format, after, limit)
+
+
+async def _whole(store: Store, request: Request, set: int, format: str) -> Response:
+    headers, media_type = _attachment(f"labels-{set}.{format}"), MEDIA_TYPES[format]
+    for _ in range(_ATTEMPTS):
+        version = await run_in_threadpool(_version, store, set)
+        tag = f'"{version}-{format}-{__version__}-{pyarrow.__version__}"'
+        if (known := precondition(request, tag)) is not None:
+            return known
+        spool: Spool = request.app.state.spool
+        file = spool.get(f"{set}-{version}.{format}", partial(encode_version, store, set, format, version))
+        try:
+            await file.wait_for(0)
+        except ConflictError:
+            continue
+        return await ranged(request, file, tag, headers, media_type)
+    # It changes all the time: each row is as it was when it was read, and a part of it would be a part of nothing.
+    pieces = encode_rows(format, read_rows(store, set), lambda: build_card(store, set))
+    return StreamingResponse(pieces, headers=headers, media_type=media_type)
+
+
+def _version(store: Store, set: int) -> str:
+    catalogue.find_set(store, set)
+    store.count_changes(set)  # so that the version stays as it is until a result changes
+    with store.database.reading() as connection:
+        return version_of_rows(connection, set)
+
+
+def _part(store: Store, request: Request, set: int, format: str, after: int, limit: int | None) -> Response:
     catalogue.find_set(store, set)
     rows = read_rows(store, set, after, limit)
-    name = f"labels-{set}" + (f"-after-{after}" if after >= 0 else "")
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{format}"'}
+    headers = _attachment(f"labels-{set}" + (f"-after-{after}" if after >= 0 else "") + f".{format}")
     end = None if limit is None else catalogue.end_of_part(store, set, after, limit)
     if end is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=end).replace(scheme="", netloc="")}>; rel="next"'
     return StreamingResponse(
         encode_rows(format, rows, lambda: build_card(store, set)), headers=headers, media_type=MEDIA_TYPES[format]
     )
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -4,7 +4,39 @@ Heavy imports (torch, transformers) happen inside the commands that need them, s
 A command is a function in the module of its subject; importing the module puts it on the command line.
 """
 
-from labeler.cli import evidence, intervene, jobs, keys, labels, planning, remote, service, train
+from labeler.cli import (
+    activations,
+    diff,
+    evidence,
+    graph,
+    imports,
+    intervene,
+    jobs,
+    keys,
+    labels,
+    neuronpedia,
+    planning,
+    remote,
+    service,
+    train,
+)
 from labeler.cli.app import app, main
 
-__all__ = ["app", "evidence", "intervene", "jobs", "keys", "labels", "main", "planning", "remote", "service", "train"]
+__all__ = [
+    "activations",
+    "app",
+    "diff",
+    "evidence",
+    "graph",
+    "imports",
+    "intervene",
+    "jobs",
+    "keys",
+    "labels",
+    "main",
+    "neuronpedia",
+    "planning",
+    "remote",
+    "service",
+    "train",
+]

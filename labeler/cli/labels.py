@@ -33,6 +33,7 @@ from labeler.cli.options import (
     store_at,
 )
 from labeler.cli.planning import show_plan
+from labeler.errors import InputError
 
 if TYPE_CHECKING:
     from labeler.llm.batch import Batches
@@ -238,19 +239,43 @@ def show(
 
 @app.command()
 def export(
-    format: Annotated[str, typer.Option(help="jsonl, csv or parquet.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write; its card goes inside or beside it.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
+            "neuronpedia: the tree that its import reads."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="The file or folder to write; the card goes inside or beside it.")
+    ],
     label_set: Annotated[int | None, typer.Option("--label-set", metavar="ID", help="Default: the newest.")] = None,
     top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="neuronpedia: the model's id there. Default: the subject's name.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER-SET", help="neuronpedia: the source's id there. Default: after the hookpoint and SAE."
+        ),
+    ] = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """Take a label set away, with the card that says how it was made."""
-    from labeler.export.export import export_label_set
+    from labeler.export.formats import export_as
 
     store = store_at(db)
     chosen = store.newest_label_set().id if label_set is None else label_set
-    n_rows = export_label_set(store, chosen, format, out, top_contexts=top_contexts)
+    if format == "neuronpedia":
+        from labeler.neuronpedia.write import N_TOP, write_tree
+
+        n_rows = write_tree(store, chosen, out, model=model, source=source, n_top=top_contexts or N_TOP)
+    elif model or source:
+        raise InputError(f"--model and --source go with --format neuronpedia, and not with {format}")
+    else:
+        n_rows = export_as(store, chosen, format, out, top_contexts)
     if as_json:
         typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
     else:
@@ -277,7 +302,8 @@ def sets(db: Database = None, as_json: Json = False) -> None:
 
 def _set_row(info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
     return {
-        "id": info.id, "sae": info.sae_path, "hookpoint": info.hookpoint, "explainer": info.explainer,
+        "id": info.id, "sae": info.sae_path, "hookpoint": info.hookpoint,
+        "explainer": info.explainer + (" (imported)" if info.evidence_path.startswith("imported:") else ""),
         "simulator": info.simulator, "n_labeled": summary.counts.get("labeled", 0), "n_features": info.n_features,
         "median_score": summary.median_score, "cost_usd": summary.cost_usd, "created_at": info.created_at,
     }  # fmt: skip

@@ -157,13 +157,21 @@ def _free_port() -> int:
 
 @app.command()
 def worker(
-    queues: Annotated[str, typer.Option(metavar="label|gather", help="The work to take.")] = "label",
+    queues: Annotated[
+        str,
+        typer.Option(
+            metavar="label|gather|activations", help="The work to take. A gather worker takes activations too."
+        ),
+    ] = "label",
     processes: Annotated[int, typer.Option(min=1, help="Of a label worker. Default: one a core.")] = os.cpu_count()
     or 1,
 ) -> None:
     """Run a worker against the database LABELER_DB and the Redis LABELER_REDIS; start as many as you like."""
-    if queues not in ("label", "gather"):
-        raise InputError(f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each")
+    if queues not in ("label", "gather", "activations"):
+        raise InputError(
+            f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each; `activations` is for one that reads "
+            "people's texts alone"
+        )
     os.execv(sys.executable, [*_PYTHON, "-m", "workers", queues, "--processes", str(processes)])
 
 

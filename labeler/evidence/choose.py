@@ -82,6 +82,8 @@ class _Chooser:
         self._pools: dict[tuple[Source, Split], Windows] = {}
 
     def held_out(self) -> tuple[Context, ...]:
+        if self.folder.by_others:
+            return self._intervals()
         top = self._distinct_top(Split.HELD_OUT, self.config.held_out_top, self.config.held_out_top * 4, self._fresh())
         taken = np.array([c.token_start for c in top])
         chosen = (*top, *self._random(taken), *self._sampled_by_design())
@@ -89,12 +91,28 @@ class _Chooser:
         n_hard = self.config.held_out_hard or 0
         return chosen + self._hard(Split.HELD_OUT, n_hard, self._unlike_apart(), taken=chosen)
 
+    def _intervals(self) -> tuple[Context, ...]:
+        """Of evidence that others have gathered: what they drew from intervals of the activation, spread over deciles.
+
+        Without weights: how many windows of the corpus each stands for, they do not say.
+        """
+        windows, documents = self._windows(Source.SAMPLED, Split.HELD_OUT)
+        strata = deciles(windows.peak)
+        order = round_robin([self.rng.permutation(np.flatnonzero(strata == d)) for d in range(1, N_DECILES + 1)])
+        n = self.config.held_out_top + self.config.held_out_random + self.config.held_out_sampled
+        chosen = self._contexts(windows, order[:n], Source.SAMPLED, Split.HELD_OUT, documents)
+        self._keep_apart(chosen)
+        return chosen
+
     def set_aside(self, part: str) -> tuple[Context, ...]:
         """A few contexts of other documents. What a label is to learn its mistakes from is spread over the deciles."""
         rng, seen = self._rng("aside", part), self._unlike_apart()
         n_firing, n_random = self.config.aside_top, self.config.aside_random
         chosen: tuple[Context, ...] = ()
-        for source in (Source.SAMPLED, Source.TOP) if part == "show" else (Source.TOP,):
+        sources: tuple[Source, ...] = (Source.SAMPLED, Source.TOP) if part == "show" else (Source.TOP,)
+        if self.folder.by_others:  # there are intervals alone, and silent contexts among them
+            sources, n_firing, n_random = (Source.SAMPLED,), n_firing + n_random, 0
+        for source in sources:
             chosen += self._some(source, n_firing - len(chosen), part, rng, seen)
         chosen += self._some(Source.RANDOM, n_random, part, rng, seen)
         self._keep_apart(chosen)

@@ -132,8 +132,11 @@ def read_output(folder: Path, feature_index: int) -> Output | None:
     logits = map_npy(folder / "output.logits.npy")[feature_index].tolist()
     low, high = map_npy(folder / "output.range.npy")[feature_index].tolist()
     pairs = list(zip(tokens, logits, strict=True))
+    promoted, suppressed = (tuple(p for p in side if p[0] >= 0) for side in (pairs[:N_TOKENS], pairs[N_TOKENS:]))
+    if low != low:  # NaN: evidence that others have gathered, without this feature's histogram
+        return Output(promoted, suppressed, (), 0.0, 0.0)
     histogram = tuple(map_npy(folder / "output.histogram.npy")[feature_index].tolist())
-    return Output(tuple(pairs[:N_TOKENS]), tuple(pairs[N_TOKENS:]), histogram, low, high)
+    return Output(promoted, suppressed, histogram, low, high)
 
 
 def read_neighbours(folder: Path, feature_index: int) -> tuple[tuple[int, float], ...]:

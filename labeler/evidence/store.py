@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from labeler.subject.sequences import open_tokenized
 from labeler.subject.vocabulary import Vocabulary
 
 SPLITS = (Split.EXPLAIN, Split.HELD_OUT)
+BY_OTHERS = "by_others"  # in the manifest of evidence that others have gathered
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class EvidenceFolder:
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        for name, n in (("statistics.n_firings", self.n_features), ("random.feature_starts", self.n_features + 1)):
+        counted = "statistics.density" if self.by_others else "statistics.n_firings"
+        for name, n in ((counted, self.n_features), ("random.feature_starts", self.n_features + 1)):
             if len(self._array(name)) != n:
                 raise FormatError(f"{self.folder / name}.npy: expected {n} entries, found {len(self._array(name))}")
         for (source, split), reader in self._contexts.items():
@@ -78,6 +81,11 @@ class EvidenceFolder:
     def hash(self) -> str:
         return str(self.manifest["hash"])
 
+    @property
+    def by_others(self) -> bool:
+        """Whether others gathered it, and this is what they show of it (evidence/given.py)."""
+        return BY_OTHERS in self.manifest
+
     @cached_property
     def n_windows(self) -> dict[Split, int]:
         return {split: int(self.manifest["splits"][split]["n_windows"]) for split in SPLITS}
@@ -94,7 +102,9 @@ class EvidenceFolder:
 
     @property
     def densities(self) -> np.ndarray:
-        """[n_features] share of tokens on which each feature fires."""
+        """[n_features] share of tokens on which each feature fires; NaN where nobody says."""
+        if self.by_others:
+            return self._array("statistics.density")
         return np.asarray(self._array("statistics.n_firings") / max(int(self.manifest["corpus"]["n_tokens"]), 1))
 
     def document_fraction(self, document: int, salt: str) -> float:
@@ -119,6 +129,8 @@ class EvidenceFolder:
 
     def statistics(self, feature_index: int) -> FeatureStatistics:
         f = self.check(feature_index)
+        if self.by_others:
+            return self._stated_statistics(f)
         n_firings = int(self._array("statistics.n_firings")[f])
         total = int(self._array("statistics.activation_sum")[f]) / (1 << 20)
         windows = self.n_firing_windows[:, f]
@@ -133,6 +145,18 @@ class EvidenceFolder:
             max=float(self._array("statistics.maximum")[f]),
             histogram=tuple(int(n) for n in self._array("statistics.histogram")[f]),
         )
+
+    def _stated_statistics(self, f: int) -> FeatureStatistics:
+        density, maximum = (float(self._array(f"statistics.{name}")[f]) for name in ("density", "maximum"))
+        windows = {split: int(n) for split, n in zip(SPLITS, self.n_firing_windows[:, f], strict=True)}
+        # Whoever says that a feature fires on no token, and shows no context of it, says that it is silent.
+        silent = density == 0.0 and not any(windows.values())
+        return FeatureStatistics(
+            n_tokens=None, n_firings=0 if silent else None, n_windows=None, n_firing_windows=None,
+            n_firing_windows_by_split=windows, n_windows_by_split=self.n_windows, mean=None,
+            max=None if math.isnan(maximum) else maximum, histogram=(),
+            stated_density=None if math.isnan(density) else density,
+        )  # fmt: skip
 
     def windows(self, feature_index: int, source: Source, split: Split) -> Windows:
         """The gathered windows of one feature: TOP by falling peak; SAMPLED in random order; RANDOM by position."""

@@ -11,7 +11,8 @@ import torch
 
 from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
-from labeler.sae import SAE, identity_sae
+from labeler.sae import SAE, identity_sae, load_sae
+from labeler.sae.load import to
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject
 
@@ -56,6 +57,13 @@ def folder_names(targets: Sequence[Target]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
+def open_sae(subject: Subject, name: str, hookpoint: str | None, dtype: str) -> SAE:
+    """The SAE of this name (a path, `hf:...`, `sae-lens:...`, `neurons`), where and as the subject computes."""
+    if name == "neurons":
+        return neurons(subject, hookpoint)
+    return load_sae(name, hookpoint=hookpoint, dtype=dtype, device=subject.device)
+
+
 def neurons(subject: Subject, hookpoint: str | None) -> SAE:
     """The neurons that a module gives, as an SAE whose encoder is the identity."""
     if hookpoint is None:
@@ -64,7 +72,7 @@ def neurons(subject: Subject, hookpoint: str | None) -> SAE:
         )
     place = subject.hookpoint(hookpoint)
     width = subject.hidden(torch.zeros(1, 1, dtype=torch.long), [place])[place].shape[-1]
-    return identity_sae(int(width), hookpoint)
+    return to(identity_sae(int(width), hookpoint), torch.float32, subject.device)
 
 
 def bos_token(subject: Subject, sae: SAE, config: GatherConfig) -> int | None:

@@ -11,7 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from labeler.evidence.store import BY_OTHERS
 from labeler.store import Store
+from labeler.store.people import people_say
+from labeler.store.tables import in_utc
 
 _LOOKUP = (
     "These labels are token look-ups. They are the baseline that labels in words are measured against: they cannot beat it, "
@@ -26,6 +29,8 @@ _CAUSAL = (
     "the label tells what that made the subject write from what another feature, turned up as far, made it write. All "
     "else is observational: it says on which tokens features fire."
 )
+_SPLIT = "by the seeded hash of each document's content"
+_SPLIT_BY_OTHERS = "as others drew them: from intervals of the activation, and not from its top"
 _LIMITS = (
     "A label is a hypothesis about the corpus that was read; on other text a feature may do something else.",
     "Contexts are windows of a few dozen tokens: what depends on more distant text is not seen, neither by the explainer nor by the score.",
@@ -39,14 +44,18 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
     """Strict JSON: no NaN, an undefined number is null, an unknown cost is null and not 0."""
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     manifest, summary = store.manifest_of(label_set_id), store.summary(label_set_id)
+    by_others = manifest.get(BY_OTHERS)
     is_lookup = recipe["explainer"]["kind"] == "lookup"
-    interventions = _interventions(store, label_set_id, recipe)
+    imported = manifest.get("imported")
+    # The rows of an export hold no intervention scores: what their maker's card says of them stands.
+    interventions = imported["card"].get("interventions") if imported else _interventions(store, label_set_id, recipe)
     results = {**asdict(summary), "histogram": list(summary.histogram)}
     if is_lookup:
         results["share_beating_baseline"] = None  # it is the baseline
     return {
         "label_set": label_set_id,
-        "created_at": info.created_at.isoformat(timespec="seconds"),
+        "imported": _imports(imported) if imported else [],
+        "created_at": in_utc(info.created_at).isoformat(timespec="seconds"),
         "claim": _CAUSAL.format(n=interventions["n"]) if interventions and interventions["n"] else _CLAIM,
         "notice": _LOOKUP if is_lookup else None,
         "subject": manifest["subject"],
@@ -55,10 +64,16 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         "sae": manifest["sae"],
         "sae_quality": manifest["quality"],
         "corpus": manifest["corpus"],
-        "splits": {**manifest["splits"], "how": "by the seeded hash of each document's content"},
+        "splits": {**manifest["splits"], "how": _SPLIT_BY_OTHERS if by_others else _SPLIT},
+        "by_others": by_others,  # what those who gathered the evidence do not say
         "gathering": manifest["config"],
-        "evidence": {"hash": manifest["hash"], "created_at": manifest["created_at"], "versions": manifest["versions"]},
+        "evidence": {
+            "hash": imported["card"]["evidence"]["hash"] if imported else manifest["hash"],
+            "created_at": manifest["created_at"],
+            "versions": manifest["versions"],
+        },
         "recipe": recipe,
+        "labels_by_others": recipe.get(BY_OTHERS),
         "explainer": info.explainer,
         "simulator": info.simulator,
         "same_model": info.explainer == info.simulator,
@@ -68,8 +83,16 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         },
         "results": results,
         "interventions": interventions,
+        "people": people_say(store, label_set_id),
         "limits": list(_LIMITS),
     }
+
+
+def _imports(imported: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ways that the labels have come, the first first."""
+    came = {name: value for name, value in imported.items() if name != "card"}
+    card = imported["card"]
+    return [*card.get("imported", []), {**came, "label_set": card["label_set"]}]
 
 
 def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> dict[str, Any] | None:

@@ -30,13 +30,19 @@ COLUMNS: dict[str, pa.DataType] = {
     "tokens_out": pa.int64(),
     "cost_usd": pa.float64(),
     "created_at": pa.string(),
-    # Beyond the agreed ones: a missing label or score needs its reason, and a score its unflattering sibling.
+    # Beyond the agreed ones: a missing label or score needs its reason, a score its unflattering sibling, and a bill
+    # its requests.
     "reason": pa.string(),
     "score_reason": pa.string(),
     "score_weighted": pa.float64(),
+    "requests": pa.int64(),
 }
+
+# Of label sets that people have reviewed: the newest verdict on the label as it is, and the newest label of a person's own.
+REVIEWS: dict[str, pa.DataType] = {"verdict": pa.string(), "person_label": pa.string(), "person": pa.string()}
 
 TOP_CONTEXTS = "top_contexts"
 TOP_CONTEXTS_TYPE = pa.list_(
     pa.struct({"text": pa.string(), "tokens": pa.list_(pa.string()), "activations": pa.list_(pa.float64())})
 )
+MORE_COLUMNS: dict[str, pa.DataType] = {**REVIEWS, TOP_CONTEXTS: TOP_CONTEXTS_TYPE}  # in this order, where they are

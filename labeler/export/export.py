@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from labeler.export.columns import TOP_CONTEXTS
 from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.records import Source, Split
-from labeler.store import Store
+from labeler.store import LabelSetInfo, Store
+from labeler.store.imported import has_contexts, imported_contexts, is_imported
 
 _CONTEXT_ROWS_AT_ONCE = 500  # contexts weigh a hundred times what the rest of a row does
+
+ContextsOf = Callable[[list[int]], dict[int, list[dict[str, Any]]]]
 
 
 def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *, top_contexts: int = 0) -> int:
@@ -35,15 +38,15 @@ def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
     info = store.label_set(label_set_id)
-    rows, count = read_rows(store, label_set_id), list[int]()
+    rows, seen = read_rows(store, label_set_id), Seen()
     if top_contexts:
-        rows = _with_top_contexts(rows, info.evidence_path, top_contexts)
+        rows = with_top_contexts(store, info, rows, top_contexts)
     card = build_card(store, label_set_id)
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            for piece in encode_rows(format, _counted(rows, count), lambda: card):
+            for piece in encode_rows(format, seen.watch(rows), lambda: card):
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
@@ -51,26 +54,55 @@ def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *
     write_atomically(path.with_name(path.name + ".card.md"), card_markdown(card).encode())
     if format != "parquet":
         write_atomically(path.with_name(path.name + ".card.json"), _json(card, indent=1).encode())
-    return sum(count)
+    return seen.n
 
 
-def _with_top_contexts(rows: LabelRows, evidence_path: str, n: int) -> LabelRows:
-    folder, feature = EvidenceFolder(evidence_path), rows.names.index("feature_index")
-    batches = (
-        [(*row, _top_contexts(folder, row[feature], n)) for row in batch[low : low + _CONTEXT_ROWS_AT_ONCE]]
-        for batch in rows.batches
-        for low in range(0, len(batch), _CONTEXT_ROWS_AT_ONCE)
-    )
-    return replace(rows, names=(*rows.names, TOP_CONTEXTS), batches=batches)
+def with_top_contexts(store: Store, info: LabelSetInfo, rows: LabelRows, n: int) -> LabelRows:
+    """The rows with so many of each feature's strongest EXPLAIN contexts, or of those that an imported file brought."""
+    contexts_of = _brought(store, info, n) if is_imported(info.evidence_path) else _gathered(info.evidence_path, n)
+    feature = rows.names.index("feature_index")
 
-
-def _counted(rows: LabelRows, count: list[int]) -> LabelRows:
-    def counting() -> Iterator[Batch]:
+    def batches() -> Iterator[Batch]:
         for batch in rows.batches:
-            count.append(len(batch))
-            yield batch
+            for low in range(0, len(batch), _CONTEXT_ROWS_AT_ONCE):
+                part = batch[low : low + _CONTEXT_ROWS_AT_ONCE]
+                contexts = contexts_of([row[feature] for row in part])
+                yield [(*row, contexts[row[feature]]) for row in part]
 
-    return replace(rows, batches=counting())
+    return replace(rows, names=(*rows.names, TOP_CONTEXTS), batches=batches())
+
+
+def _gathered(evidence_path: str, n: int) -> ContextsOf:
+    folder = EvidenceFolder(evidence_path)
+    return lambda features: {feature: _top_contexts(folder, feature, n) for feature in features}
+
+
+def _brought(store: Store, info: LabelSetInfo, n: int) -> ContextsOf:
+    if not has_contexts(store, info.id):
+        raise InputError(f"label set {info.id} was imported without contexts: export it without --top-contexts")
+
+    def contexts_of(features: list[int]) -> dict[int, list[dict[str, Any]]]:
+        found = imported_contexts(store, info.id, features)
+        return {feature: found.get(feature, [])[:n] for feature in features}
+
+    return contexts_of
+
+
+class Seen:
+    """How many rows have gone by, and the last feature among them."""
+
+    def __init__(self) -> None:
+        self.n, self.last = 0, -1
+
+    def watch(self, rows: LabelRows) -> LabelRows:
+        feature = rows.names.index("feature_index")
+
+        def batches() -> Iterator[Batch]:
+            for batch in rows.batches:
+                self.n, self.last = self.n + len(batch), batch[-1][feature]
+                yield batch
+
+        return replace(rows, batches=batches())
 
 
 def _top_contexts(folder: EvidenceFolder, feature_index: int, n: int) -> list[dict[str, Any]]:

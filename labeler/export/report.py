@@ -313,7 +313,7 @@ def render(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summar
         n_features=_mapping(manifest.get("sae")).get("n_features"),
         spread=_spread(summary.scores),
         score_chart=score_chart(summary.scores),
-        density_chart=density_chart([d for d in summary.column("density") if d > 0]),
+        density_chart=density_chart([d for d in summary.column("density") if d]),
         state_words=_STATE_WORDS,
         rate=FALSE_DISCOVERY_RATE,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -17,11 +18,16 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter, WriteOptions
-from sqlalchemy import String, cast, func, select, type_coerce
+from sqlalchemy import Connection, String, case, cast, func, select, type_coerce
 
-from labeler.errors import InputError
-from labeler.export.columns import COLUMNS, TOP_CONTEXTS, TOP_CONTEXTS_TYPE
+from labeler.errors import ConflictError, InputError
+from labeler.export.card import build_card
+from labeler.export.columns import COLUMNS, MORE_COLUMNS, REVIEWS, TOP_CONTEXTS
 from labeler.store import Store
+from labeler.store.columns import version_of_rows
+from labeler.store.database import fetch_plain
+from labeler.store.people import people_say
+from labeler.store.service_tables import STANDINGS
 from labeler.store.tables import RESULTS
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -32,6 +38,7 @@ _ROWS_AT_ONCE = 10_000
 _LINES_AT_ONCE = 500
 
 Batch = list[tuple[Any, ...]]
+Reading = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True)
@@ -44,38 +51,60 @@ class LabelRows:
 
     @property
     def columns(self) -> list[str]:
-        return [*COLUMNS, *([TOP_CONTEXTS] if TOP_CONTEXTS in self.names else [])]
+        return [*COLUMNS, *(name for name in MORE_COLUMNS if name in self.names)]
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([(c, TOP_CONTEXTS_TYPE if c == TOP_CONTEXTS else COLUMNS[c]) for c in self.columns])
+        return pa.schema([(c, (COLUMNS | MORE_COLUMNS)[c]) for c in self.columns])
 
 
-def read_rows(store: Store, label_set_id: int, after: int = -1, limit: int | None = None) -> LabelRows:
-    """Those behind feature `after`, at most `limit`. Raises NotFoundError."""
+def read_rows(
+    store: Store, label_set_id: int, after: int = -1, limit: int | None = None, connection: Connection | None = None
+) -> LabelRows:
+    """Those behind feature `after`, at most `limit`. Raises NotFoundError.
+
+    Each batch is read by itself, so that a slow reader holds nothing up; through `connection`, where one is given.
+    """
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     same = {
         "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae_path,
         "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
     }  # fmt: skip
     names = tuple(name for name in COLUMNS if name not in same)
-    return LabelRows(same, names, _batches(store, label_set_id, names, after, limit))
+    if any(people_say(store, label_set_id).values()):
+        names += tuple(REVIEWS)
+    reading = store.database.reading if connection is None else lambda: nullcontext(connection)
+    return LabelRows(same, names, _batches(store, reading, label_set_id, names, after, limit))
 
 
-def _batches(store: Store, label_set_id: int, names: tuple[str, ...], after: int, limit: int | None) -> Iterator[Batch]:
-    columns = [_time(store) if name == "created_at" else RESULTS.c[name] for name in names]
+def _batches(
+    store: Store, reading: Reading, label_set_id: int, names: tuple[str, ...], after: int, limit: int | None
+) -> Iterator[Batch]:
+    made = {"created_at": _time(store), **_said()}
+    columns = [made[name] if name in made else RESULTS.c[name] for name in names]
     query = select(*columns).where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
+    if set(REVIEWS) <= set(names):
+        query = query.select_from(RESULTS.join(STANDINGS, _OF_ROW, isouter=True))
     left = limit
     while left is None or left > 0:
         page = query.where(RESULTS.c.feature_index > after).limit(min(_ROWS_AT_ONCE, left or _ROWS_AT_ONCE))
-        with store.database.reading() as connection:
-            # From the driver's cursor: these are numbers and texts, which SQLAlchemy would only wrap.
-            rows: Batch = list(connection.execute(page).cursor.fetchall())
+        with reading() as connection:
+            rows: Batch = fetch_plain(connection, page)
         if not rows:
             return
         yield rows
         after = rows[-1][names.index("feature_index")]
         left = None if left is None else left - len(rows)
+
+
+_OF_ROW = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
+
+
+def _said() -> dict[str, Any]:
+    """What people say of a row: a verdict on another text than the present one is none."""
+    of_present = STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)
+    verdict = case((of_present, STANDINGS.c.verdict))
+    return dict(zip(REVIEWS, (verdict, STANDINGS.c.text, STANDINGS.c.reviewer), strict=True))
 
 
 def _time(store: Store) -> Any:
@@ -84,6 +113,15 @@ def _time(store: Store) -> Any:
         text = type_coerce(RESULTS.c.created_at, String)
         return func.substr(text, 1, 10).concat("T").concat(func.substr(text, 12, 8)).concat("+00:00")
     return func.to_char(func.timezone("UTC", RESULTS.c.created_at), cast('YYYY-MM-DD"T"HH24:MI:SS"+00:00"', String))
+
+
+def encode_version(store: Store, label_set_id: int, format: str, version: str) -> Iterator[bytes]:
+    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not."""
+    card = build_card(store, label_set_id) if format == "parquet" else {}
+    with store.database.snapshot() as connection:
+        if version_of_rows(connection, label_set_id) != version:
+            raise ConflictError(f"label set {label_set_id} has changed: ask again")
+        yield from encode_rows(format, read_rows(store, label_set_id, connection=connection), lambda: card)
 
 
 def encode_rows(format: str, rows: LabelRows, card: Callable[[], dict[str, Any]]) -> Iterator[bytes]:

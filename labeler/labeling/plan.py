@@ -196,6 +196,8 @@ def _labelable(folder: EvidenceFolder, features: Sequence[int], recipe: Recipe) 
     wanted = np.asarray(features, dtype=np.int64)
     windows = np.asarray(folder.n_firing_windows)[:, wanted]
     silent = windows.sum(axis=0) == 0
+    if folder.by_others:  # of which they show nothing, is silent where they say so
+        silent &= np.asarray(folder.densities[wanted] == 0)
     rare = (windows < np.array(recipe.contexts.least_firing_windows)[:, None]).any(axis=0) & ~silent
     return wanted[~silent & ~rare].tolist(), int(silent.sum()), int(rare.sum())
 

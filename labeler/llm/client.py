@@ -25,6 +25,7 @@ from labeler.llm.breaker import Breaker
 from labeler.llm.budget import Budget
 from labeler.llm.endpoint import TryAgainError
 from labeler.llm.estimate import Estimate
+from labeler.llm.exchange import Exchange, Watch
 from labeler.llm.ledger import Ledger, MemoryLedger, StoredReply, ledger_key
 from labeler.llm.pace import Pace
 from labeler.llm.patience import Patience
@@ -60,6 +61,7 @@ class OpenAILLM:
         http_client: Any = None,  # an httpx2.AsyncClient; for a proxy, or a test
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
+        watch: Watch | None = None,  # told of every request
     ) -> None:
         self.patience = patience or Patience()
         self._breaker = breaker or Breaker()
@@ -77,7 +79,7 @@ class OpenAILLM:
         self.budget = budget or Budget()
         self._pace = pace or Pace(sleep=sleep)
         self._estimate = Estimate()
-        self._sleep = sleep
+        self._sleep, self._watch = sleep, watch
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._in_flight: set[asyncio.Task[Any]] = set()
@@ -85,7 +87,7 @@ class OpenAILLM:
     @classmethod
     def from_settings(
         cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16, budget: Budget | None = None,
-        models: Iterable[str] = (),
+        models: Iterable[str] = (), watch: Watch | None = None,
     ) -> OpenAILLM:  # fmt: skip
         """As the environment says. `models` are those that a budget in dollars must know the price of."""
         prices = Prices.load(settings.prices)
@@ -93,7 +95,7 @@ class OpenAILLM:
         rates = Rates.load(settings.requests_per_minute, settings.tokens_per_minute, settings.limits)
         return cls(
             settings.base_url, settings.api_key,
-            ledger=ledger, prices=prices, budget=budget, pace=Pace(rates, settings.redis), concurrency=concurrency,
+            ledger=ledger, prices=prices, budget=budget, pace=Pace(rates, settings.redis), concurrency=concurrency, watch=watch,
         )  # fmt: skip
 
     async def aclose(self) -> None:
@@ -205,12 +207,23 @@ class OpenAILLM:
             self.budget.settle(expected, None if stored is None else self.usage_of(stored, prompt))
 
     async def _send(self, prompt: AnyPrompt, key: str) -> _Bought:
-        stored = await self.sender.send(prompt)
+        began = time.perf_counter()
+        try:
+            stored = await self.sender.send(prompt)
+        except (TryAgainError, LLMError) as error:
+            self._tell(Exchange(prompt.model, time.perf_counter() - began, None, error.kind))
+            raise
         keeping = self._start(self.ledger.put(key, stored))
         self._breaker.answered(prompt.model)
         self._estimate.learn(prompt, stored)
-        self.spent += self.usage_of(stored, prompt)
+        usage = self.usage_of(stored, prompt)
+        self.spent += usage
+        self._tell(Exchange(prompt.model, time.perf_counter() - began, usage))
         return stored, keeping
+
+    def _tell(self, exchange: Exchange) -> None:
+        if self._watch is not None:
+            self._watch(exchange)
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work that goes on when its caller is cancelled, and that `aclose` waits for."""

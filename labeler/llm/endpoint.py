@@ -17,11 +17,14 @@ _POLICY = {"content_filter", "content_policy_violation", "invalid_prompt"}
 
 
 class TryAgainError(Exception):
-    """A failure that may pass. `asked` is how many seconds the endpoint wants to be left alone, where it says."""
+    """A failure that may pass. `asked` is how many seconds the endpoint wants to be left alone, where it says.
 
-    def __init__(self, what: str, asked: float | None = None) -> None:
+    `kind` is a stable word for counting, as those of labeler.errors are.
+    """
+
+    def __init__(self, what: str, asked: float | None = None, *, kind: str = "unreadable") -> None:
         super().__init__(what)
-        self.asked = asked
+        self.asked, self.kind = asked, kind
 
 
 @dataclass(frozen=True)
@@ -83,5 +86,5 @@ def error_of(problem: Problem, said: str, model: str, asked: float | None = None
     if problem.code in _POLICY:
         return RefusedError(said)
     if problem.status in _TRY_AGAIN or problem.status >= 500:
-        return TryAgainError(said, asked)
+        return TryAgainError(said, asked, kind="rate limit" if problem.status == 429 else "server")
     return EndpointError(said)

@@ -96,10 +96,12 @@ class Sender:
                 # A plain post: the client's typed methods spend more time on the messages than on sending them.
                 return await self.http.post(path, body=sent, cast_to=str)
         except TimeoutError:
-            raise TryAgainError(f"{self.where} gave no complete answer within {self._timeout:g} s") from None
+            late = f"{self.where} gave no complete answer within {self._timeout:g} s"
+            raise TryAgainError(late, kind="timeout") from None
         except openai.APIConnectionError as error:
             why = f" ({error.__cause__})" if error.__cause__ else ""
-            raise TryAgainError(f"{self.where} cannot be reached, or hung up{why}; is the server running?") from None
+            away = f"{self.where} cannot be reached, or hung up{why}; is the server running?"
+            raise TryAgainError(away, kind="connection") from None
 
     def parameters_of(self, prompt: AnyPrompt) -> dict[str, Any]:
         return parameters_of(prompt, self._turned_down[prompt.model])

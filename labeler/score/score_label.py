@@ -10,16 +10,14 @@ from labeler.errors import InputError
 from labeler.explain.lookup import predict_all, simulate_by_lookup
 from labeler.llm import LLM
 from labeler.recipe import Recipe, ScorerConfig, SimulatorConfig
-from labeler.records import Context, Label, Score, Simulation, Source, Usage
+from labeler.records import Context, Label, Score, Simulation, Usage
 from labeler.score.detection import score_by_detection
 from labeler.score.embedding import score_by_embedding
 from labeler.score.fuzzing import score_by_fuzzing
 from labeler.score.items import Measure
 from labeler.score.lookups import Lookups, table_of
-from labeler.score.scores import simulation_scores
+from labeler.score.scores import is_main, simulation_scores
 from labeler.score.simulate import simulate_with_llm
-
-_MAIN = (Source.TOP, Source.RANDOM)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,10 @@ async def simulate(
     label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM | None
 ) -> tuple[tuple[Simulation, ...], Usage]:
     """What the label predicts for those of the contexts that the configuration wants simulated."""
-    wanted = [c for c in contexts if c.source in _MAIN or (config.simulate == "all" and c.weight is not None)]
+    main = is_main(contexts)
+    wanted = [
+        c for c, m in zip(contexts, main, strict=True) if m or (config.simulate == "all" and c.weight is not None)
+    ]
     if config.kind == "lookup":
         return simulate_by_lookup(label, wanted), Usage()
     distinct = _distinct(wanted)

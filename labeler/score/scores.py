@@ -24,7 +24,7 @@ from itertools import chain
 import numpy as np
 
 from labeler.errors import InputError, MismatchError
-from labeler.records import Score, Simulation, Source
+from labeler.records import Context, Score, Simulation, Source
 from labeler.score import agreement, classification
 from labeler.score.agreement import Resampled
 from labeler.score.correlation_interval import correlation_interval
@@ -58,7 +58,7 @@ def simulation_scores(
     else:
         others += [_aligned(p, simulations) for p in null]
     everything = _concatenate(simulations, others)
-    main = everything.where([s.context.source in _MAIN for s in simulations])
+    main = everything.where(is_main([s.context for s in simulations]))
     top = everything.where([s.context.source is Source.TOP for s in simulations])
     random = everything.where([s.context.source is Source.RANDOM for s in simulations])
     stands_for = np.array([s.context.weight or 0.0 for s in simulations])
@@ -77,6 +77,15 @@ def simulation_scores(
         score.ranking("average_precision_token", main, _tokens, classification.resampled_average_precision),
         score.ranking("auroc_sequence", main, _contexts, classification.resampled_auroc),
     )
+
+
+def is_main(contexts: Sequence[Context]) -> list[bool]:
+    """Which of the held-out contexts the main score rests on: TOP and RANDOM.
+
+    Evidence that others have gathered has neither: there, all that is held out, intervals of the activation.
+    """
+    flags = [c.source in _MAIN for c in contexts]
+    return flags if any(flags) else [c.source is not Source.HARD for c in contexts]
 
 
 @dataclass(frozen=True)

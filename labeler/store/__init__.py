@@ -1,8 +1,19 @@
 """Results as rows: SQLite where nothing else is said, PostgreSQL by URL. The stages of the pipeline do not know it."""
 
+from labeler.store.imported_tables import IMPORTED_CONTEXTS
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.service_tables import API_KEYS, REVIEWS
 from labeler.store.store import LabelSetInfo, Store, open_store
 from labeler.store.summary import LabelSetSummary
 
-__all__ = ["API_KEYS", "BLOCKS", "JOBS", "REVIEWS", "LabelSetInfo", "LabelSetSummary", "Store", "open_store"]
+__all__ = [
+    "API_KEYS",
+    "BLOCKS",
+    "IMPORTED_CONTEXTS",
+    "JOBS",
+    "REVIEWS",
+    "LabelSetInfo",
+    "LabelSetSummary",
+    "Store",
+    "open_store",
+]

@@ -20,12 +20,14 @@ from typing import Any
 from sqlalchemy import Connection, exists, func, select
 
 from labeler.records import LabeledFeature, State, Usage
+from labeler.store.counters import add_up
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.states import ACTIVE, DONE_COUNTS, UNFINISHED, Beat, BlockState, JobKind, JobState, Lease, Order
 from labeler.store.store import Store
 from labeler.store.tables import RESULTS, now
 
 LOST_AT_MOST = 3
+LEASE_EXPIRED, BROKE_DOWN = "lease expired", "broke down"
 
 
 class Blocks:
@@ -139,10 +141,11 @@ class Blocks:
         with self._database.reading() as connection:
             return [Beat(*row) for row in connection.execute(query)]
 
-    def take_back(self, beat: Beat, reason: str) -> BlockState | None:
+    def take_back(self, beat: Beat, reason: str, how: str = LEASE_EXPIRED) -> BlockState | None:
         """Take a block from a holder that has given no sign of life since `beat`; None if it has.
 
-        A block that is lost three times in a row without any progress is `failed`, to be set aside.
+        A block that is lost three times in a row without any progress is `failed`, to be set aside. `how` is
+        for the counters.
         """
         with self._database.writing() as connection:
             here = (
@@ -164,12 +167,13 @@ class Blocks:
                     state=state, owner=None, lost=lost, done_when_lost=max(done, block["done_when_lost"]), reason=reason
                 )
             )
+            add_up(connection, {("blocks_lost", (how, str(state))): 1})
             return state
 
     def lose(self, lease: Lease, reason: str) -> BlockState | None:
         """The holder itself reports that the attempt broke down; counts like a worker that died."""
         beats = [b for b in self.beats() if (b.block_id, b.attempt) == (lease.block_id, lease.attempt)]
-        return self.take_back(beats[0], reason) if beats else None
+        return self.take_back(beats[0], reason, BROKE_DOWN) if beats else None
 
     def to_set_aside(self) -> list[tuple[Lease, str]]:
         """Failed blocks whose features have not been marked yet, with their reasons."""

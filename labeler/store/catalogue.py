@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 
 from labeler.errors import InputError, NotFoundError
+from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES
 
@@ -27,7 +28,7 @@ class SaeInfo:
     architecture: str
     sha256: str
     n_features: int
-    d_in: int
+    d_in: int | None
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,10 @@ def find_evidence(store: Store, reference: str) -> EvidenceInfo:
 
 
 def newest_evidence(store: Store, sae: int) -> EvidenceInfo:
-    """Raises NotFoundError where nothing was gathered of this SAE."""
+    """Raises NotFoundError where nothing was gathered of this SAE here."""
     columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
-    found = _rows(store, select(*columns).where(EVIDENCE.c.sae_id == sae).order_by(EVIDENCE.c.id.desc()).limit(1))
+    here = (EVIDENCE.c.sae_id == sae) & ~EVIDENCE.c.path.startswith(NO_FOLDER)
+    found = _rows(store, select(*columns).where(here).order_by(EVIDENCE.c.id.desc()).limit(1))
     if not found:
         raise NotFoundError(f"SAE {sae}: nothing was gathered of it")
     return EvidenceInfo(**found[0])

@@ -12,6 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.records import State
 from labeler.store.column_tables import CHANGES, COLUMNS
-from labeler.store.database import Database
+from labeler.store.database import Database, fetch_plain
+from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import LABEL_SETS, RESULTS
 
 PART = 4096
@@ -54,13 +56,16 @@ def mark(connection: Connection, label_set_id: int, features: Iterable[int], wri
     """Say that results of these features are about to change in this transaction."""
     # In order, as all writers do it: two that meet wait for each other, and never both.
     parts = sorted({feature // PART for feature in features})
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(CHANGES)
     marks = [{"label_set_id": label_set_id, "part": part, "writer": writer, "n": 1} for part in parts]
-    connection.execute(
-        insert.values(marks).on_conflict_do_update(
-            index_elements=["label_set_id", "part", "writer"], set_={"n": CHANGES.c.n + 1}
-        )
-    )
+    connection.execute(_marking(connection.dialect.name), marks)
+
+
+@cache
+def _marking(dialect: str) -> Any:
+    # One statement, compiled once, whatever the number of parts: each save of each worker runs it.
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(CHANGES)
+    keys = ["label_set_id", "part", "writer"]
+    return insert.on_conflict_do_update(index_elements=keys, set_={"n": CHANGES.c.n + 1})
 
 
 def changed_parts(connection: Connection, label_set_id: int) -> list[int]:
@@ -101,8 +106,7 @@ def _rows_of(connection: Connection, label_set_id: int, part: int) -> dict[str, 
         RESULTS.c.label_set_id == label_set_id,
         RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
     )
-    # From the driver's cursor: these are numbers and texts, which SQLAlchemy would only wrap.
-    rows = connection.execute(query.order_by(RESULTS.c.feature_index)).cursor.fetchall()
+    rows = fetch_plain(connection, query.order_by(RESULTS.c.feature_index))
     return dict(zip(_READ, zip(*rows, strict=True) if rows else ((),) * len(_READ), strict=True))
 
 
@@ -145,7 +149,7 @@ def read_columns(connection: Connection, label_set_id: int, names: Sequence[str]
     )
     parts: dict[int, dict[str, Any]] = {}
     versions: dict[int, int] = {}
-    for part, name, version, content in connection.execute(query):
+    for part, name, version, content in fetch_plain(connection, query):
         parts.setdefault(part, {})[name] = content
         versions[part] = version
     in_order = [parts[part] for part in sorted(parts)]
@@ -174,6 +178,15 @@ def version_of(connection: Connection, label_set_id: int) -> str:
 
 def _version(versions: Mapping[int, int]) -> str:
     return hashlib.sha256(repr(sorted(versions.items())).encode()).hexdigest()[:24]
+
+
+def version_of_rows(connection: Connection, label_set_id: int) -> str:
+    """Of the results, and of what people say of them: it differs where anything differs that is exported."""
+    of_set = CHANGES.c.label_set_id == label_set_id
+    marks = connection.execute(select(CHANGES.c.part, CHANGES.c.writer, CHANGES.c.n).where(of_set).order_by(*CHANGES.c))
+    reviews = select(func.max(REVIEWS.c.id)).where(REVIEWS.c.label_set_id == label_set_id)
+    parts = (version_of(connection, label_set_id), list(map(tuple, marks)), connection.execute(reviews).scalar_one())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def keep_whole(connection: Connection, label_set_id: int, name: str, content: bytes) -> None:

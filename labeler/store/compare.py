@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from labeler.errors import MismatchError
+from labeler.score.interval import t_quantile
 from labeler.store.columns import STATES, bring_up_to_date, read_columns
 from labeler.store.queries import among
 from labeler.store.store import Store
@@ -27,6 +28,8 @@ class Difference:
     label_b: str | None
     score_a: float
     score_b: float
+    interval_a: tuple[float, float] | None = None  # 95%
+    interval_b: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Comparison:
     n_apart_in_a: int  # higher in a, and the intervals do not touch
     n_apart_in_b: int
     largest: tuple[Difference, ...]  # by the size of the difference, falling
+    n_only_in_a: int = 0  # features that have a result in a alone
+    n_only_in_b: int = 0
+    n_scored_in_one: int = 0  # features with a score in one of them alone
+    mean_interval: tuple[float, float] | None = None  # 95%, Student's t over features; None for fewer than 3
 
 
 def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
@@ -58,9 +65,12 @@ def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
     for label_set in (a, b):
         bring_up_to_date(store.database, label_set)
     with store.database.reading() as connection:
-        in_a, in_b = _in_both(*(read_columns(connection, label_set, _READ).arrays for label_set in (a, b)))
+        all_a, all_b = (read_columns(connection, label_set, _READ).arrays for label_set in (a, b))
+        in_a, in_b = _in_both(all_a, all_b)
         largest = _largest(connection, (a, b), in_a, in_b, limit)
-    return Comparison(a, b, in_a["state"].size, _states(in_a, in_b), largest=largest, **_numbers(in_a, in_b))
+    n = in_a["state"].size
+    only: dict[str, Any] = {"n_only_in_a": all_a["state"].size - n, "n_only_in_b": all_b["state"].size - n}
+    return Comparison(a, b, n, _states(in_a, in_b), largest=largest, **only, **_numbers(in_a, in_b))
 
 
 def _in_both(a: Arrays, b: Arrays) -> tuple[Arrays, Arrays]:
@@ -86,20 +96,26 @@ def _states(a: Arrays, b: Arrays) -> dict[str, dict[str, int]]:
 
 def _numbers(a: Arrays, b: Arrays) -> dict[str, Any]:
     x, y = a["score"], b["score"]
-    scored = ~np.isnan(x) & ~np.isnan(y)
+    scored, in_one = ~np.isnan(x) & ~np.isnan(y), np.isnan(x) != np.isnan(y)
     x, y, n = x[scored], y[scored], int(scored.sum())
 
     def count(which: np.ndarray) -> int:
         return int(np.count_nonzero(which))
 
     return {
-        "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)), "n_scored": n,
+        "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)), "n_scored": n, "n_scored_in_one": count(in_one),
         "mean_difference": float((y - x).mean()) if n else None, "correlation": _correlation(x, y) if n > 2 else None,
-        "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
+        "mean_interval": _mean_interval(y - x) if n > 2 else None, "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
         # Where an interval is undefined, NaN is neither above nor below.
         "n_apart_in_a": count(a["score_low"][scored] > b["score_high"][scored]),
         "n_apart_in_b": count(b["score_low"][scored] > a["score_high"][scored]),
     }  # fmt: skip
+
+
+def _mean_interval(differences: np.ndarray) -> tuple[float, float]:
+    n, mean = differences.size, float(differences.mean())
+    margin = t_quantile(0.975, n - 1) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return mean - margin, mean + margin
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float | None:
@@ -117,9 +133,22 @@ def _largest(connection: Connection, sets: tuple[int, int], a: Arrays, b: Arrays
     chosen = found[np.lexsort((features[found], -size[found]))][:limit].tolist()
     labels = [_labels(connection, label_set, features[chosen].tolist()) for label_set in sets]
     return tuple(
-        Difference(f, labels[0].get(f), labels[1].get(f), float(a["score"][i]), float(b["score"][i]))
+        Difference(
+            f,
+            labels[0].get(f),
+            labels[1].get(f),
+            float(a["score"][i]),
+            float(b["score"][i]),
+            _interval(a, i),
+            _interval(b, i),
+        )
         for i, f in ((i, int(features[i])) for i in chosen)
     )
+
+
+def _interval(arrays: Arrays, row: int) -> tuple[float, float] | None:
+    low, high = float(arrays["score_low"][row]), float(arrays["score_high"][row])
+    return None if math.isnan(low) or math.isnan(high) else (low, high)
 
 
 def _labels(connection: Connection, label_set: int, features: list[int]) -> dict[int, str | None]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Select, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -33,6 +33,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         with self._clear_errors(), self._connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Reading, where all statements see the database as it was at the first of them."""
+        with self._clear_errors(), self._connect() as connection:
+            if self.dialect == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
@@ -85,6 +93,20 @@ class Database:
             if isinstance(error, OperationalError):
                 raise StorageError(f"database {self.name}: {text}; nothing that was saved is lost") from error
             raise
+
+
+def fetch_plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query of numbers, texts and bytes, from the driver: SQLAlchemy would only wrap them, at half the speed.
+
+    From PostgreSQL in its binary format, which costs a third of the textual one.
+    """
+    if connection.dialect.name != "postgresql":
+        return list(connection.execute(query).cursor.fetchall())
+    compiled = query.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        cursor.execute(str(compiled), compiled.params)
+        return list(cursor.fetchall())
 
 
 def _engine(url: str, pooled: bool) -> Engine:

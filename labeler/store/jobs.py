@@ -22,6 +22,7 @@ from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.recipe import Recipe
 from labeler.selection import select_features
 from labeler.store.blocks import end_if_over
+from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.known import StoredFacts
 from labeler.store.states import ACTIVE, UNFINISHED, BlockState, GatherRequest, JobInfo, JobKind, JobState
@@ -64,8 +65,13 @@ class Jobs:
         }  # fmt: skip
         if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
             return earlier
-        _check(features, budget_usd, budget_tokens)
+        check_request(features, budget_usd, budget_tokens)
         manifest, path = self._store.evidence(evidence_id)
+        if path.startswith(NO_FOLDER):
+            raise ConflictError(
+                f"evidence {evidence_id} stands for a label set that was imported from {path.removeprefix(NO_FOLDER)}: there "
+                "is nothing to label from; name evidence that was gathered"
+            )
         label_set = self._store.label_set_for(manifest, path, recipe)
         facts = StoredFacts(self._store, label_set.id, evidence_id, scores_of)
         chosen = select_features(features, label_set.n_features, facts)
@@ -208,7 +214,7 @@ class Jobs:
         raise ConflictError(f"job {job_id} is {state} and cannot be {word}: only one that is {' or '.join(states)} can")
 
 
-def _check(features: str, budget_usd: float | None, budget_tokens: int | None) -> None:
+def check_request(features: str, budget_usd: float | None, budget_tokens: int | None) -> None:
     if features.lstrip().startswith("@") or "@" in features:
         raise InputError("features: a job cannot read a file; give the list itself, such as 1,5,9")
     if len(features) > LONGEST_SELECTION:

@@ -21,7 +21,9 @@ from sqlalchemy.sql.operators import custom_op
 from labeler.errors import InputError
 from labeler.records import State
 from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.search import holds_text
+from labeler.store.reviews import Verdict
+from labeler.store.search import few_or_matching
+from labeler.store.standing import standing_as
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
@@ -38,13 +40,23 @@ LabelRow = dict[str, Any]  # the columns of LISTED, and `sae`
 
 
 class Sort(StrEnum):
-    """The order of a page. By score, only features that have one are listed: an undefined score has no place."""
+    """The order of a page. By score or density, only features that have one are listed: an undefined one has no place."""
 
     INDEX = "index"
     SCORE = "score"
     SCORE_FALLING = "-score"
     DENSITY = "density"
     DENSITY_FALLING = "-density"
+
+
+class Reviewed(StrEnum):
+    """What people say of a label, by the newest review of its present text."""
+
+    YES = "yes"
+    NO = "no"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    BETTERED = "bettered"  # a person wrote a better one
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class LabelFilter:
     score_high_max: float | None = None  # the whole interval is at most so high
     density_min: float | None = None
     density_max: float | None = None
+    width_max: float | None = None  # the score's interval is at most so wide
+    reviewed: Reviewed | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,7 @@ def list_labels(
     by_value = sort is not Sort.INDEX
     after = read_cursor((where, sort), cursor, (float, int, int) if by_value else (int, int))
     with store.database.reading() as connection:
-        sets = _sets(connection, where)
+        sets = sets_of(connection, where)
         if by_value and len(sets) > _MOST_SETS:
             raise InputError(
                 f"{len(sets)} label sets match, too many to sort at once: name a `set`, a `sae` or a `recipe`"
@@ -99,7 +113,7 @@ def _position(row: LabelRow, sort: Sort) -> tuple[Any, ...]:
     return place if sort is Sort.INDEX else (row[sort.removeprefix("-")], *place)
 
 
-def _sets(connection: Connection, where: LabelFilter) -> dict[int, int]:
+def sets_of(connection: Connection, where: LabelFilter) -> dict[int, int]:
     """The SAE of each label set that can hold such labels, by the label set's id."""
     query = select(LABEL_SETS.c.id, EVIDENCE.c.sae_id).join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)
     for column, value in (
@@ -116,21 +130,44 @@ def _sets(connection: Connection, where: LabelFilter) -> dict[int, int]:
 def _page_of_set(
     connection: Connection, set_id: int, where: LabelFilter, sort: Sort, after: tuple[Any, ...] | None, limit: int
 ) -> list[LabelRow]:
-    query = select(*_COLUMNS).where(RESULTS.c.label_set_id == set_id, *_conditions(connection, where, sort))
-    if where.text is not None:
-        query = query.where(holds_text(connection, set_id, where.text))
+    listed, conditions = _listed(connection, set_id, where)
     falling = sort.startswith("-")
-    keys = (
-        [RESULTS.c.feature_index]
-        if sort is Sort.INDEX
-        else [RESULTS.c[sort.removeprefix("-")], RESULTS.c.feature_index]
-    )
-    if sort in (Sort.SCORE, Sort.SCORE_FALLING):
-        query = query.where(RESULTS.c.score.is_not(None))
+    names = ["feature_index"] if sort is Sort.INDEX else [sort.removeprefix("-"), "feature_index"]
+    # By which columns the database may find rows: those of a list by its features, all others by their order.
+    found_by = {"feature_index"} if listed else {names[0], "state"} if sort is Sort.INDEX else {*names}
+    keys = [_column(connection, name, set() if listed else found_by, is_number=True) for name in names]
+    conditions += [RESULTS.c.label_set_id == set_id, *_conditions(connection, where, found_by)]
+    if sort is not Sort.INDEX:
+        conditions.append(keys[0].is_not(None))
     if after is not None:
-        query = query.where(_beyond(set_id, keys, after, falling))
-    ordered = query.order_by(*(key.desc() if falling else key for key in keys)).limit(limit)
-    return [dict(zip(LISTED, row, strict=True)) for row in connection.execute(ordered)]
+        conditions.append(_beyond(set_id, keys, after, falling))
+    order = [key.desc() if falling else key for key in keys]
+    if not listed and where.text is None:
+        query = select(*_COLUMNS).where(*conditions).order_by(*order).limit(limit)
+        return [dict(zip(LISTED, row, strict=True)) for row in connection.execute(query)]
+    # Which features first, from an index alone, and then their rows: what is listed would be read whole to be sorted.
+    query = select(RESULTS.c.feature_index).where(*conditions).order_by(*order).limit(limit)
+    features = list(connection.execute(query).scalars())
+    rows = {row["feature_index"]: row for row in rows_at(connection, set_id, features)}
+    return [rows[feature] for feature in features if feature in rows]
+
+
+def _listed(connection: Connection, set_id: int, where: LabelFilter) -> tuple[bool, list[Any]]:
+    """Conditions that name features: whether they are a short list, to be looked up, or hold for many rows."""
+    lists: list[list[int]] = []
+    conditions: list[Any] = []
+    if where.text is not None:
+        found = few_or_matching(connection, set_id, where.text)
+        (lists if isinstance(found, list) else conditions).append(found)
+    if where.reviewed is not None:
+        few, stands = standing_as(connection, set_id, _VERDICTS[where.reviewed])
+        conditions.append(stands)
+        if few is not None:
+            lists.append(few)
+    if lists:
+        common = set(lists[0]).intersection(*lists[1:])
+        conditions.append(among(connection, RESULTS.c.feature_index, sorted(common)))
+    return bool(lists), conditions
 
 
 def _beyond(set_id: int, keys: Sequence[Any], after: tuple[Any, ...], falling: bool) -> Any:
@@ -146,70 +183,39 @@ def _beyond(set_id: int, keys: Sequence[Any], after: tuple[Any, ...], falling: b
     return keys[0] >= value[0] if set_id > of_set else keys[0] > value[0]
 
 
+_VERDICTS = {
+    Reviewed.YES: tuple(Verdict), Reviewed.NO: (), Reviewed.ACCEPTED: (Verdict.ACCEPT,),
+    Reviewed.REJECTED: (Verdict.REJECT,), Reviewed.BETTERED: (Verdict.BETTER,),
+}  # fmt: skip
 _COMPARE = {"==": operator.eq, ">=": operator.ge, "<=": operator.le}
 
 
-def _conditions(connection: Connection, where: LabelFilter, sort: Sort) -> list[Any]:
+def _conditions(connection: Connection, where: LabelFilter, found_by: set[str]) -> list[Any]:
     asked = (
         ("state", "==", where.state), ("score", ">=", where.score_min), ("score", "<=", where.score_max),
         ("score_low", ">=", where.score_low_min), ("score_high", "<=", where.score_high_max),
         ("density", ">=", where.density_min), ("density", "<=", where.density_max),
     )  # fmt: skip
-    ordering = {"state"} if sort is Sort.INDEX else {sort.removeprefix("-")}
-    conditions = []
-    for name, sign, value in asked:
-        if value is not None:
-            # SQLite knows nothing of the distribution: it would rather filter by an index and sort what it finds. The
-            # plus keeps it on the index that is in order.
-            forced = connection.dialect.name == "sqlite" and name not in ordering
-            column = UnaryExpression(RESULTS.c[name], operator=custom_op("+")) if forced else RESULTS.c[name]
-            conditions.append(_COMPARE[sign](column, value))
+    conditions = [
+        _COMPARE[sign](_column(connection, name, found_by), value) for name, sign, value in asked if value is not None
+    ]
+    if where.width_max is not None:
+        conditions.append(RESULTS.c.score_high - RESULTS.c.score_low <= where.width_max)
     return conditions
 
 
-class Choose(StrEnum):
-    """Which label stands for a feature that has several."""
+def _column(connection: Connection, name: str, found_by: set[str], *, is_number: bool = False) -> Any:
+    """The column, so written that it is looked for in an index only where rows are to be found by it.
 
-    NEWEST = "newest"  # of the newest label set that has one
-    BEST = "best"  # with the highest score
-
-
-def lookup_labels(
-    store: Store,
-    pairs: Sequence[tuple[int, int]],
-    *,
-    label_sets: Sequence[int] | None = None,
-    choose: Choose = Choose.NEWEST,
-) -> list[LabelRow | None]:
-    """The label of each (SAE id, feature index), in their order; None where no label set has one."""
-    wanted: dict[int, set[int]] = {}
-    for sae, feature in pairs:
-        wanted.setdefault(sae, set()).add(feature)
-    found: dict[tuple[int, int], LabelRow] = {}
-    with store.database.reading() as connection:
-        for sae, features in wanted.items():
-            sets = [s for s in _sets(connection, LabelFilter(sae=sae)) if label_sets is None or s in label_sets]
-            for row in _labels_of(connection, sorted(sets, reverse=True), features, choose):
-                found[sae, row["feature_index"]] = {**row, "sae": sae}
-    return [found.get(pair) for pair in pairs]
-
-
-def _labels_of(connection: Connection, sets: Sequence[int], features: set[int], choose: Choose) -> Iterable[LabelRow]:
-    best: dict[int, LabelRow] = {}
-    missing = features
-    for set_id in sets:
-        for row in rows_at(connection, set_id, missing):
-            if row["label"] is not None and _is_better(row, best.get(row["feature_index"])):
-                best[row["feature_index"]] = row
-        if choose is Choose.NEWEST:
-            missing = missing - best.keys()
-        if not missing:
-            break
-    return best.values()
-
-
-def _is_better(row: LabelRow, other: LabelRow | None) -> bool:
-    return other is None or (row["score"] is not None and (other["score"] is None or row["score"] > other["score"]))
+    SQLite knows nothing of the distribution, and would filter by whichever index; PostgreSQL would walk the order of all
+    rows rather than sort a list.
+    """
+    column = RESULTS.c[name]
+    if name in found_by:
+        return column
+    if connection.dialect.name == "sqlite":
+        return UnaryExpression(column, operator=custom_op("+"))
+    return column + 0 if is_number else column
 
 
 def rows_at(connection: Connection, set_id: int, features: Iterable[int]) -> list[LabelRow]:
@@ -239,7 +245,7 @@ def labels_at(store: Store, places: Sequence[tuple[int, int]]) -> list[LabelRow 
     found: dict[tuple[int, int], LabelRow] = {}
     with store.database.reading() as connection:
         for label_set, features in wanted.items():
-            for set_id, sae in _sets(connection, LabelFilter(label_set=label_set)).items():
+            for set_id, sae in sets_of(connection, LabelFilter(label_set=label_set)).items():
                 for row in rows_at(connection, set_id, features):
                     found[set_id, row["feature_index"]] = {**row, "sae": sae}
     return [found.get(place) for place in places]
@@ -248,7 +254,7 @@ def labels_at(store: Store, places: Sequence[tuple[int, int]]) -> list[LabelRow 
 def labels_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
     """The feature in every label set of its SAE, the newest first, each with all of its `scores`."""
     with store.database.reading() as connection:
-        sets = _sets(connection, LabelFilter(sae=sae))
+        sets = sets_of(connection, LabelFilter(sae=sae))
         query = select(*_COLUMNS, RESULTS.c.scores).where(
             among(connection, RESULTS.c.label_set_id, list(sets)), RESULTS.c.feature_index == feature_index
         )

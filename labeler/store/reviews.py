@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.errors import InputError, NotFoundError
-from labeler.store.service_tables import REVIEWS
+from labeler.store.search import index_person_label
+from labeler.store.service_tables import REVIEWS, STANDINGS
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, now
 
@@ -43,7 +46,8 @@ def add_review(
     _check(verdict, text, comment)
     place = (RESULTS.c.label_set_id == label_set_id) & (RESULTS.c.feature_index == feature_index)
     with store.database.writing() as connection:
-        row = connection.execute(select(RESULTS.c.label).where(place)).one_or_none()
+        # Reviews of one label come one after the other, so that the newest is the last to be written down.
+        row = connection.execute(select(RESULTS.c.label).where(place).with_for_update(key_share=True)).one_or_none()
         if row is None or (row.label is None and verdict is not Verdict.BETTER):
             raise NotFoundError(
                 f"feature {feature_index} has no label in label set {label_set_id}: there is nothing to {verdict}"
@@ -53,7 +57,19 @@ def add_review(
             "reviewer": reviewer, "reviewed_label": row.label, "created_at": now(),
         }  # fmt: skip
         review_id = connection.execute(REVIEWS.insert().values(**values).returning(REVIEWS.c.id)).scalar_one()
+        _stand(connection, values)
     return Review(id=review_id, **values)
+
+
+def _stand(connection: Connection, review: dict[str, Any]) -> None:
+    """What the reviews of this label come to, with this one as the newest."""
+    key = {name: review[name] for name in ("label_set_id", "feature_index")}
+    changed = {name: review[name] for name in ("verdict", "reviewed_label")}
+    if review["text"] is not None:
+        changed |= {"text": review["text"], "reviewer": review["reviewer"], "written_at": review["created_at"]}
+        index_person_label(connection, **key, text=review["text"])
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(STANDINGS)
+    connection.execute(insert.values(**key, **changed).on_conflict_do_update(index_elements=list(key), set_=changed))
 
 
 def _check(verdict: Verdict, text: str | None, comment: str | None) -> None:

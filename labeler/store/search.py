@@ -2,8 +2,9 @@
 
     red "blue sky" -green        with `red` and the phrase, without `green`; words are stemmed as English
 
-Triggers keep the index (migration 0004): a label that is saved is found at once. In SQLite a row's id is
-label_set_id * 2^32 + feature_index, so that one range of ids is one label set.
+Triggers keep the index (migration 0004): a label that is saved is found at once, and so is one that a person wrote. In
+SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set; with 2^31 added, it is
+that of the person's label.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+from sqlalchemy import text as sql
 
 from labeler.errors import InputError
 from labeler.store.store import Store
 
 RANKED_AT_MOST = 30_000  # hits; of more, the first ones found are ranked, and `complete` is false
-_FEW = 20_000  # hits that are fetched and sorted; with more, the rows in order are asked one by one whether they match
+# Hits that are fetched, looked up and sorted; with more, the rows in order are asked whether they are among the hits.
+_FEW = {"sqlite": 3_000, "postgresql": 10_000}
+_PERSON = 1 << 31
 _TERM = re.compile(r'(-?)(?:"([^"]*)"|([^\s"]+))')
 
 
@@ -28,6 +32,11 @@ class Hit:
     label_set_id: int
     feature_index: int
     rank: float  # higher is better; of one search only, and not comparable between databases
+    by_person: bool = False  # it is the label that a person wrote which was found
+
+    @property
+    def position(self) -> tuple[float, int, int, int]:
+        return self.rank, self.label_set_id, self.feature_index, int(self.by_person)
 
 
 @dataclass(frozen=True)
@@ -38,22 +47,22 @@ class Hits:
 
 
 def search_labels(
-    store: Store, words: str, label_sets: Sequence[int], limit: int, after: tuple[float, int, int] | None = None
+    store: Store, words: str, label_sets: Sequence[int], limit: int, after: tuple[float, int, int, int] | None = None
 ) -> Hits:
-    """The best hits in these label sets, those behind the position (rank, label set, feature). Raises InputError."""
+    """The best hits in these label sets, those behind the position of a hit. Raises InputError."""
     with store.database.reading() as connection:
         values = {"query": _query(connection, words), "most": RANKED_AT_MOST + 1, "limit": limit}
-        place = "TRUE"
+        place, order = "TRUE", ("label_set_id", "feature_index", "by_person")
         if after is not None:
-            place = "(-rank, label_set_id, feature_index) > (-:rank, :label_set_id, :feature_index)"
-            values |= dict(zip(("rank", "label_set_id", "feature_index"), after, strict=True))
-        statement = text(
-            f"WITH hits AS ({_hits(connection, label_sets)}) SELECT label_set_id, feature_index, rank, "
-            f"(SELECT count(*) FROM hits) AS n FROM hits WHERE {place} ORDER BY rank DESC, label_set_id, feature_index LIMIT :limit"
+            place = f"(-rank, {', '.join(order)}) > (-:rank, :label_set_id, :feature_index, :by_person)"
+            values |= dict(zip(("rank", *order), after, strict=True))
+        statement = sql(
+            f"WITH hits AS ({_hits(connection, label_sets)}) SELECT label_set_id, feature_index, rank, by_person, "
+            f"(SELECT count(*) FROM hits) AS n FROM hits WHERE {place} ORDER BY rank DESC, {', '.join(order)} LIMIT :limit"
         )
         rows = connection.execute(statement, values).all()
     n = rows[0].n if rows else 0
-    hits = tuple(Hit(r.label_set_id, r.feature_index, float(r.rank)) for r in rows)
+    hits = tuple(Hit(r.label_set_id, r.feature_index, float(r.rank), bool(r.by_person)) for r in rows)
     return Hits(hits, min(n, RANKED_AT_MOST), n <= RANKED_AT_MOST)
 
 
@@ -61,37 +70,64 @@ def _hits(connection: Connection, label_sets: Sequence[int]) -> str:
     ids = [int(i) for i in label_sets]
     if connection.dialect.name == "postgresql":
         return (
-            "SELECT label_set_id, feature_index, ts_rank(document, q)::float8 AS rank FROM (SELECT * FROM label_search, "
-            "websearch_to_tsquery('english', :query) q WHERE document @@ q "
+            "SELECT label_set_id, feature_index, by_person::integer AS by_person, ts_rank(document, q)::float8 AS rank "
+            "FROM (SELECT * FROM label_search, websearch_to_tsquery('english', :query) q WHERE document @@ q "
             f"AND label_set_id = ANY(ARRAY{ids}::integer[]) LIMIT :most) AS found"
         )
     inside = " OR ".join(f"rowid BETWEEN {i << 32} AND {((i + 1) << 32) - 1}" for i in ids) or "FALSE"
     return (
-        "SELECT rowid >> 32 AS label_set_id, rowid & 4294967295 AS feature_index, -bm25(label_search) AS rank "
-        f"FROM label_search WHERE label_search MATCH :query AND ({inside}) LIMIT :most"
+        f"SELECT rowid >> 32 AS label_set_id, rowid & {_PERSON - 1} AS feature_index, (rowid & {_PERSON}) <> 0 AS by_person, "
+        f"-bm25(label_search) AS rank FROM label_search WHERE label_search MATCH :query AND ({inside}) LIMIT :most"
     )
 
 
-def holds_text(connection: Connection, set_id: int, words: str) -> Any:
-    """The condition that the label of a row of `result` matches, made so that it is cheap for rare and for common words."""
-    from labeler.store.queries import among
-    from labeler.store.tables import RESULTS
-
-    values = {"words": _query(connection, words), "set_id": set_id, "low": set_id << 32, "most": _FEW + 1}
+def index_person_label(connection: Connection, label_set_id: int, feature_index: int, text: str) -> None:
+    """Let the label that a person wrote be found, beside the other one of this feature."""
+    values: dict[str, Any] = {"words": text}
     if connection.dialect.name == "postgresql":
-        match = "document @@ websearch_to_tsquery('english', :words)"
-        listed = f"SELECT feature_index FROM label_search WHERE {match} AND label_set_id = :set_id LIMIT :most"
-        probe = f"SELECT 1 FROM label_search s WHERE {match} AND s.label_set_id = result.label_set_id AND s.feature_index = result.feature_index"
+        statements = [
+            "INSERT INTO label_search (label_set_id, feature_index, by_person, document) VALUES (:label_set_id, "
+            ":feature_index, true, to_tsvector('english', :words)) ON CONFLICT (label_set_id, feature_index, by_person) "
+            "DO UPDATE SET document = excluded.document"
+        ]
+        values |= {"label_set_id": label_set_id, "feature_index": feature_index}
     else:
-        match = "label_search MATCH :words"
-        listed = f"SELECT rowid - :low FROM label_search WHERE {match} AND rowid BETWEEN :low AND :low + 4294967295 LIMIT :most"
-        probe = (
-            f"SELECT 1 FROM label_search WHERE {match} AND rowid = (result.label_set_id << 32) + result.feature_index"
+        statements = [
+            "DELETE FROM label_search WHERE rowid = :id",
+            "INSERT INTO label_search(rowid, label) VALUES (:id, :words)",
+        ]
+        values["id"] = (label_set_id << 32) + _PERSON + feature_index
+    for statement in statements:
+        named = {name: value for name, value in values.items() if f":{name}" in statement}
+        connection.execute(sql(statement), named)
+
+
+def few_or_matching(connection: Connection, set_id: int, words: str) -> list[int] | Any:
+    """The features of a label set whose label has these words; where there are many, the condition on a row of `result`."""
+    query = _query(connection, words)
+    if connection.dialect.name == "postgresql":
+        hits = (
+            "SELECT feature_index FROM label_search WHERE document @@ websearch_to_tsquery('english', :words) "
+            "AND label_set_id = :set_id AND NOT by_person"
         )
-    found = list(connection.execute(text(listed), values).scalars())
-    if len(found) <= _FEW:
-        return among(connection, RESULTS.c.feature_index, found)
-    return text(f"EXISTS ({probe})").bindparams(words=values["words"])
+        row = "result.feature_index"
+        values: dict[str, Any] = {"words": query, "set_id": set_id}
+    else:
+        hits = "SELECT rowid - :low FROM label_search WHERE label_search MATCH :words AND rowid BETWEEN :low AND :high"
+        # The plus: the rows are walked in their order, and looked up among the hits, not the other way round.
+        row = "+result.feature_index"
+        values = {"words": query, "low": set_id << 32, "high": (set_id << 32) + _PERSON - 1}
+    most = _FEW[connection.dialect.name]
+    if connection.dialect.name == "postgresql" and _expected(connection, hits, values) > most:
+        return sql(f"{row} IN ({hits})").bindparams(**values)
+    found = list(connection.execute(sql(f"{hits} LIMIT {most + 1}"), values).scalars())
+    return found if len(found) <= most else sql(f"{row} IN ({hits})").bindparams(**values)
+
+
+def _expected(connection: Connection, hits: str, values: dict[str, Any]) -> float:
+    """How many hits PostgreSQL expects: it would visit each of them to count them."""
+    plan = connection.execute(sql(f"EXPLAIN (FORMAT JSON) {hits}"), values).scalar_one()
+    return float(plan[0]["Plan"]["Plan Rows"])
 
 
 def _query(connection: Connection, words: str) -> str:

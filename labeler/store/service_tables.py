@@ -38,6 +38,21 @@ class ReviewRow(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
 
 
+class StandingRow(SQLModel, table=True):
+    """What all reviews of a label come to as of now, for those who look at a million labels at once."""
+
+    __tablename__ = "standing"
+    __table_args__ = (Index("ix_standing_verdict", "label_set_id", "verdict", "feature_index"),)
+
+    label_set_id: int = Field(primary_key=True, foreign_key="label_set.id")
+    feature_index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    verdict: str  # of the newest review
+    reviewed_label: str | None = None  # the text that it judged
+    text: str | None = None  # the newest label that a person wrote, whatever was said since
+    reviewer: str | None = None  # who wrote it
+    written_at: datetime | None = Field(default=None, sa_column=Column(Utc))
+
+
 class ApiKeyRow(SQLModel, table=True):
     """An API key, of which only the hash is kept. Rows stay when keys are revoked: they say whose an id was."""
 
@@ -80,6 +95,6 @@ def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
     return kind != "table" or not str(name).startswith("label_search")
 
 
-REVIEWS, API_KEYS, ACTIVATIONS, COUNTERS = (
-    SQLModel.metadata.tables[name] for name in ("review", "api_key", "activation_request", "counter")
+REVIEWS, STANDINGS, API_KEYS, ACTIVATIONS, COUNTERS = (
+    SQLModel.metadata.tables[name] for name in ("review", "standing", "api_key", "activation_request", "counter")
 )

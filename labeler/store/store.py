@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
@@ -18,7 +19,7 @@ from labeler.store.columns import bring_up_to_date, mark
 from labeler.store.database import Database
 from labeler.store.rows import row_of
 from labeler.store.summary import LabelSetSummary, named_scores, summarise
-from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES
+from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
 
 _ROWS_AT_ONCE = 200  # of a result's 29 columns; SQLite binds at most 32,766 values in a statement
 
@@ -65,14 +66,26 @@ class Store:
 
     def label_set_for(self, manifest: dict[str, Any], evidence_path: str, recipe: Recipe) -> LabelSetInfo:
         """The label set of this recipe on this evidence, made if it is new. Two processes get the same one."""
+        names = (recipe.explainer.name, recipe.simulator.name)
         with self.database.writing() as connection:
-            evidence_id = self._evidence_in(connection, manifest, evidence_path)
-            values = {
-                "evidence_id": evidence_id, "recipe_hash": recipe.hash, "recipe": recipe.to_dict(),
-                "explainer": recipe.explainer.name, "simulator": recipe.simulator.name,
-            }  # fmt: skip
-            label_set_id = self._get_or_create(connection, LABEL_SETS, values, ("evidence_id", "recipe_hash"))
+            label_set_id = self.label_set_in(connection, manifest, evidence_path, recipe.to_dict(), names)
         return self.label_set(label_set_id)
+
+    def label_set_in(
+        self,
+        connection: Connection,
+        manifest: dict[str, Any],
+        evidence_path: str,
+        recipe: dict[str, Any],
+        names: tuple[str, str],
+        created_at: datetime | None = None,
+    ) -> int:
+        """The id for `label_set_for`, in a transaction of the caller's; `names` are the explainer's and the simulator's."""
+        values = {
+            "evidence_id": self._evidence_in(connection, manifest, evidence_path), "recipe_hash": recipe["hash"],
+            "recipe": recipe, "explainer": names[0], "simulator": names[1], "created_at": created_at or now(),
+        }  # fmt: skip
+        return self._get_or_create(connection, LABEL_SETS, values, ("evidence_id", "recipe_hash"))
 
     def add_evidence(self, manifest: dict[str, Any], path: str) -> int:
         """The id of this evidence, made known if it is new; `path` is where it lies now."""
@@ -102,7 +115,7 @@ class Store:
         self, connection: Connection, table: Table, values: dict[str, Any], keys: tuple[str, ...]
     ) -> int:
         connection.execute(
-            self._insert(table).values(**values, **_created(table)).on_conflict_do_nothing(index_elements=list(keys))
+            self._insert(table).values(**_created(table) | values).on_conflict_do_nothing(index_elements=list(keys))
         )
         same = [table.c[key] == values[key] for key in keys]
         return int(connection.execute(select(table.c.id).where(*same)).scalar_one())
@@ -160,9 +173,13 @@ class Store:
 
     def save_in(self, connection: Connection, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
         """`save`, as a part of a transaction of the caller's."""
+        self.save_rows_in(connection, label_set_id, [row_of(label_set_id, feature) for feature in features])
+
+    def save_rows_in(self, connection: Connection, label_set_id: int, rows: Sequence[dict[str, Any]]) -> None:
+        """`save_in` for rows of the table `result`."""
         # In the order of features, as every writer does: two that meet wait for each other, and never both.
-        rows = [row_of(label_set_id, feature) for feature in sorted(features, key=lambda f: f.feature_index)]
-        mark(connection, label_set_id, (feature.feature_index for feature in features), self._writer)
+        rows = sorted(rows, key=itemgetter("feature_index"))
+        mark(connection, label_set_id, (row["feature_index"] for row in rows), self._writer)
         statement = self._insert(RESULTS)
         replaced = {c.name: statement.excluded[c.name] for c in RESULTS.c if not c.primary_key}
         upsert = statement.on_conflict_do_update(index_elements=["label_set_id", "feature_index"], set_=replaced)
@@ -238,6 +255,4 @@ def _sae_values(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _created(table: Table) -> dict[str, Any]:
-    from labeler.store.tables import now
-
     return {"created_at": now()} if "created_at" in table.c else {}

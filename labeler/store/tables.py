@@ -13,6 +13,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def in_utc(time: datetime) -> datetime:
+    """SQLite gives a time back without its zone, which is always UTC."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
 def _json(nullable: bool = False) -> Any:
     return Column(JSON, nullable=nullable)
 
@@ -38,7 +43,7 @@ class SAERow(SQLModel, table=True):
     architecture: str
     sha256: str
     n_features: int
-    d_in: int
+    d_in: int | None = None  # NULL where those who gathered evidence do not say
 
 
 class EvidenceRow(SQLModel, table=True):
@@ -71,8 +76,13 @@ class ResultRow(SQLModel, table=True):
     __tablename__ = "result"
     __table_args__ = (
         Index("ix_result_state", "label_set_id", "state", "feature_index"),
-        Index("ix_result_score", "label_set_id", "score", "feature_index", "score_low", "density"),
-        Index("ix_result_density", "label_set_id", "density", "feature_index", "state", "score", "score_low"),
+        Index("ix_result_score", "label_set_id", "score", "feature_index", "score_low", "density", "score_high"),
+        Index(
+            "ix_result_density", "label_set_id", "density", "feature_index", "state", "score", "score_low", "score_high"
+        ),
+        Index(
+            "ix_result_feature", "label_set_id", "feature_index", "state", "score", "score_low", "score_high", "density"
+        ),
     )
 
     label_set_id: int = Field(primary_key=True, foreign_key="label_set.id")
@@ -92,9 +102,10 @@ class ResultRow(SQLModel, table=True):
     score_weighted: float | None = None
     detection: float | None = None
     fuzzing: float | None = None
-    density: float
-    max_activation: float
-    n_firings: int = Field(sa_column=_count())
+    # NULL where those who gathered evidence do not say.
+    density: float | None = None
+    max_activation: float | None = None
+    n_firings: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     requests: int
     tokens_in: int = Field(sa_column=_count())
     tokens_out: int = Field(sa_column=_count())

@@ -26,6 +26,7 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("POST", "/v1/evidence"): (Scope.SUBMIT, "/v1/evidence", {"path": "nothing-there"}),
     ("GET", "/v1/evidence/{evidence}"): (Scope.READ, "/v1/evidence/1", None),
     ("GET", "/v1/features/{sae}/{index}"): (Scope.READ, "/v1/features/1/0", None),
+    ("GET", "/v1/saes/{sae}/features/{index}"): (Scope.READ, "/v1/saes/1/features/0", None),
     ("GET", "/v1/labels"): (Scope.READ, "/v1/labels", None),
     ("GET", "/v1/labels/{set}/{index}"): (Scope.READ, "/v1/labels/1/0", None),
     ("POST", "/v1/labels:lookup"): (Scope.READ, "/v1/labels:lookup", {"pairs": [[1, 0]]}),
@@ -37,6 +38,8 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/v1/compare"): (Scope.READ, "/v1/compare?a=1&b=2", None),
     ("GET", "/v1/labels/{set}/{index}/reviews"): (Scope.READ, "/v1/labels/1/0/reviews", None),
     ("POST", "/v1/labels/{set}/{index}/reviews"): (Scope.SUBMIT, "/v1/labels/1/0/reviews", {"verdict": "accept"}),
+    ("POST", "/v1/activations"): (Scope.SUBMIT, "/v1/activations", {"sae": 99, "text": "a"}),
+    ("GET", "/v1/activations/{request_id}"): (Scope.READ, "/v1/activations/" + "a" * 32, None),
     ("POST", "/v1/jobs"): (Scope.SUBMIT, "/v1/jobs", {"evidence": 1}),
     ("POST", "/v1/jobs:gather"): (
         Scope.SUBMIT, "/v1/jobs:gather", {"subject": "a", "sae": "b", "corpus": "python-stdlib", "out": "c"},
@@ -51,6 +54,7 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/v1/jobs/{job}/events"): (Scope.READ, "/v1/jobs/2/events", None),
     ("GET", "/v1/keys"): (Scope.ADMIN, "/v1/keys", None),
     ("DELETE", "/v1/keys/{key}"): (Scope.ADMIN, "/v1/keys/00000000", None),
+    ("GET", "/api/feature/{model}/{source}/{index}"): (Scope.READ, "/api/feature/a/0-b/1", None),
     ("GET", "/healthz"): (None, "/healthz", None),
     ("GET", "/readyz"): (None, "/readyz", None),
     ("GET", "/metrics"): (Scope.READ, "/metrics", None),
@@ -188,7 +192,7 @@ def test_rates_are_shared_through_redis_and_hold_without_it(data, store: Store, 
 def test_secrets_and_queries_are_in_no_log_and_every_line_has_its_request(
     far: TestClient, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from api.logs import JsonFormatter
+    from labeler.logs import JsonFormatter
 
     text = create_key(store, "ann", Scope.READ)[1]
     with caplog.at_level(logging.DEBUG):

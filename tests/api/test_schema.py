@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from typing import Any
 
+import jsonschema
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
@@ -51,6 +52,23 @@ def test_the_description_has_examples_and_problems(http: TestClient) -> None:
                 assert "application/problem+json" in operation["responses"]["422"]["content"], path
                 assert operation["security"], path
     assert described["components"]["schemas"]["LookupRequest"]["properties"]["pairs"]["examples"]
+
+
+def test_every_route_has_an_example_that_is_an_answer(http: TestClient) -> None:
+    described = http.get("/openapi.json").json()
+    for path, methods in described["paths"].items():
+        if not path.startswith("/v1"):
+            continue
+        for method, operation in methods.items():
+            answer = next(r for status, r in operation["responses"].items() if status.startswith("2"))
+            examples = {kind: c["example"] for kind, c in answer["content"].items() if "example" in c}
+            assert examples, (method, path)
+            if schema := answer["content"].get("application/json", {}).get("schema"):
+                jsonschema.validate(examples["application/json"], {**described, **schema})
+                kind = described["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+                assert (
+                    examples["application/json"].keys() == kind.get("properties", examples["application/json"]).keys()
+                ), path
 
 
 def test_the_service_starts_without_torch() -> None:

@@ -203,3 +203,14 @@ def test_keys_by_command(run: Callable[..., Any]) -> None:
     assert "revoked" in run("keys", "list").out
     assert run("keys", "create", "x", "--scope", "root").code == 2
     assert run("keys", "revoke", "nothing").code == 2
+
+
+def test_nodes_of_a_graph_get_labels_of_the_service(run, address: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    node = {"node_id": "4_3_0", "layer": "4", "feature": 0, "feature_type": "cross layer transcoder", "clerp": ""}
+    gone = {**node, "node_id": "4_9_0"}
+    (tmp_path / "graph.json").write_text(json.dumps({"metadata": {}, "nodes": [node, gone], "links": []}))
+    words = ("graph", tmp_path / "graph.json", "--labels", "4=2", "--out", tmp_path / "out.json", "--url", address)
+    done = run(*words, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["without"] == {"4_9_0": "label set 2 (layer 4) has no label for it"}
+    assert json.loads((tmp_path / "out.json").read_text())["nodes"][0]["clerp"] == "letters such as 3 and running"

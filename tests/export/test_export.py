@@ -17,6 +17,7 @@ from labeler.export.export import export_label_set
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import Score
 from labeler.store import Store, open_store
+from labeler.store.reviews import Verdict, add_review
 from tests.results import failed, labeled, manifest, silent
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -40,6 +41,26 @@ def store(tmp_path: Path) -> Store:
         label_set.id, [labeled(0, text=HOSTILE), labeled(1, None), silent(2), failed(3), labeled(4, 0.0, "=1+1")]
     )
     return store
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_people_say_stands_beside_the_labels(store: Store, tmp_path: Path, kind: str) -> None:
+    add_review(store, 1, 0, Verdict.BETTER, "ann", "a greeting")
+    add_review(store, 1, 0, Verdict.REJECT, "ben")
+    add_review(store, 1, 4, Verdict.ACCEPT, "ben")
+    store.save(1, [labeled(4, text="another text than the one that was accepted")])
+    export_label_set(store, 1, kind, tmp_path / "labels")
+    frame = read(tmp_path / "labels", kind)
+    assert frame.loc[0, ["label", "verdict", "person_label", "person"]].tolist() == [
+        HOSTILE,
+        "reject",
+        "a greeting",
+        "ann",
+    ]
+    assert frame.loc[[1, 2, 3, 4], ["verdict", "person_label", "person"]].isna().all(axis=None)
+    card = build_card(store, 1)
+    assert card["people"] == {"accepted": 1, "rejected": 1, "bettered": 0, "labels": 1}
+    assert "rejected 1 and bettered 0" in card_markdown(card)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

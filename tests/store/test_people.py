@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 
 import pytest
 from sqlalchemy import select
 
 from labeler.errors import InputError, NotFoundError
+from labeler.export.stream import encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.store import API_KEYS, Store
 from labeler.store.keys import Scope, any_key, create_key, list_keys, revoke_key, verify_key
+from labeler.store.lookup import Choose, lookup_labels
+from labeler.store.people import people_of_feature, people_say, rows_of_hits
 from labeler.store.reviews import Verdict, add_review, reviews_of_feature, reviews_of_label
+from labeler.store.search import Hit, search_labels
 from tests.results import labeled, manifest, silent
 
 
@@ -33,6 +39,66 @@ def test_a_review_stands_beside_the_label(store: Store, label_set: int) -> None:
     store.save(label_set, [labeled(0, text="a number")])
     assert [r.reviewed_label for r in reviews_of_feature(store, 1, 0)] == ["the year", "the year"]
     assert reviews_of_label(store, label_set, 1) == []
+
+
+def test_a_label_by_a_person_is_found_beside_the_other(store: Store, label_set: int) -> None:
+    for verdict, text in (
+        (Verdict.BETTER, "the year of a birth"),
+        (Verdict.BETTER, "a birthday"),
+        (Verdict.ACCEPT, None),
+    ):
+        add_review(store, label_set, 0, verdict, "ann", text)
+    add_review(store, label_set, 1, Verdict.BETTER, "ben", "a year, elsewhere")
+    both = search_labels(store, "year", [label_set], 10).hits
+    assert {(hit.feature_index, hit.by_person) for hit in both} == {(0, False), (1, True)}, "the newest text alone"
+    assert [hit.by_person for hit in search_labels(store, "birthday", [label_set], 10).hits] == [True]
+    found = {row["label"]: row for row in rows_of_hits(store, [*both, Hit(label_set, 0, 1.0, True)]) if row}
+    assert found["the year"]["score"] == 0.5
+    written = found["a birthday"]
+    assert (written["explainer"], written["score"], written["state"]) == ("person:ann", None, "labeled")
+    assert "not scored" in written["score_reason"]
+    assert written["density"] == found["the year"]["density"]
+    # The other label is another one: it is replaced, and the person's stays.
+    store.save(label_set, [labeled(0, text="a number")])
+    assert len(search_labels(store, "birthday", [label_set], 10).hits) == 1
+    rows = [json.loads(line) for line in b"".join(encode_rows("jsonl", read_rows(store, label_set), dict)).splitlines()]
+    assert [(row["label"], row["verdict"], row["person_label"]) for row in rows] == [
+        ("a number", None, "a birthday"), (None, "better", "a year, elsewhere"),
+    ]  # fmt: skip
+    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "bettered": 1, "labels": 2}
+
+
+def test_a_look_up_may_prefer_people(store: Store, label_set: int) -> None:
+    newer = store.label_set_for(manifest(), "/evidence", Recipe(seed=1)).id
+    store.save(newer, [labeled(0, text="newer"), labeled(2, text="newer still")])
+    add_review(store, label_set, 0, Verdict.BETTER, "ann", "by ann")
+    add_review(store, label_set, 1, Verdict.BETTER, "ann", "silent, says ann")
+    pairs = [(1, i) for i in range(4)]
+
+    def texts(choose: Choose, sets: list[int] | None = None) -> list[str | None]:
+        return [row and row["label"] for row in lookup_labels(store, pairs, choose=choose, label_sets=sets)]
+
+    assert texts(Choose.PERSON) == ["by ann", "silent, says ann", "newer still", None]
+    assert texts(Choose.PERSON, [newer]) == ["newer", None, "newer still", None]
+    assert texts(Choose.NEWEST) == ["newer", None, "newer still", None]
+    add_review(store, newer, 0, Verdict.BETTER, "ben", "by ben")
+    assert texts(Choose.PERSON)[0] == "by ben", "of the newest label set"
+    assert [row["label"] for row in people_of_feature(store, 1, 0)] == ["by ben", "by ann"]
+
+
+def test_of_reviews_at_once_the_newest_stands(store: Store, label_set: int) -> None:
+    def review(name: str) -> None:
+        for i in range(10):
+            add_review(store, label_set, 0, Verdict.BETTER, name, f"{name} {i}")
+
+    threads = [threading.Thread(target=review, args=(name,)) for name in ("ann", "ben", "eve")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = reviews_of_label(store, label_set, 0)
+    assert len(written) == 30
+    assert people_of_feature(store, 1, 0)[0]["label"] == written[-1].text
 
 
 def test_what_is_no_review_is_refused(store: Store, label_set: int) -> None:

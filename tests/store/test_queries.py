@@ -15,12 +15,14 @@ from sqlalchemy import inspect
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State
-from labeler.store import Store, catalogue
+from labeler.store import Store, catalogue, standing
 from labeler.store import queries as queries_module
 from labeler.store import search as search_module
 from labeler.store.compare import compare_sets
 from labeler.store.database import Database
-from labeler.store.queries import Choose, LabelFilter, Sort, labels_of_feature, list_labels, lookup_labels, one_label
+from labeler.store.lookup import Choose, lookup_labels
+from labeler.store.queries import LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
+from labeler.store.reviews import Verdict, add_review
 from labeler.store.rows import row_of
 from labeler.store.search import search_labels
 from labeler.store.tables import RESULTS
@@ -62,7 +64,7 @@ def other_sae(store: Store) -> int:
     return catalogue.find_sae(store, "b" * 64).id
 
 
-def everything(store: Store, where: LabelFilter, sort: Sort, limit: int = 7) -> list[dict[str, Any]]:
+def everything(store: Store, where: LabelFilter, sort: Sort, limit: int = 23) -> list[dict[str, Any]]:
     rows, cursor = [], None
     while True:
         page = list_labels(store, where, sort, limit, cursor)
@@ -85,16 +87,46 @@ FILTERS = [
     LabelFilter(score_high_max=0.4, state=State.LABELED),
     LabelFilter(text="year"),
     LabelFilter(label_set=1, text='"of rain" -running', score_min=0.2),
+    LabelFilter(width_max=0.3),
+    LabelFilter(width_max=0.3, text="year", sae=1),
+    *(LabelFilter(reviewed=reviewed) for reviewed in Reviewed),
+    LabelFilter(reviewed=Reviewed.ACCEPTED, text="year", density_min=0.01),
+    LabelFilter(reviewed=Reviewed.NO, label_set=1, text="year"),
 ]
+
+
+def reviewed(store: Store) -> dict[tuple[int, int], str]:
+    """What people have said, at last, of labels as they are now."""
+    said = {
+        **{(1, i): Verdict.ACCEPT for i in range(5)}, **{(1, i): Verdict.REJECT for i in range(5, 8)},
+        **{(2, i): Verdict.BETTER for i in range(12)}, (2, 31): Verdict.BETTER,
+    }  # fmt: skip
+    add_review(store, 1, 0, Verdict.REJECT, "ann")
+    for (label_set, feature), verdict in said.items():
+        add_review(
+            store, label_set, feature, verdict, "ben", "years by a person" if verdict is Verdict.BETTER else None
+        )
+    store.save(1, [labeled(1, 0.5, "a new text, of which nobody has said anything")])
+    return {place: verdict for place, verdict in said.items() if place != (1, 1)}
 
 
 @pytest.mark.parametrize("few", [20_000, 3])
 def test_pages_hold_what_the_filter_means_once_and_in_order(
     store: Store, sets: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(search_module, "_FEW", few)  # with 3, common words take the other way
+    monkeypatch.setattr(search_module, "_FEW", dict.fromkeys(search_module._FEW, few))
+    monkeypatch.setattr(standing, "_FEW", few)  # with 3, common words take the other way
     other = other_sae(store)
-    stored = {s: [{**row, "sae": other if s == 3 else 1} for row in store.rows(s)] for s in sets}
+    verdicts = reviewed(store)
+    with store.database.writing() as connection:
+        connection.execute(RESULTS.update().where(RESULTS.c.feature_index % 3 == 0).values(score_low=0.0))
+    stored = {
+        s: [
+            {**row, "sae": other if s == 3 else 1, "verdict": verdicts.get((s, row["feature_index"]))}
+            for row in store.rows(s)
+        ]
+        for s in sets
+    }
     for where in FILTERS:
         for sort in Sort:
             wanted = [row for rows in stored.values() for row in rows if holds(row, where)]
@@ -133,6 +165,15 @@ def holds(row: dict[str, Any], where: LabelFilter) -> bool:
         and at_most(row["score_high"], where.score_high_max)
         and at_least(row["density"], where.density_min)
         and at_most(row["density"], where.density_max)
+        and (where.width_max is None or (row["score"] is not None and row["score_high"] - row["score_low"] <= 0.3))
+        and {
+            None: True,
+            Reviewed.YES: row["verdict"] is not None,
+            Reviewed.NO: row["verdict"] is None,
+            Reviewed.ACCEPTED: row["verdict"] == "accept",
+            Reviewed.REJECTED: row["verdict"] == "reject",
+            Reviewed.BETTERED: row["verdict"] == "better",
+        }[where.reviewed]
         and {
             None: True,
             "year": "year" in (row["label"] or ""),
@@ -205,11 +246,12 @@ def test_search_finds_what_was_saved_and_forgets_what_was_replaced(store: Store,
 
 
 def test_search_pages_hold_each_hit_once(store: Store, sets: tuple[int, int, int]) -> None:
+    reviewed(store)
     everywhere = search_labels(store, "year", sets, 1000)
     paged, after = [], None
     while hits := search_labels(store, "year", sets, 4, after).hits:
         paged += hits
-        after = (hits[-1].rank, hits[-1].label_set_id, hits[-1].feature_index)
+        after = hits[-1].position
     assert paged == list(everywhere.hits)
     assert len(paged) == everywhere.n_hits > 10
     assert {h.label_set_id for h in search_labels(store, "year", [2], 1000).hits} == {2}

@@ -105,7 +105,7 @@ def test_the_image_without_torch_has_all_that_the_web_process_imports() -> None:
     modules = {m.partition(".")[0] for m in done.stdout.split()}
     assert "torch" not in modules
     # Imported by others where they happen to be installed, and done without where not.
-    optional = {"setuptools", "pyyaml", "opentelemetry_api", "greenlet", "sniffio", "labeler"}
+    optional = {"setuptools", "pyyaml", "opentelemetry_api", "greenlet", "sniffio", "xxhash", "labeler"}
     of_module = packages_distributions()
     imported = {_name(d) for m in modules for d in of_module.get(m, [])} - optional
     assert imported <= _with_all_they_need(group)

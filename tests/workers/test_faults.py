@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from celery import Celery
 
+from api.metrics import Metrics
 from labeler.store.jobs import Jobs
 from labeler.store.states import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour
-from tests.workers.conftest import LEASE_SECONDS, Service
+from tests.workers.conftest import LEASE_SECONDS, Service, until
 
 ALL_DONE = {"labeled": N_FEATURES - 2, "silent": 1, "rare": 1}
 
@@ -28,6 +30,16 @@ def killed(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_celery_sees_the_workers(service: Service) -> None:
+    """What `celery inspect` and Flower show: remote control is on."""
+    with Celery(broker=service.redis.url) as celery:
+        until(lambda: bool(celery.control.ping(timeout=0.5)), 20)
+        (worker, queues), *others = celery.control.inspect(timeout=5.0, limit=1).active_queues().items()
+    assert worker.startswith("label-")
+    assert [queue["name"] for queue in queues] == ["label"]
+    assert others == []
 
 
 def test_workers_that_are_killed_again_and_again_lose_and_repeat_nothing(
@@ -152,6 +164,33 @@ def test_a_revoked_key_pauses_the_job_with_its_reason(service: Service) -> None:
     service.wait_for(job, JobState.DONE)
     assert service.counts(job) == ALL_DONE
     assert service.n_repeated() <= n_turned_down, "only what was turned down is asked for again"
+
+
+def test_workers_count_for_those_who_watch(service: Service) -> None:
+    def behave(number: int, body: dict[str, Any]) -> Behaviour:
+        if number == 10:
+            for pid in service.holders():
+                killed(pid)
+        return stub.busy("0.01") if number in (41, 42) else stub.GOOD
+
+    before = _figure(service, "labeler_lease_expiries_total")
+    service.endpoint.behave = behave
+    job = service.submit("0-11")
+    service.wait_for(job, JobState.DONE)
+    _until_idle(service)
+    model = service.recipe.explainer.model
+    assert _figure(service, "labeler_lease_expiries_total") > before
+    n_answered = _figure(service, f'labeler_llm_seconds_count{{model="{model}"}}')
+    assert n_answered == _figure(service, f'labeler_llm_seconds_bucket{{le="+Inf",model="{model}"}}')
+    # Those whose reply the killed processes were waiting for are in no figure, and in the stub's alone.
+    assert 20 < n_answered <= len(service.endpoint.requests) - 2
+    assert _figure(service, f'labeler_llm_failures_total{{kind="rate limit",model="{model}"}}') == 2
+    assert _figure(service, f'labeler_llm_tokens_total{{direction="out",model="{model}"}}') > n_answered
+
+
+def _figure(service: Service, name: str) -> float:
+    text = Metrics(service.store, dict).text().decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " "))
 
 
 def test_a_budget_holds_over_all_workers(service: Service) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import sys
+
+import pytest
+
+from labeler.logs import JsonFormatter, logged_as
 from labeler.store.states import Beat
 from workers.recovery import Watch
 
@@ -26,3 +33,19 @@ def test_what_is_finished_is_forgotten() -> None:
     watch.silent([beat], now=0.0)
     watch.silent([], now=5.0)
     assert watch.silent([beat], now=12.0) == []
+
+
+def test_what_a_worker_logs_says_of_which_block(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    log = logging.getLogger("workers.tasks")
+    log.addHandler(handler)
+    try:
+        with logged_as(job=3, block=7):
+            log.warning("given back (%s)", "told to")
+        log.warning("later")
+    finally:
+        log.removeHandler(handler)
+    inside, outside = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (inside["job"], inside["block"], inside["message"]) == (3, 7, "given back (told to)")
+    assert "job" not in outside

@@ -1,16 +1,35 @@
-"""Logs as JSON, one object a line, with the request they belong to. Headers, queries and bodies are in no log."""
+"""Logs as JSON, one object a line, with the request, or the job and block, that they belong to.
+
+Headers, queries, bodies and keys are in no log.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
+_place: ContextVar[Mapping[str, Any]] = ContextVar("place", default=MappingProxyType({}))
 
-_KNOWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+# `data` is Celery's: the task's arguments, which its message need not repeat.
+_KNOWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message", "data"}
+
+
+@contextmanager
+def logged_as(**place: Any) -> Iterator[None]:
+    """What is logged meanwhile carries these, such as `job` and `block`."""
+    token = _place.set({**_place.get(), **place})
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
@@ -18,9 +37,11 @@ class JsonFormatter(logging.Formatter):
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage(),
-            "request_id": request_id.get(),
+            "request_id": request_id.get(), **_place.get(),
             **{name: value for name, value in record.__dict__.items() if name not in _KNOWN},
         }  # fmt: skip
+        if entry["request_id"] == "-":
+            del entry["request_id"]
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=True, default=str)

@@ -1,0 +1,85 @@
+"""Two label sets of one SAE side by side: where they agree, and where their scores differ most."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from api.pages.access import Viewer
+from api.pages.render import render
+from api.pages.saes import row_scale
+from api.parameters import StoreOf
+from labeler.errors import InputError
+from labeler.store import Store, catalogue
+from labeler.store.catalogue import SetInfo
+from labeler.store.columns import changed_parts, version_of
+from labeler.store.compare import Comparison, compare_sets
+from labeler.store.queries import labels_at
+from labeler.wire import Id
+
+router = APIRouter()
+_LARGEST = 25
+_SETS = 500  # to choose from
+_KEPT = 100  # comparisons
+_kept: WeakKeyDictionary[Store, OrderedDict[tuple[Any, ...], Comparison]] = WeakKeyDictionary()
+_lock = threading.Lock()
+SetChoice = Annotated[Id | None, Query()]
+
+
+@router.get("/compare")
+def compare_page(request: Request, store: StoreOf, _: Viewer, a: SetChoice = None, b: SetChoice = None) -> Response:
+    sets = catalogue.list_sets(store, None, 0, _SETS)
+    values: dict[str, Any] = {"sets": _by_sae(sets), "a": a, "b": b, "problem": None, "compared": None}
+    if a is not None and b is not None:
+        try:
+            values |= _compared(store, a, b)
+        except InputError as error:
+            values["problem"] = str(error)
+    return render(request, "compare.html.j2", status=200 if values["problem"] is None else 422, **values)
+
+
+def _by_sae(sets: list[SetInfo]) -> dict[str, list[SetInfo]]:
+    grouped: dict[str, list[SetInfo]] = {}
+    for s in sets:
+        grouped.setdefault(f"SAE {s.sae_id}: {s.subject} {s.hookpoint}", []).append(s)
+    return grouped
+
+
+def _compared(store: Store, a: int, b: int) -> dict[str, Any]:
+    """Raises NotFoundError, and MismatchError for label sets of different SAEs."""
+    infos = [catalogue.find_set(store, label_set) for label_set in (a, b)]
+    found = _comparison(store, a, b)
+    features = [difference.feature_index for difference in found.largest]
+    rows = labels_at(store, [(label_set, f) for f in features for label_set in (a, b)])
+    return {
+        "compared": found, "infos": infos, "scale": row_scale, "pairs": list(zip(rows[::2], rows[1::2], strict=True)),
+        "medians": [store.summary(label_set).medians.get("score") for label_set in (a, b)],
+        "states": sorted({state for counts in found.states.values() for state in counts} | found.states.keys()),
+    }  # fmt: skip
+
+
+def _comparison(store: Store, a: int, b: int) -> Comparison:
+    """The comparison is kept in this process for as long as neither label set changes."""
+    versions = []
+    with store.database.reading() as connection:
+        for label_set in (a, b):
+            if changed_parts(connection, label_set):
+                return compare_sets(store, a, b, _LARGEST)
+            versions.append(version_of(connection, label_set))
+    with _lock:
+        kept = _kept.setdefault(store, OrderedDict())
+        key = (a, b, *versions)
+        if (found := kept.get(key)) is not None:
+            kept.move_to_end(key)
+            return found
+    found = compare_sets(store, a, b, _LARGEST)
+    with _lock:
+        kept[key] = found
+        while len(kept) > _KEPT:
+            kept.popitem(last=False)
+    return found

@@ -1,0 +1,162 @@
+"""An SAE: how good it is, how its scores lie, and a table of its features that can be filtered, sorted and paged."""
+
+from __future__ import annotations
+
+import math
+import random as chance
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from api.pages.access import Viewer
+from api.pages.charts import USUAL, density_histogram, score_histogram, score_scale
+from api.pages.render import is_partial, render, url
+from api.parameters import Cursor, SaeReference, SetId, SetQuery, StoreOf
+from labeler.errors import InputError, NotFoundError
+from labeler.records import State
+from labeler.store import LabelSetSummary, Store, catalogue
+from labeler.store.catalogue import SaeInfo, SetInfo
+from labeler.store.cursors import make_cursor
+from labeler.store.queries import LabelFilter, Page, Reviewed, Sort, list_labels
+
+router = APIRouter()
+_ROWS = 50
+_SETS = 500  # label sets of an SAE
+_NUMBERS = ("score_min", "score_max", "width_max", "density_min", "density_max")
+_ROOM = 200  # characters of what is typed into a field
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the form above the table says, and the same as the store understands it."""
+
+    fields: dict[str, str]  # of the form, those that are filled
+    where: LabelFilter
+    sort: Sort
+
+
+@router.get("/saes/{sae}")
+def sae_page(
+    request: Request, store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, cursor: Cursor = None
+) -> Response:
+    """Asked by htmx, the table alone."""
+    info = catalogue.find_sae(store, sae)
+    sets = newest_sets(store, info)
+    chosen = chosen_set(info, sets, set)
+    asked = read_asked(request.query_params, chosen)
+    page = Page((), None) if chosen is None else list_labels(store, asked.where, asked.sort, _ROWS, cursor)
+    values: dict[str, Any] = {
+        "sae": info, "sets": sets, "chosen": chosen, "asked": asked, "page": page, "cursor": cursor, "scale": row_scale,
+        "sorts": {sort.value: _address(info, chosen, asked, sort) for sort in Sort},
+        "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
+    }  # fmt: skip
+    if is_partial(request):
+        return render(request, "features_table.html.j2", **values)
+    return render(request, "sae.html.j2", **values, **_about(store, info, chosen))
+
+
+def newest_sets(store: Store, sae: SaeInfo) -> list[SetInfo]:
+    """The label sets of an SAE, the newest first."""
+    return catalogue.list_sets(store, sae.id, 0, _SETS)[::-1]
+
+
+def chosen_set(sae: SaeInfo, sets: list[SetInfo], wanted: int | None) -> SetInfo | None:
+    """The label set that is asked for, else the newest. Raises NotFoundError."""
+    if wanted is None:
+        return sets[0] if sets else None
+    found = next((s for s in sets if s.id == wanted), None)
+    if found is None:
+        raise NotFoundError(
+            f"label set {wanted}: SAE {sae.id} has no such one; it has {', '.join(str(s.id) for s in sets) or 'none yet'}"
+        )
+    return found
+
+
+def read_asked(query: Mapping[str, str], chosen: SetInfo | None) -> Asked:
+    """Raises InputError for what is no number, no state, or no order."""
+    names = ("state", "text", "reviewed", "sort", *_NUMBERS)
+    fields = {name: text for name in names if (text := query.get(name, "").strip()[:_ROOM])}
+    numbers: dict[str, Any] = {name: _number(name, fields.get(name)) for name in _NUMBERS}
+    where = LabelFilter(
+        label_set=None if chosen is None else chosen.id,
+        state=_among("state", fields.get("state"), State),
+        text=fields.get("text"),
+        reviewed=_among("reviewed", fields.get("reviewed"), Reviewed),
+        **numbers,
+    )
+    return Asked(fields, where, _among("sort", fields.get("sort"), Sort) or Sort.INDEX)
+
+
+def _among(name: str, text: str | None, kind: Any) -> Any:
+    try:
+        return None if text is None else kind(text)
+    except ValueError as error:
+        raise InputError(f"{name}: choose {', '.join(kind)}") from error
+
+
+def _number(name: str, text: str | None) -> float | None:
+    """A number, also as per cent."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{name.replace('_', ' ')}: {text!r} is not a number; write such as 0.5, 1e-4 or 2%")
+    return value
+
+
+def _address(sae: SaeInfo, chosen: SetInfo | None, asked: Asked, sort: Sort, cursor: str | None = None) -> str:
+    fields = {**asked.fields, "sort": None if sort is Sort.INDEX else sort.value}
+    return url(f"/saes/{sae.id}", set=chosen and chosen.id, **fields, cursor=cursor)
+
+
+def row_scale(row: Mapping[str, Any]) -> Any:
+    """The small scale of a row of labels: the same for all rows."""
+    return score_scale(row["score"], row["score_low"], row["score_high"], row["baseline_token_lookup"], least=USUAL)
+
+
+def _about(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]:
+    summary: LabelSetSummary | None = None if chosen is None else store.summary(chosen.id)
+    manifest = manifest_of(store, sae, chosen)
+    quality = manifest.get("quality") or {}
+    return {
+        "summary": summary, "manifest": manifest, "quality": quality, "densities": density_histogram(quality),
+        "scores": summary and score_histogram(summary.histogram),
+    }  # fmt: skip
+
+
+def manifest_of(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]:
+    """What the gathering pass says of itself; nothing where there was none."""
+    if chosen is not None:
+        return store.manifest_of(chosen.id)
+    try:
+        return store.evidence(catalogue.newest_evidence(store, sae.id).id)[0]
+    except NotFoundError:
+        return {}
+
+
+@router.get("/saes/{sae}/random")
+def random_feature(
+    store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, embed: int | None = None
+) -> Response:
+    """A feature that has a label, where there is one."""
+    info = catalogue.find_sae(store, sae)
+    sets = newest_sets(store, info)
+    chosen = chosen_set(info, sets, set)
+    index = chance.randrange(info.n_features)
+    if chosen is not None:
+        where = LabelFilter(label_set=chosen.id, state=State.LABELED)
+        after = make_cursor((where, Sort.INDEX), (chosen.id, index))
+        found = list_labels(store, where, limit=1, cursor=after).rows or list_labels(store, where, limit=1).rows
+        index = found[0]["feature_index"] if found else index
+    return RedirectResponse(url(f"/saes/{info.id}/features/{index}", set=set, embed=embed), 303)
+
+
+@router.get("/sets/{set}")
+def set_page(store: StoreOf, _: Viewer, set: SetId) -> Response:
+    return RedirectResponse(url(f"/saes/{catalogue.find_set(store, set).sae_id}", set=set), 303)

@@ -1,0 +1,154 @@
+"""Try it: a text, and which features fire on which of its tokens. A gather worker reads it; the page waits and says so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from api.access import Caller
+from api.pages.access import Editor, Form, Viewer
+from api.pages.render import render
+from api.parameters import SettingsOf, StoreOf
+from api.problems import RequestProblem
+from api.routes.activations import RequestId, ask_about
+from labeler.errors import InputError
+from labeler.settings import Settings
+from labeler.showing import joined_activations
+from labeler.store import Store, catalogue
+from labeler.store.activations import MOST_CHARACTERS, OPEN, ActivationRequest, Activations, RequestState
+from labeler.store.keys import Scope
+from labeler.store.lookup import lookup_labels
+
+router = APIRouter()
+_SAES = 100  # to choose from
+_FEATURES = 100  # in the table
+_LABELS, _LONGEST = 2000, 200  # beside single tokens; of characters
+_TITLES = 1000  # tokens up to which each says by itself what fires on it
+_NOTHING: dict[str, Any] = {"tokens": (), "features": (), "n_firing": 0}
+_SIGNS = {"\n": "↵\n", "\r": "␍", "\t": "⇥\t"}
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    text: str
+    heat: int  # 0 to 10: the strongest activation here, between the lowest and the highest of all tokens
+    title: str
+
+
+@router.get("/try")
+def empty(
+    request: Request, store: StoreOf, settings: SettingsOf, caller: Viewer, sae: str = "", text: str = ""
+) -> Response:
+    """The form; its fields may be filled in the address."""
+    return _page(request, store, settings, caller, sae[:64], text)
+
+
+@router.post("/try")
+def ask(request: Request, store: StoreOf, settings: SettingsOf, caller: Editor, form: Form) -> Response:
+    sae, text = form.get("sae", "").strip()[:64], form.get("text", "").replace("\r\n", "\n")
+    try:
+        asked = ask_about(store, settings, sae, _checked(text))
+    except InputError as error:
+        return _page(request, store, settings, caller, sae, text, problem=str(error), status=error.http_status)
+    except RequestProblem as error:
+        return _page(request, store, settings, caller, sae, text, problem=error.detail, status=error.status)
+    return RedirectResponse(f"/try/{asked.id}", 303)
+
+
+def _checked(text: str) -> str:
+    if not text.strip():
+        raise InputError("give some words to read")
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"the text has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are read at once: its beginning is kept below, "
+            "send it in parts"
+        )
+    return text
+
+
+@router.get("/try/{request_id}")
+def read(request: Request, store: StoreOf, settings: SettingsOf, caller: Viewer, request_id: RequestId) -> Response:
+    found = Activations(store).get(request_id)
+    return _page(
+        request,
+        store,
+        settings,
+        caller,
+        str(found.asked["sae"]),
+        found.asked["text"],
+        found=found,
+        **_result(store, found),
+    )
+
+
+@router.get("/try/{request_id}/result")
+def result(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
+    """The part of the page that asks for itself anew while it waits."""
+    found = Activations(store).get(request_id)
+    return render(request, "try_result.html.j2", found=found, open=OPEN, **_result(store, found))
+
+
+@router.get("/try/{request_id}/firings")
+def firings(store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
+    """What the page's script needs: [feature, activation] by token, where each feature of the table fires, and labels."""
+    found = Activations(store).get(request_id)
+    answer = found.answer or {"tokens": [], "features": []}
+    named = dict.fromkeys(feature for token in answer["tokens"] for feature, _ in token["top"])
+    labels = lookup_labels(store, [(found.asked["sae"], feature) for feature in list(named)[:_LABELS]])
+    data = {
+        "tokens": [token["top"] for token in answer["tokens"]],
+        "features": {f["feature_index"]: [f["at"], f["activations"]] for f in answer["features"][:_FEATURES]},
+        "labels": {row["feature_index"]: row["label"][:_LONGEST] for row in labels if row is not None and row["label"]},
+    }
+    headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    return Response(orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS), headers=headers, media_type="application/json")
+
+
+def _page(
+    request: Request, store: Store, settings: Settings, caller: Caller, sae: str, text: str, *,
+    found: ActivationRequest | None = None, problem: str | None = None, status: int = 200, **shown: Any,
+) -> Response:  # fmt: skip
+    return render(
+        request, "try.html.j2", status, saes=catalogue.list_saes(store, 0, _SAES), sae=sae, text=text[:MOST_CHARACTERS],
+        most=MOST_CHARACTERS, found=found, problem=problem, has_queue=settings.redis is not None, open=OPEN,
+        may_ask=caller.scope.includes(Scope.SUBMIT), **(_NOTHING | shown),
+    )  # fmt: skip
+
+
+def _result(store: Store, found: ActivationRequest) -> dict[str, Any]:
+    if found.state is not RequestState.DONE or found.answer is None:
+        return _NOTHING
+    answer = {**found.answer, "features": found.answer["features"][:_FEATURES]}
+    joined = joined_activations(store, found.asked["sae"], answer)
+    return {"tokens": _tokens(joined["tokens"]), "features": joined["features"], "n_firing": joined["n_firing"]}
+
+
+def _tokens(tokens: list[dict[str, Any]]) -> list[ShownToken]:
+    strongest = [t["top"][0]["activation"] if t["top"] else 0.0 for t in tokens]
+    # Something fires nearly everywhere: what stands out is what is above the rest.
+    low, high = min(strongest, default=0.0), max(strongest, default=0.0)
+    with_titles = len(tokens) <= _TITLES
+    return [
+        ShownToken(shown(token["token"]), _heat(value - low, high - low), _title(token) if with_titles else "")
+        for token, value in zip(tokens, strongest, strict=True)
+    ]
+
+
+def shown(token: str) -> str:
+    """A token as text in which nothing is invisible."""
+    return "".join(_SIGNS.get(c, c) for c in token) or "∅"
+
+
+def _heat(value: float, highest: float) -> int:
+    return 0 if value <= 0 else max(1, min(10, math.ceil(10 * value / highest)))
+
+
+def _title(token: dict[str, Any]) -> str:
+    strongest = ", ".join(f"{f['feature_index']}: {f['activation']:.3g}" for f in token["top"][:3])
+    more = f" and {token['n_firing'] - 3} more" if token["n_firing"] > 3 else ""
+    return f"features {strongest}{more}" if strongest else "nothing fires here"

@@ -1,0 +1,139 @@
+"""Numbers, times and states as the pages say them: the filters of the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from labeler.export.charts import count, number, share
+
+STATE_WORDS = {
+    "labeled": "has a label",
+    "silent": "never fired in the corpus",
+    "rare": "fired too rarely to be explained and tested",
+    "failed": "no usable answer came",
+    "pending": "not tried yet",
+}
+SOURCE_WORDS = {
+    "top": "the windows in which the feature fires most, one a sequence",
+    "sampled": "drawn evenly over the deciles of all windows in which the feature fires",
+    "random": "drawn from all windows, whether the feature fires or not",
+    "hard": "windows that look alike and in which the feature is silent",
+}
+
+
+def density(x: float | None) -> str:
+    """A share of tokens, in per cent with two digits that count."""
+    if x is None:
+        return "—"
+    if x == 0:
+        return "0"
+    percent = x * 100
+    digits = max(0, 1 - math.floor(math.log10(percent)))
+    return f"{percent:.{min(digits, 7)}f}%"
+
+
+def short(n: int | float | None) -> str:
+    """A count in little room: 1,234, 12.3k, 4.57M."""
+    if n is None:
+        return "—"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(n) >= size:
+            return f"{n / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{n:,.0f}"
+
+
+def money(usd: float | None) -> str:
+    """Dollars; what is unknown is not zero."""
+    if usd is None:
+        return "price unknown"
+    if usd == 0:
+        return "$0"
+    return f"${usd:,.2f}" if usd >= 0.01 else f"${usd:.4f}"
+
+
+def activation(x: float | None) -> str:
+    """An activation in raw SAE units, with three digits."""
+    return "—" if x is None else f"{x:.3g}"
+
+
+def signed(x: float | None, digits: int = 2) -> str:
+    return number(x, digits) if x is None or round(x, digits) <= 0 else "+" + number(x, digits)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def when(time: datetime | str | None) -> Markup:
+    """A time that a script shows in the reader's zone."""
+    if time is None:
+        return Markup("—")
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    text = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+    return Markup('<time datetime="{}">{} UTC</time>').format(moment.isoformat(timespec="seconds"), text)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "—"
+    whole = round(seconds)
+    for size, unit, part, smaller in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "—"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def name_of(path: str) -> str:
+    """The last part of a path, which is what a person calls it."""
+    return path.rstrip("/").rsplit("/", 1)[-1] or path
+
+
+def label_text(text: str) -> Markup:
+    """A label, with what stands between backticks as code: the explainers write tokens so."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one that is never closed
+        return Markup("<bdi>{}</bdi>").format(text)
+    marked = (Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+    return Markup("<bdi>{}</bdi>").format(Markup("").join(marked))
+
+
+def token_text(token: str) -> str:
+    """A token of its own, with what would not be seen."""
+    return token.replace("\n", "↵").replace("\t", "→").replace(" ", "·") or "∅"
+
+
+def state_words(state: str) -> str:
+    return STATE_WORDS.get(state, state)
+
+
+def source_words(source: str) -> str:
+    return SOURCE_WORDS.get(source, source)
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Nested values as lines: `contexts.explain_top`, 20."""
+    lines: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            value = dict(enumerate(value, start=1))
+        lines += flat(value, f"{before}{name}.") if isinstance(value, Mapping) else [(before + str(name), value)]
+    return lines
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "count": count, "share": share, "number": number, "density": density, "short": short, "money": money, "when": when,
+    "activation": activation, "signed": signed, "duration": duration, "p_value": p_value, "name_of": name_of,
+    "state_words": state_words, "source_words": source_words, "flat": flat, "label_text": label_text, "token_text": token_text, "interval": lambda pair: interval(*pair),
+}  # fmt: skip

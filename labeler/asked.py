@@ -1,0 +1,75 @@
+"""What was asked of LLMs for a result, and what they answered: prompts made once more, replies from the ledger.
+
+Prompts are no rows: they follow from the evidence and the recipe, to the letter. So the feature is labelled again by an
+LLM that asks nobody and notes what it is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from labeler.errors import EndpointError, LLMError
+from labeler.evidence.store import EvidenceFolder
+from labeler.llm.ledger import Ledger, StoredReply, ledger_key
+from labeler.llm.prompt import AnyPrompt, AnyReply, Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
+from labeler.llm.wire import reply_of
+from labeler.pipeline import label_feature, read_evidence
+from labeler.recipe import Recipe
+from labeler.records import Usage
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and its reply; None where the ledger has none."""
+
+    prompt: AnyPrompt
+    reply: StoredReply | None
+
+
+def asked_for(folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger: Ledger) -> tuple[Asked, ...]:
+    """All requests behind a result, in the order in which they were asked; empty where no LLM is asked.
+
+    It ends where a reply is missing that later prompts depend on. Raises NotFoundError or FormatError.
+    """
+    evidence = read_evidence(folder, feature_index, recipe)
+    replay = _Replay(ledger)
+    # Without a null: its labels are look-ups, about which nobody is asked.
+    asyncio.run(label_feature(evidence, recipe, replay, null=()))
+    return tuple(replay.asked)
+
+
+class _Replay:
+    """An LLM that answers from the ledger alone."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.asked: list[Asked] = []
+
+    async def complete(self, prompt: Prompt) -> Reply:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Reply)
+        return reply
+
+    async def echo(self, prompt: EchoPrompt) -> Echo:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Echo)
+        return reply
+
+    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
+        reply = await self._answer(prompt)
+        assert isinstance(reply, Embeddings)
+        return reply
+
+    async def _answer(self, prompt: AnyPrompt) -> AnyReply:
+        place = len(self.asked)
+        self.asked.append(Asked(prompt, None))
+        stored = await self._ledger.get(ledger_key(prompt))
+        if stored is None:
+            raise _missing()
+        self.asked[place] = Asked(prompt, stored)
+        return reply_of(stored, prompt, Usage(1, stored.tokens_in, stored.tokens_out, None), from_ledger=True)
+
+
+def _missing() -> LLMError:
+    return EndpointError("this reply is not in the ledger")

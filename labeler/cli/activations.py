@@ -1,0 +1,69 @@
+"""`labeler activations TEXT --sae ID`: which features fire on a text, asked of a running service or found out here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import Database, Json, Url, say, store_at
+
+if TYPE_CHECKING:
+    from labeler.store import Store
+
+_SHOWN = 3  # features of a token
+
+
+@app.command()
+def activations(
+    text: Annotated[str, typer.Argument(help="The text to read; `-` reads it from standard input.")],
+    sae: Annotated[str, typer.Option(metavar="ID", help="The SAE's id, as `labeler sets` and the service list it.")],
+    db: Database = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show which features fire on each token of a text, with their labels."""
+    text = sys.stdin.read() if text == "-" else text
+    found = _here(store_at(db), sae, text) if url is None else _there(url, sae, text)
+    if as_json:
+        say(json.dumps(found, default=str))
+        return
+    labels = {f["feature_index"]: (f["label"] or {}).get("label") for f in found["features"]}
+    for token in found["tokens"]:
+        say(f"{token['token']!r:<20} {token['n_firing']:>6} fire")
+        for firing in token["top"][:_SHOWN]:
+            feature = firing["feature_index"]
+            say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {labels.get(feature) or '(no label)'}")
+
+
+def _there(url: str, sae: str, text: str) -> dict[str, Any]:
+    from labeler.client import Client
+
+    with Client(url) as client:
+        return client.activations(client.sae(sae).id, text).model_dump(mode="json")
+
+
+def _here(store: Store, sae: str, text: str) -> dict[str, Any]:
+    """In this process, with the subject and the SAE of the newest evidence."""
+    from pathlib import Path
+
+    from labeler.evidence.activations import describe_activations, read_text, revision_of, sae_name, target_of
+    from labeler.evidence.target import open_sae
+    from labeler.recipe import GatherConfig
+    from labeler.showing import joined_activations
+    from labeler.store.activations import readable_evidence
+    from labeler.store.catalogue import find_sae
+    from labeler.subject.model import load_subject
+    from labeler.subject.vocabulary import Vocabulary
+
+    evidence = readable_evidence(store, find_sae(store, sae).id)
+    manifest, path = store.evidence(evidence.id)
+    config = GatherConfig.from_dict(manifest["config"])
+    subject = load_subject(manifest["subject"]["id"], revision=revision_of(manifest), dtype=config.dtype)
+    opened = open_sae(subject, sae_name(manifest), manifest["hookpoint"], config.dtype)
+    found = read_text(subject, target_of(manifest, subject, opened), config, text)
+    answer = describe_activations(found, Vocabulary(Path(path)))
+    return {"sae": evidence.sae_id, "text": text, **joined_activations(store, evidence.sae_id, answer)}

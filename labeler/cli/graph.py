@@ -1,0 +1,139 @@
+"""`labeler graph`: labels for the nodes of an attribution graph, from a database or a running service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import Database, Json, Url, say, store_at
+from labeler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from labeler.export.graph import Found, Labels, Report
+
+_SHOWN = 3  # nodes named for each reason
+
+
+@app.command()
+def graph(
+    graph: Annotated[Path, typer.Argument(help="A graph file of circuit-tracer.")],
+    labels: Annotated[
+        list[str],
+        typer.Option(
+            "--labels",
+            metavar="SET|LAYER=SET",
+            help="A label set for a layer; once for each. Without LAYER=, the layer is the one in its hookpoint.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The graph with its labels.")],
+    relabel: Annotated[bool, typer.Option("--relabel", help="Also where a node has a label already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out where it is there already.")] = False,
+    min_score: Annotated[float | None, typer.Option(help="Leave out labels that score less, or not at all.")] = None,
+    db: Database = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Write labels into an attribution graph, where its viewer shows them, and say which nodes got none and why."""
+    from labeler.export.graph import label_nodes
+    from labeler.files import read_json, write_atomically
+
+    if out.exists() and not force:
+        raise InputError(f"{out} is there already: name another --out, or replace it with --force")
+    read = read_json(graph)
+    with sources(db, url) as source:
+        by_layer = _by_layer(labels, source)
+        report = label_nodes(read, by_layer, relabel=relabel, min_score=min_score)
+    write_atomically(out, (json.dumps(read, indent=2, ensure_ascii=False) + "\n").encode())
+    if as_json:
+        typer.echo(json.dumps(_described(report, by_layer, out)))
+    else:
+        _tell(report, by_layer, out)
+
+
+def _by_layer(given: Sequence[str], source: Callable[[int], Labels]) -> dict[int, Labels]:
+    from labeler.export.graph import layer_of
+
+    chosen: dict[int, Labels] = {}
+    for words in given:
+        layer, equals, label_set = words.rpartition("=")
+        if not label_set.isdecimal() or (equals and not layer.isdecimal()):
+            raise InputError(f"--labels {words!r}: expected the id of a label set, or LAYER=ID, such as 12=3")
+        found = source(int(label_set))
+        place = int(layer) if layer else layer_of(found.hookpoint)
+        if place in chosen:
+            raise InputError(f"--labels: layer {place} has two label sets, {chosen[place].label_set} and {label_set}")
+        chosen[place] = found
+    return chosen
+
+
+@contextmanager
+def sources(db: str | None, url: str | None) -> Iterator[Callable[[int], Labels]]:
+    """Label sets by their id: of the service where a URL is given, else of the database."""
+    from labeler.export.graph import Labels
+
+    if url is not None:
+        from labeler.client import Client
+
+        with Client(url) as client:
+            yield lambda label_set: _of_service(client, label_set)
+        return
+    from labeler.store.catalogue import find_set
+    from labeler.store.queries import labels_at
+
+    store = store_at(db)
+
+    def of_database(label_set: int) -> Labels:
+        info = find_set(store, label_set)
+
+        def look_up(features: Sequence[int]) -> Mapping[int, Found]:
+            return _found(labels_at(store, [(info.id, feature) for feature in features]))
+
+        return Labels(info.id, info.hookpoint, info.n_features, look_up)
+
+    yield of_database
+    store.close()
+
+
+def _of_service(client: Any, label_set: int) -> Labels:
+    from labeler.export.graph import Labels
+
+    info = client.set(label_set)
+
+    def look_up(features: Sequence[int]) -> Mapping[int, Found]:
+        pairs = [(info.sae_id, feature) for feature in features]
+        return _found([label and label.model_dump() for label in client.lookup(pairs, sets=[info.id])])
+
+    return Labels(info.id, info.hookpoint, info.n_features, look_up)
+
+
+def _found(rows: Sequence[Mapping[str, Any] | None]) -> dict[int, Found]:
+    from labeler.export.graph import Found
+
+    names = ("state", "label", "reason", "score")
+    return {row["feature_index"]: Found(**{name: row[name] for name in names}) for row in rows if row is not None}
+
+
+def _described(report: Report, by_layer: Mapping[int, Labels], out: Path) -> dict[str, Any]:
+    return {
+        "out": str(out), "nodes": report.n_nodes, "labeled": report.n_labeled, "kept": report.n_kept,
+        "without": report.without,
+        "layers": {layer: {"label_set": of.label_set, "hookpoint": of.hookpoint} for layer, of in by_layer.items()},
+    }  # fmt: skip
+
+
+def _tell(report: Report, by_layer: Mapping[int, Labels], out: Path) -> None:
+    for layer, of in sorted(by_layer.items()):
+        say(f"layer {layer}: label set {of.label_set}, {of.hookpoint}, {of.n_features:,} features")
+    kept = f", {report.n_kept:,} keep the label they had" if report.n_kept else ""
+    say(f"{report.n_labeled:,} of {report.n_nodes:,} nodes of features have a label now{kept}: {out}")
+    for reason, n in report.reasons.most_common():
+        nodes = [node for node, why in report.without.items() if why == reason][:_SHOWN]
+        say(f"no label for {n:,}: {reason} ({', '.join(nodes)}{', ...' if n > _SHOWN else ''})")

@@ -1,0 +1,42 @@
+"""`labeler import ...`: bring in what was made elsewhere. One command for each kind of thing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import Database, Json, say, store_at
+
+imports = typer.Typer(help="Bring in what was made elsewhere.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+
+@imports.command("labels")
+def import_labels(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, written by `labeler export`.")],
+    card: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The card. Default: the one inside, or FILE.card.json beside.")
+    ] = None,
+    part: Annotated[
+        bool, typer.Option("--part", help="The file is a part: the card speaks of more features than it holds.")
+    ] = False,
+    db: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Keep an exported label set in the database, as a label set of its own that says where it came from."""
+    from dataclasses import asdict
+
+    from labeler.imports.labels import import_labels as bring_in
+
+    done = bring_in(store_at(db), file, card, part=part)
+    if as_json:
+        typer.echo(json.dumps({**asdict(done), "file": str(file)}))
+        return
+    contexts = f" with {done.n_contexts:,} contexts" if done.n_contexts else ""
+    say(f"{done.n_features:,} features{contexts} of {file} are label set {done.label_set}, marked as imported")
+    if done.columns_left_out:
+        typer.echo(f"left out, since no label set has such columns: {', '.join(done.columns_left_out)}", err=True)

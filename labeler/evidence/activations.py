@@ -1,0 +1,147 @@
+"""Which features fire on a text: the subject and the SAE of an evidence, reading it as the gathering pass read its corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from labeler.errors import InputError, MismatchError
+from labeler.evidence.batches import Batch
+from labeler.evidence.target import Target, bos_token
+from labeler.recipe import GatherConfig
+from labeler.sae import SAE
+from labeler.subject.corpus import Document
+from labeler.subject.hookpoints import Hookpoint
+from labeler.subject.model import Subject
+from labeler.subject.sequences import token_ids
+from labeler.subject.vocabulary import Vocabulary
+
+_TOP = 10  # features named at each token
+_MOST_FEATURES = 200  # whose every firing is listed
+_MOST_ENTRIES = 50_000  # firings listed in all: a dense SAE fires everywhere
+
+
+@dataclass(frozen=True)
+class TextActivations:
+    """All that fires on a text. Entries are ordered by token and, within a token, by feature."""
+
+    token_ids: np.ndarray  # [n_tokens]
+    token: np.ndarray  # [n] where it fires
+    feature: np.ndarray  # [n]
+    value: np.ndarray  # [n] float32, raw SAE units, above 0
+
+
+def revision_of(manifest: dict[str, Any]) -> str | None:
+    """What to load the subject's weights by: the hub commit; None for a folder, whose revision is the hash of what it holds."""
+    revision = str(manifest["subject"]["revision"])
+    return None if revision.startswith("sha256:") else revision
+
+
+def sae_name(manifest: dict[str, Any]) -> str:
+    """What to open the SAE by."""
+    return "neurons" if manifest["sae"]["format"] == "neurons" else str(manifest["sae"]["path"])
+
+
+def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
+    """Where the SAE was read when it was gathered. Raises MismatchError where either has other weights now."""
+    for name, found, gathered in (
+        (f"subject {subject.id}", subject.revision, manifest["subject"]["revision"]),
+        (f"SAE {sae.source.path}", sae.source.sha256, manifest["sae"]["sha256"]),
+    ):
+        if found != gathered:
+            raise MismatchError(
+                f"the {name} has other weights now ({found[:16]}) than when it was gathered ({gathered[:16]}): "
+                "put it back, or gather again"
+            )
+    return Target(Hookpoint(manifest["hookpoint"], manifest["reads"]), sae, None)
+
+
+def read_text(
+    subject: Subject, target: Target, config: GatherConfig, text: str, most_tokens: int | None = None
+) -> TextActivations:
+    """What fires on a text, cut into sequences as a document is. Raises InputError for a text without or with too many tokens."""
+    ((_, ids),) = token_ids([Document("text", text)], subject.tokenizer, subject.vocabulary_size)
+    if len(ids) == 0:
+        raise InputError("the text holds no token: give some words")
+    if most_tokens is not None and len(ids) > most_tokens:
+        raise InputError(
+            f"the text is {len(ids):,} tokens for {subject.id}, and at most {most_tokens:,} are read: give a part of it"
+        )
+    bos = bos_token(subject, target.sae, config)
+    parts = [_read(subject, target, ids, batch, bos) for batch in _batches(len(ids), config)]
+    token, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return TextActivations(ids, token, feature, value)
+
+
+def _batches(n_tokens: int, config: GatherConfig) -> Iterator[Batch]:
+    starts = np.arange(0, n_tokens, config.sequence_tokens)
+    lengths = np.minimum(config.sequence_tokens, n_tokens - starts)
+    rows = max(1, config.batch_tokens // int(lengths[0]))
+    for low in range(0, len(starts), rows):
+        part = slice(low, low + rows)
+        yield Batch(starts[part], lengths[part], np.zeros(len(starts[part]), dtype=bool), config.window_tokens)
+
+
+def _read(
+    subject: Subject, target: Target, ids: np.ndarray, batch: Batch, bos: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    padded, mask = batch.padded_ids(ids, bos)
+    hidden = subject.hidden(torch.from_numpy(padded), [target.hookpoint])[target.hookpoint]
+    sparse = target.sae.encode_sparse(hidden[torch.from_numpy(mask).to(hidden.device)])
+    token, feature, value = (t.cpu() for t in (sparse.token, sparse.feature, sparse.value.float()))
+    return token.numpy() + int(batch.starts[0]), feature.numpy(), value.numpy()
+
+
+def describe_activations(found: TextActivations, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The same as one JSON object: the strongest features of each token, and each strong feature with all of its firings."""
+    texts = [vocabulary.text(int(i)) for i in found.token_ids]
+    features = _by_peak(found)
+    return {
+        "tokens": [
+            {"token": text, "n_firing": n, "top": top} for text, (n, top) in zip(texts, _by_token(found), strict=True)
+        ],
+        "n_firing": len(features),
+        "features": list(_listed(found, features)),
+    }
+
+
+def _by_token(found: TextActivations) -> Iterator[tuple[int, list[list[float]]]]:
+    """How many features fire on each token, and the strongest of them as [feature, activation]."""
+    order = np.lexsort((found.feature, -found.value, found.token))
+    edges = np.searchsorted(found.token[order], np.arange(len(found.token_ids) + 1))
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        top = order[low : min(high, low + _TOP)]
+        yield (
+            high - low,
+            [list(pair) for pair in zip(found.feature[top].tolist(), _short(found.value[top]), strict=True)],
+        )
+
+
+def _by_peak(found: TextActivations) -> np.ndarray:
+    """The features that fire, the highest first."""
+    order = np.lexsort((found.feature, -found.value))
+    _, first = np.unique(found.feature[order], return_index=True)
+    return found.feature[order][np.sort(first)]
+
+
+def _listed(found: TextActivations, features: np.ndarray) -> Iterator[dict[str, Any]]:
+    room = _MOST_ENTRIES
+    for feature in features[:_MOST_FEATURES].tolist():
+        entries = np.flatnonzero(found.feature == feature)
+        room -= len(entries)
+        if room < 0:
+            return
+        yield {
+            "feature_index": feature,
+            "at": found.token[entries].tolist(),
+            "activations": _short(found.value[entries]),
+        }
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """The shortest decimals that are these float32 values again when they are read as such."""
+    return [float(str(v)) for v in values.astype(np.float32)]

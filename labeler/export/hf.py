@@ -1,0 +1,103 @@
+"""A label set as a Hugging Face dataset folder: Parquet shards, and the card as its README with the header the hub reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from jinja2 import Environment, StrictUndefined
+
+from labeler.errors import InputError
+from labeler.export.card import build_card, card_markdown
+from labeler.export.export import Seen, with_top_contexts
+from labeler.export.stream import encode_rows, read_rows
+from labeler.files import clear_disk_errors, write_atomically, write_json
+from labeler.store import Store
+
+_ROWS_A_SHARD = 250_000
+_ROWS_A_SHARD_WITH_CONTEXTS = 20_000
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+
+
+def export_dataset(store: Store, label_set_id: int, folder: Path, *, top_contexts: int = 0) -> int:
+    """Write a folder that `datasets.load_dataset` opens; returns the number of features in it.
+
+    Raises InputError for a folder that holds something, NotFoundError for an unknown label set, StorageError on a full
+    disk. The folder appears whole or not at all.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: name a new folder for the dataset")
+    card = build_card(store, label_set_id)
+    partial = folder.with_name(folder.name + ".partial")
+    with clear_disk_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "data").mkdir(parents=True)
+        n_rows, schema = _write_shards(store, label_set_id, partial / "data", card, top_contexts)
+        write_json(partial / "card.json", card)
+        write_atomically(partial / "README.md", _readme(card, n_rows, schema).encode())
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    return n_rows
+
+
+def _write_shards(
+    store: Store, label_set_id: int, folder: Path, card: dict[str, Any], top_contexts: int
+) -> tuple[int, pa.Schema]:
+    info, size = store.label_set(label_set_id), _ROWS_A_SHARD_WITH_CONTEXTS if top_contexts else _ROWS_A_SHARD
+    n_rows, after = 0, -1
+    for number in count():
+        rows, seen = read_rows(store, label_set_id, after, size), Seen()
+        if top_contexts:
+            rows = with_top_contexts(store, info, rows, top_contexts)
+        with (folder / f"labels-{number:05d}.parquet").open("wb") as file:
+            file.writelines(encode_rows("parquet", seen.watch(rows), lambda: card))
+        n_rows, after = n_rows + seen.n, seen.last
+        if not _more(store, label_set_id, after):
+            return n_rows, rows.schema
+    raise AssertionError("count() does not end")
+
+
+def _more(store: Store, label_set_id: int, after: int) -> bool:
+    return any(read_rows(store, label_set_id, after, 1).batches)
+
+
+def _readme(card: dict[str, Any], n_rows: int, schema: pa.Schema) -> str:
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    template = (files("labeler.export") / "templates" / "dataset.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        title=json.dumps(f"Feature labels of {card['subject']['id']}, {card['hookpoint']}"),
+        size=_SIZES[min(max(len(str(n_rows)) - 3, 0), len(_SIZES) - 1)],
+        features="\n".join(_lines(features_of(schema), "  ")),
+        n_rows=f"{n_rows:,}",
+        card=card_markdown(card),
+    )
+
+
+def features_of(schema: pa.Schema) -> list[dict[str, Any]]:
+    """The columns as `dataset_info` of a dataset's card names them."""
+    return [{"name": field.name, **_feature(field.type)} for field in schema]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if not pa.types.is_list(kind):
+        return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
+    of = kind.value_type
+    return {"list": [*features_of(pa.schema(list(of)))] if pa.types.is_struct(of) else _feature(of)["dtype"]}
+
+
+def _lines(features: list[dict[str, Any]], indent: str) -> Iterator[str]:
+    """YAML, of which this much needs no library."""
+    for feature in features:
+        for first, (key, value) in zip("-" + " " * len(feature), feature.items(), strict=False):
+            if isinstance(value, list):
+                yield f"{indent}{first} {key}:"
+                yield from _lines(value, indent + "  ")
+            else:
+                yield f"{indent}{first} {key}: {value}"

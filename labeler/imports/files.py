@@ -1,0 +1,125 @@
+"""Our own exports read back row by row: JSONL, CSV or Parquet, told apart by looking. A few thousand rows in memory at a time.
+
+Each row comes with its place in the file ("line 12", "row 12"), for errors that a person can act on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labeler.errors import FormatError, InputError, NotFoundError
+from labeler.export.columns import COLUMNS, TOP_CONTEXTS
+
+_ROWS_AT_ONCE = 2000
+_LONGEST_FIELD = 1 << 30  # top_contexts of a feature are far longer than the csv module's default of 128 KB
+
+Row = tuple[str, dict[str, Any]]  # the place in the file, and the values by column
+
+
+def kind_of(path: Path) -> str:
+    """`parquet`, `jsonl` or `csv`, by the first bytes. Raises NotFoundError, InputError or FormatError."""
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file; give a label set written by `labeler export`")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the file of a label set, such as {path / 'labels.parquet'}")
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start[:4] == b"PAR1":
+        return "parquet"
+    if start.lstrip()[:1] == b"{":
+        return "jsonl"
+    if b"feature_index" in start.partition(b"\n")[0]:
+        return "csv"
+    raise FormatError(f"{path}: neither JSONL, CSV nor Parquet of a label set; give a file written by `labeler export`")
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every row, with all of COLUMNS and perhaps TOP_CONTEXTS. Raises FormatError that names the file and the line."""
+    return {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[kind_of(path)](path)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place = f"line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                cut = "" if line.endswith(b"\n") else "; the file ends in the middle of it: is it cut?"
+                raise FormatError(f"{path}, {place}: not JSON ({error}){cut}") from None
+            if not isinstance(row, dict):
+                raise FormatError(f"{path}, {place}: expected an object with the columns of a label set")
+            _check_columns(f"{path}, {place}", row)
+            yield place, row
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(_without_nulls(path, file), strict=True)
+        number = 0  # of the line in which the last row ended
+        try:
+            header = next(reader)
+            _check_columns(str(path), header)
+            number = reader.line_num
+            for values in reader:
+                place, number = f"line {number + 1}", reader.line_num
+                if len(values) != len(header):
+                    raise FormatError(
+                        f"{path}, {place}: {len(values)} values for {len(header)} columns: is the file cut or edited?"
+                    )
+                yield place, {name: value or None for name, value in zip(header, values, strict=True)}
+        except csv.Error as error:
+            raise FormatError(f"{path}, line {number + 1}: not CSV ({error}): is the file cut?") from None
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}, after line {number}: not UTF-8 ({error.reason})") from None
+
+
+def _without_nulls(path: Path, file: IO[str]) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        if "\0" in line:  # which Python 3.11's csv refuses without saying where, and later ones let through
+            raise FormatError(f"{path}, line {number}: a null character is not text")
+        yield line
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(str(path), file.schema_arrow.names)
+            number = 0
+            for batch in file.iter_batches(_ROWS_AT_ONCE):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path}: damaged or cut Parquet ({str(error).splitlines()[0]})") from None
+
+
+def unknown_columns(path: Path) -> list[str]:
+    """Columns of the file that no label set has; they are not imported."""
+    kind = kind_of(path)
+    if kind == "parquet":
+        names = pq.read_schema(path).names
+    else:
+        with path.open("rb") as file:
+            first = file.readline()
+        names = list(orjson.loads(first)) if kind == "jsonl" else next(csv.reader([first.decode("utf-8-sig")]))
+    return [name for name in names if name not in COLUMNS and name != TOP_CONTEXTS]
+
+
+def _check_columns(where: str, names: Any) -> None:
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise FormatError(
+            f"{where}: the column {', '.join(missing)} is missing; expected the columns of `labeler export`, all of them"
+        )
+    if len(names) != len(set(names)):
+        raise FormatError(f"{where}: a column is there twice")

@@ -1,0 +1,112 @@
+"""A label set that was exported, brought into a database: `import_labels` tells the story.
+
+The file is read twice: once to check all of it, so that bad input touches no database, and once to store it, in one
+transaction. The labels stay those of whoever made them: a label set of its own, with its card and where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labeler.errors import FormatError
+from labeler.export.columns import COLUMNS, TOP_CONTEXTS
+from labeler.imports.card import Belongs, origins_of, read_card
+from labeler.imports.files import read_rows, unknown_columns
+from labeler.imports.values import checked
+from labeler.store import Store
+from labeler.store.imported import save_imported
+
+_ROWS_AT_ONCE = 250
+_OF_THE_SET = frozenset(("subject", "hookpoint", "sae", "prompt_version", "recipe_hash"))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came in, and what of the file did not."""
+
+    label_set: int
+    n_features: int
+    n_contexts: int
+    columns_left_out: list[str]  # that no label set has
+
+
+def import_labels(store: Store, path: Path, card: Path | None = None, *, part: bool = False) -> Imported:
+    """Store the label set at `path`, as JSONL, CSV or Parquet; `part`: the card speaks of more features than it holds.
+
+    Raises NotFoundError, FormatError or MismatchError that name the line, and ConflictError for a file that is here
+    already; nothing is stored then.
+    """
+    says = read_card(path, card)
+    n_features, n_contexts = _check(path, Belongs(path, says), part)
+    batches = _batches(path, says)
+    label_set = save_imported(store, origins_of(path, says, n_features), batches)
+    return Imported(label_set, n_features, n_contexts, unknown_columns(path))
+
+
+def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:
+    """How many features and contexts the file holds, all of them as they should be."""
+    first_at = np.zeros(belongs.n_features, dtype=np.int32)  # the number of the row that had this feature
+    n = n_contexts = 0
+    for n, (place, row) in enumerate(read_rows(path), start=1):
+        where = f"{path}, {place}"
+        values = checked(where, row)
+        belongs.check(where, values)
+        feature = values["feature_index"]
+        if first_at[feature]:
+            raise FormatError(
+                f"{where}: feature {feature} is there twice, first as feature number {first_at[feature]} of the file"
+            )
+        first_at[feature] = n
+        n_contexts += len(values.get(TOP_CONTEXTS, ()))
+    belongs.check_number(n, part=part)
+    return n, n_contexts
+
+
+def _batches(
+    path: Path, card: dict[str, Any]
+) -> Iterator[tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]]:
+    rows = (checked(f"{path}, {place}", row) for place, row in read_rows(path))
+    while batch := list(islice(rows, _ROWS_AT_ONCE)):
+        contexts = {values["feature_index"]: values.pop(TOP_CONTEXTS, []) for values in batch}
+        yield [_result(values, card) for values in batch], {f: kept for f, kept in contexts.items() if kept}
+
+
+def _result(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
+    """The row of the table `result`, less its label set. What the file does not say is left unsaid."""
+    return {
+        **{name: values[name] for name in COLUMNS if name not in _OF_THE_SET},
+        "scores": _scores(values), "simulations": [], "label_table": None, "origin": None,
+        "statistics": _statistics(values, card),
+    }  # fmt: skip
+
+
+def _scores(values: dict[str, Any]) -> list[dict[str, Any]]:
+    scores = []
+    if values["score"] is not None or values["score_reason"]:
+        names = {"low": "score_low", "high": "score_high", "n": "score_n", "null_z": "score_null_z",
+                 "null_p": "score_null_p", "baseline_token_lookup": "baseline_token_lookup"}  # fmt: skip
+        rest = {name: values[column] for name, column in names.items() if values[column] is not None}
+        scores.append({"name": "simulation", "value": values["score"], "reason": values["score_reason"], **rest})
+    others = {"simulation_weighted": "score_weighted", "detection": "detection", "fuzzing": "fuzzing"}
+    scores += [
+        {"name": name, "value": values[column], "reason": None}
+        for name, column in others.items()
+        if values[column] is not None
+    ]
+    return scores
+
+
+def _statistics(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
+    splits = {name: card["splits"][name].get("n_windows") for name in ("explain", "held_out")}
+    return {
+        "n_tokens": card["corpus"].get("n_tokens"), "n_firings": values["n_firings"],
+        "n_windows": card["corpus"].get("n_windows"),
+        "n_firing_windows": None, "n_firing_windows_by_split": {}, "n_windows_by_split": splits,
+        "mean": None, "max": values["max_activation"], "histogram": [],
+    }  # fmt: skip

@@ -1,0 +1,19 @@
+"""A request to an endpoint, as those hear of it who count them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labeler.records import Usage
+
+
+@dataclass(frozen=True)
+class Exchange:
+    model: str
+    seconds: float  # until the reply, or until it was clear that none comes
+    usage: Usage | None  # None where no reply came
+    failure: str | None = None  # its kind, such as "timeout"; None where a reply came
+
+
+Watch = Callable[[Exchange], None]

@@ -1,0 +1,167 @@
+"""The explanations and scores of a tree as label sets: one for each type and model, with their names and scores kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labeler.errors import FormatError
+from labeler.evidence.store import BY_OTHERS, EvidenceFolder
+from labeler.neuronpedia.layout import EXPLANATIONS, SCORES
+from labeler.neuronpedia.lines import Placed
+from labeler.neuronpedia.read import Tree, index_at
+from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS
+from labeler.records import Label, LabeledFeature, Score, State, Usage
+from labeler.store import Store
+from labeler.store.rows import row_of
+
+_ROWS_AT_ONCE = 500
+_FIELDS = {f.name for f in fields(Score)}
+_TOLERANCE = 1e-9
+
+Scores = dict[str, list[tuple[str, Score]]]  # by explanation: (who scored, the score)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the labels of one label set have in common."""
+
+    type: str | None
+    model: str | None
+    nth: int  # 0; more where a feature has several explanations of one type and model
+
+    @property
+    def explainer(self) -> str:
+        return who(self.model, ours=(self.type or "").startswith(OURS))
+
+    def recipe(self, simulator: str) -> dict[str, Any]:
+        """What is known of how the labels were made, where a recipe stands."""
+        made = {"typeName": self.type, "explanationModelName": self.model, "nth": self.nth}
+        digest = hashlib.sha256(json.dumps([BY_OTHERS, made], sort_keys=True).encode()).hexdigest()
+        prompt = (self.type or "unknown").removeprefix(OURS)
+        is_lookup = self.explainer == "lookup"
+        return {
+            "hash": digest[:16], BY_OTHERS: made, "scorers": [],
+            "explainer": {
+                "kind": "lookup" if is_lookup else BY_OTHERS, "model": None if is_lookup else self.model, "prompt_version": prompt,
+            },
+            "simulator": {"kind": BY_OTHERS, "model": simulator, "prompt_version": "unknown"},
+        }  # fmt: skip
+
+
+def who(model: str | None, *, ours: bool) -> str:
+    """A model's name as label sets have it; of models that we asked, with the endpoint's kind before it."""
+    if model == LOOKUP_MODEL:
+        return "lookup"
+    return "unknown" if model is None else f"openai:{model}" if ours else model
+
+
+def read_labels(tree: Tree) -> Iterator[tuple[Kind, Placed, list[tuple[str, Score]]]]:
+    """Each explanation with its scores. Raises FormatError naming file and line."""
+    scores = _scores(tree)
+    of_kind: Counter[tuple[Any, ...]] = Counter()
+    for placed in tree.rows(EXPLANATIONS):
+        row = placed.row
+        text = row["description"]
+        if not isinstance(text, str) or not text.strip():
+            raise FormatError(str(placed.problem("needed-keys", "'description' is no text")))
+        type, model = (None if row.get(k) is None else str(row[k]) for k in ("typeName", "explanationModelName"))
+        place = (type, model, index_at(placed))
+        yield Kind(type, model, of_kind[place]), placed, scores.pop(str(row["id"]), [])
+        of_kind[place] += 1
+    if scores:
+        raise FormatError(
+            f"{tree.folder / SCORES}: scores of explanation {next(iter(scores))!r}, which is not in the tree [reference]"
+        )
+
+
+def _scores(tree: Tree) -> Scores:
+    found: Scores = {}
+    for placed in tree.rows(SCORES):
+        row = placed.row
+        score = _score(placed, str(row["explanationScoreTypeName"]))
+        ours = str(row["explanationScoreTypeName"]).startswith(OURS)
+        model = row.get("explanationScoreModelName")
+        found.setdefault(str(row["explanationId"]), []).append((who(model, ours=ours), score))
+    return found
+
+
+def _score(placed: Placed, type: str) -> Score:
+    value = placed.row["value"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise FormatError(str(placed.problem("score", f"'value' is {value!r}: expected a number within 0..1")))
+    ours = _details(placed.row.get("jsonDetails")) if type.startswith(OURS) else None
+    if ours is not None and ours.value is not None and abs(min(1.0, max(0.0, ours.value)) - value) < _TOLERANCE:
+        return ours
+    return Score(type.removeprefix(OURS), float(value))
+
+
+def _details(text: Any) -> Score | None:
+    """The score as our own writer leaves it in `jsonDetails`."""
+    try:
+        values = json.loads(text)
+        return Score(**{name: value for name, value in values.items() if name in _FIELDS})
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def check_labels(tree: Tree) -> int:
+    """How many labels the tree holds. Raises FormatError for one that cannot be read."""
+    return sum(1 for _ in read_labels(tree))
+
+
+def save_labels(store: Store, tree: Tree, evidence: Path) -> dict[int, int]:
+    """Save the labels of a tree whose evidence is in `evidence`; how many there are, by label set.
+
+    One transaction: an error leaves nothing behind. The same tree again gives the same label sets.
+    """
+    folder = EvidenceFolder(evidence)
+    sets: dict[Kind, int] = {}
+    counts: Counter[int] = Counter()
+    waiting: dict[int, list[dict[str, Any]]] = {}
+    with store.database.writing() as connection:
+        for kind, placed, scores in read_labels(tree):
+            if kind not in sets:
+                simulator = next((name for name, _ in scores), "unknown")
+                sets[kind] = store.label_set_in(
+                    connection,
+                    folder.manifest,
+                    str(evidence.resolve()),
+                    kind.recipe(simulator),
+                    (kind.explainer, simulator),
+                )
+            label_set = sets[kind]
+            row = row_of(label_set, _labeled(folder, kind, placed, [score for _, score in scores]))
+            waiting.setdefault(label_set, []).append({**row, "created_at": _time(placed.row.get("createdAt"))})
+            counts[label_set] += 1
+            if len(waiting[label_set]) >= _ROWS_AT_ONCE:
+                store.save_rows_in(connection, label_set, waiting.pop(label_set))
+        for label_set, rows in sorted(waiting.items()):
+            store.save_rows_in(connection, label_set, rows)
+    return dict(counts)
+
+
+def _labeled(folder: EvidenceFolder, kind: Kind, placed: Placed, scores: list[Score]) -> LabeledFeature:
+    index = folder.check(index_at(placed))
+    return LabeledFeature(
+        index,
+        State.LABELED,
+        folder.statistics(index),
+        label=Label(placed.row["description"], kind.explainer),
+        scores=tuple(scores),
+        usage=Usage(cost_usd=None),
+    )
+
+
+def _time(text: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return datetime.now(UTC)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

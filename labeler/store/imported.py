@@ -1,0 +1,95 @@
+"""Label sets that were made elsewhere: kept as label sets of their own, with where they came from.
+
+Their evidence is not here. What stands in its place is a row whose manifest says `imported`, and whose path is no path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from labeler.errors import ConflictError
+from labeler.store.imported_tables import IMPORTED_CONTEXTS, NO_FOLDER
+from labeler.store.queries import among
+from labeler.store.store import Store
+from labeler.store.tables import EVIDENCE, LABEL_SETS
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What a label set from elsewhere is stored under."""
+
+    manifest: dict[str, Any]  # its `hash` is of the file: two files are two label sets, one file is one
+    file: str
+    recipe: dict[str, Any]
+    explainer: str
+    simulator: str
+    created_at: datetime
+
+
+def is_imported(evidence_path: str) -> bool:
+    return evidence_path.startswith(NO_FOLDER)
+
+
+def save_imported(
+    store: Store, origins: Origins, batches: Iterable[tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]]
+) -> int:
+    """The id of the new label set. `batches` are rows of `result` without their label set, and contexts by feature.
+
+    One transaction: an error while the batches are read leaves nothing behind. Raises ConflictError for a file that is
+    here already.
+    """
+    with store.database.writing() as connection:
+        _refuse_twice(connection, origins)
+        label_set = store.label_set_in(
+            connection, origins.manifest, NO_FOLDER + origins.file, origins.recipe,
+            (origins.explainer, origins.simulator), origins.created_at,
+        )  # fmt: skip
+        for rows, contexts in batches:
+            store.save_rows_in(connection, label_set, [{"label_set_id": label_set, **row} for row in rows])
+            if contexts:
+                values = [
+                    {"label_set_id": label_set, "feature_index": feature, "contexts": kept}
+                    for feature, kept in contexts.items()
+                ]
+                connection.execute(insert(IMPORTED_CONTEXTS), values)
+    return label_set
+
+
+def _refuse_twice(connection: Connection, origins: Origins) -> None:
+    joined = LABEL_SETS.join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
+    here = (EVIDENCE.c.hash == origins.manifest["hash"]) & (LABEL_SETS.c.recipe_hash == origins.recipe["hash"])
+    known = connection.execute(select(LABEL_SETS.c.id).select_from(joined).where(here)).scalar_one_or_none()
+    if known is not None:
+        raise ConflictError(f"{origins.file}: this file is here already, as label set {known}")
+
+
+def evidence_folder(store: Store, label_set_id: int) -> str:
+    """Where the evidence of a label set lies; of an imported one, that of the same evidence where it is known here."""
+    path = store.label_set(label_set_id).evidence_path
+    if not is_imported(path):
+        return path
+    original = store.manifest_of(label_set_id)["imported"]["card"]["evidence"]["hash"]
+    with store.database.reading() as connection:
+        known = connection.execute(select(EVIDENCE.c.path).where(EVIDENCE.c.hash == original)).scalar_one_or_none()
+    return path if known is None else str(known)
+
+
+def imported_contexts(store: Store, label_set_id: int, features: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """The contexts that came along with these features, strongest first; none for a feature that brought none."""
+    with store.database.reading() as connection:
+        query = select(IMPORTED_CONTEXTS.c.feature_index, IMPORTED_CONTEXTS.c.contexts).where(
+            IMPORTED_CONTEXTS.c.label_set_id == label_set_id,
+            among(connection, IMPORTED_CONTEXTS.c.feature_index, list(features)),
+        )
+        return dict(map(tuple, connection.execute(query)))
+
+
+def has_contexts(store: Store, label_set_id: int) -> bool:
+    query = select(IMPORTED_CONTEXTS.c.feature_index).where(IMPORTED_CONTEXTS.c.label_set_id == label_set_id)
+    with store.database.reading() as connection:
+        return connection.execute(query.limit(1)).first() is not None

@@ -1,0 +1,79 @@
+"""Labels that people wrote, as labels: rows like the others, beside them, without a score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from labeler.records import State
+from labeler.store.queries import LabelFilter, LabelRow, among, labels_at, rows_at, sets_of
+from labeler.store.search import Hit
+from labeler.store.service_tables import STANDINGS
+from labeler.store.store import Store
+
+_SCORED = (
+    "score", "score_low", "score_high", "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted",
+    "detection", "fuzzing",
+)  # fmt: skip
+_UNSCORED = "a label that a person wrote is not scored"
+
+
+def person_rows(connection: Connection, set_id: int, features: Iterable[int]) -> list[LabelRow]:
+    """The newest label that a person wrote for each of these features, where there is one, in no order."""
+    columns = [STANDINGS.c[name] for name in ("feature_index", "text", "reviewer", "written_at")]
+    written = select(*columns).where(
+        STANDINGS.c.label_set_id == set_id,
+        among(connection, STANDINGS.c.feature_index, list(features)),
+        STANDINGS.c.text.is_not(None),
+    )
+    found = {row.feature_index: row for row in connection.execute(written)}
+    return [_row(row, found[row["feature_index"]]) for row in rows_at(connection, set_id, found)]
+
+
+def _row(row: LabelRow, written: Any) -> LabelRow:
+    return {
+        **row, **dict.fromkeys(_SCORED), "state": State.LABELED, "label": written.text, "reason": None,
+        "explainer": f"person:{written.reviewer}", "score_reason": _UNSCORED, "created_at": written.written_at,
+    }  # fmt: skip
+
+
+def people_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
+    """The label that a person wrote in each label set of the SAE, the newest first, each with its `scores`: none."""
+    with store.database.reading() as connection:
+        sets = sorted(sets_of(connection, LabelFilter(sae=sae)), reverse=True)
+        rows = [row for label_set in sets for row in person_rows(connection, label_set, [feature_index])]
+    return [{**row, "sae": sae, "scores": {}} for row in rows]
+
+
+def rows_of_hits(store: Store, hits: Sequence[Hit]) -> list[LabelRow | None]:
+    """The label that each hit of a search has found; None where it has gone since."""
+    found = labels_at(store, [(hit.label_set_id, hit.feature_index) for hit in hits])
+    by_people: dict[int, list[int]] = {}
+    for hit in hits:
+        if hit.by_person:
+            by_people.setdefault(hit.label_set_id, []).append(hit.feature_index)
+    with store.database.reading() as connection:
+        written = {
+            (label_set, row["feature_index"]): row
+            for label_set, features in by_people.items()
+            for row in person_rows(connection, label_set, features)
+        }
+    return [
+        row and {**written.get((h.label_set_id, h.feature_index), row), "sae": row["sae"]} if h.by_person else row
+        for h, row in zip(hits, found, strict=True)
+    ]
+
+
+def people_say(store: Store, label_set_id: int) -> dict[str, int]:
+    """How many labels of a label set were accepted, rejected or bettered when last reviewed, and how many people wrote."""
+    of_set = STANDINGS.c.label_set_id == label_set_id
+    query = select(STANDINGS.c.verdict, func.count(), func.count(STANDINGS.c.text)).where(of_set)
+    with store.database.reading() as connection:
+        rows = connection.execute(query.group_by(STANDINGS.c.verdict)).all()
+    counts = {verdict: n for verdict, n, _ in rows}
+    return {
+        "accepted": counts.get("accept", 0), "rejected": counts.get("reject", 0), "bettered": counts.get("better", 0),
+        "labels": sum(n for _, _, n in rows),
+    }  # fmt: skip

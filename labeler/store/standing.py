@@ -1,0 +1,30 @@
+"""What people say of labels, as a condition on rows of `result`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, exists, select
+
+from labeler.store.reviews import Verdict
+from labeler.store.service_tables import STANDINGS
+from labeler.store.tables import RESULTS
+
+_FEW = 3_000
+
+
+def standing_as(connection: Connection, set_id: int, verdicts: Sequence[Verdict]) -> tuple[list[int] | None, Any]:
+    """That the newest review of a label has one of these verdicts (none: that there is no review), as a condition.
+
+    With it the features that can be so, where they are few: what was said of another text than the present one counts
+    for nothing.
+    """
+    here = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
+    of_present = here & STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)
+    if not verdicts:
+        return None, ~exists().where(of_present)
+    so = STANDINGS.c.verdict.in_(verdicts)
+    listed = select(STANDINGS.c.feature_index).where(STANDINGS.c.label_set_id == set_id, so).limit(_FEW + 1)
+    found = list(connection.execute(listed).scalars())
+    return found if len(found) <= _FEW else None, exists().where(of_present, so)

@@ -1,0 +1,193 @@
+"""The reading pages in a real browser: what they do when they are used, and whether everybody can use them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+PAGES = {
+    "home": "/", "sae": "/saes/1?set=1", "feature": "/saes/1/features/2?set=2", "hostile": "/saes/1/features/1?set=3",
+    "silent": "/saes/1/features/9?set=3", "embedded": "/saes/1/features/2?set=2&embed=1",
+    "prompts": "/saes/1/features/2/prompts?set=2", "search": "/search?q=Q", "compare": "/compare?a=1&b=2",
+    "card": "/sets/2/card", "sign in": "/sign-in", "not there": "/saes/77",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_everybody_can_use_it(page: Page, name: str, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto(PAGES[name])
+    page.wait_for_load_state("networkidle")
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not found, "\n".join(
+        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary']}" for v in found
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_it_fits_a_narrow_screen(page: Page, name: str) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(PAGES[name])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_label_cannot_run(page: Page) -> None:
+    for feature in range(7):
+        page.goto(f"/saes/1/features/{feature}?set=3")
+        assert page.evaluate("window.hacked") is None
+    page.goto("/search?q=<img src=x onerror='window.hacked=1'>")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_point_of_the_scatter_opens_its_feature(page: Page) -> None:
+    page.goto("/saes/1?set=1")
+    canvas = page.locator(".plot canvas")
+    expect(canvas).to_have_attribute("aria-label", re.compile("Scores of 30 features"))
+    box = canvas.bounding_box()
+    assert box is not None
+    tip = page.locator(".plot .tip")
+    for y in range(0, int(box["height"]), 4):  # until a point is under the pointer
+        for x in range(30, int(box["width"]), 6):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            if tip.is_visible():
+                break
+        if tip.is_visible():
+            break
+    expect(tip).to_contain_text(re.compile(r"feature \d+\nscore \d\.\d\d, density"))
+    feature = re.findall(r"feature (\d+)", tip.inner_text())[0]
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_url(f"**/saes/1/features/{feature}?set=1")
+
+
+def test_the_scatter_is_a_table_too(page: Page) -> None:
+    page.goto("/saes/1?set=1")
+    page.get_by_text("The same as a table").click()
+    expect(page.locator(".scatter tbody tr").first.locator("td").nth(1)).to_have_text(re.compile(r"\d+"))
+
+
+def test_the_table_is_filtered_without_a_new_page(page: Page) -> None:
+    page.goto("/saes/1?set=1")
+    page.evaluate("window.same = true")
+    page.get_by_label("Text of the label").fill("Q")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#features tbody tr")).to_have_count(2)
+    assert "text=Q" in page.url
+    assert page.evaluate("window.same") is True
+    page.reload()
+    expect(page.locator("#features tbody tr")).to_have_count(2)
+    page.get_by_role("link", name="Clear").click()
+    page.get_by_role("link", name="Score", exact=True).click()
+    expect(page.get_by_role("columnheader", name="Score", exact=True)).to_have_attribute("aria-sort", "descending")
+
+
+def test_features_are_leafed_through_by_keyboard(page: Page) -> None:
+    page.goto("/saes/1/features/2?set=2")
+    page.keyboard.press("j")
+    page.wait_for_url("**/saes/1/features/3?set=2")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/saes/1/features/2?set=2")
+    with page.expect_navigation(url=re.compile(r"/saes/1/features/\d+\?set=2")):
+        page.keyboard.press("r")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("/")
+    page.keyboard.type("Q")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=Q")
+    page.locator("#main").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/saes/1/features/*")
+
+
+def test_every_part_is_reached_by_tab_with_a_visible_focus(page: Page) -> None:
+    page.goto("/saes/1/features/2?set=2")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    seen = set[str]()
+    while "" not in seen:  # round to the window itself
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "(() => { const e = document.activeElement; return e === document.body ? ['', ''] : "
+            "[e.textContent.trim() || e.name || e.id, getComputedStyle(e).outlineStyle] })()"
+        )
+        assert outline != "none", name
+        seen.add(name)
+    assert {"Random", "Copy link", "Accept", "prompts"} <= seen
+
+
+def test_a_feature_is_copied_as_link_and_as_json(page: Page, site: str) -> None:
+    page.goto("/saes/1/features/2?set=2")
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("status").filter(has_text="copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == f"{site}/saes/1/features/2?set=2"
+    with page.expect_response("**/v1/saes/1/features/2?set=2"):
+        page.get_by_role("button", name="Copy as JSON").click()
+    page.wait_for_function("navigator.clipboard.readText().then((text) => text.startsWith('{'))")
+    copied: Any = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert copied["feature_index"] == 2
+
+
+def test_prompts_are_one_click_away(page: Page) -> None:
+    page.goto("/saes/1/features/2?set=2")
+    page.get_by_role("link", name="prompts").first.click()
+    page.wait_for_selector("#prompts .asked, .asked")
+    page.goto("/saes/1/features/2?set=2")
+    page.locator('a[href$="/prompts?set=2"]').click()
+    expect(page.locator("#prompts summary")).to_have_count(4)
+    expect(page.locator("#prompts pre").first).to_contain_text("Say what the feature detects")
+
+
+def test_a_review_is_written_on_the_page(page: Page) -> None:
+    page.goto("/saes/1/features/3?set=2")
+    page.get_by_label("A better text").fill("blanks")
+    page.get_by_role("button", name="Save as better").click()
+    expect(page.locator("#reviews li")).to_contain_text("writes local: blanks")
+    page.reload()
+    expect(page.get_by_role("table").filter(has_text="not scored")).to_contain_text("blanks")
+    page.get_by_role("button", name="Save as better").click()
+    expect(page.get_by_role("alert")).to_contain_text("a better text comes with")
+
+
+def test_the_theme_is_kept(page: Page) -> None:
+    page.emulate_media(color_scheme="light")
+    page.goto("/")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Light or dark").click()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert light != dark
+    page.goto("/compare")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+
+
+def test_without_scripts_the_pages_still_answer(page: Page, site: str) -> None:
+    context = page.context.browser and page.context.browser.new_context(base_url=site, java_script_enabled=False)
+    assert context is not None
+    plain = context.new_page()
+    plain.goto("/saes/1?set=1&state=silent")
+    expect(plain.locator("#features tbody tr")).to_have_count(1)
+    plain.goto("/saes/1/features/2?set=2")
+    plain.locator('a[href$="/prompts?set=2"]').click()
+    expect(plain.get_by_role("heading", name="Prompts and replies")).to_be_visible()
+    context.close()
+
+
+def test_a_job_appears_on_the_first_page_without_a_reload(page: Page, site: str) -> None:
+    page.goto("/")
+    page.evaluate("window.same = true")
+    expect(page.get_by_role("heading", name="Jobs under way")).to_have_count(0)
+    answer = page.request.post(f"{site}/v1/jobs", data={"evidence": 1, "features": "0-9", "recipe": {"seed": 77}})
+    assert answer.status == 202, answer.text()
+    expect(page.get_by_role("heading", name="Jobs under way")).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="queued")).to_contain_text("0 of 10")
+    assert page.evaluate("window.same") is True
+    page.request.post(f"{site}/v1/jobs/{answer.json()['id']}/cancel")

@@ -1,0 +1,89 @@
+"""Search with marks, two label sets side by side, and the card."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.pages.search import highlight
+from labeler.store import Store
+
+
+@pytest.mark.parametrize(
+    ("label", "query", "expected"),
+    [
+        ("running letters", "letter", "running <mark>letters</mark>"),
+        (
+            "a letter runs",
+            "running",
+            "a letter runs",
+        ),  # 'runn' is no stem of 'runs': what is marked is a help, no proof
+        ("the end of line here", '"end of line"', "the <mark>end of line</mark> here"),
+        ("red and green", "red -green", "<mark>red</mark> and green"),
+        ("<b>bold</b>", "bold", "&lt;b&gt;<mark>bold</mark>&lt;/b&gt;"),
+        ("a+b (c)", "+ (", "a+b (c)"),
+        ("`self` and self", "SELF", "`<mark>self</mark>` and <mark>self</mark>"),
+    ],
+)
+def test_what_was_found_is_marked(label: str, query: str, expected: str) -> None:
+    assert highlight(label, query) == expected
+
+
+def test_search_finds_labels_with_their_intervals(http: TestClient) -> None:
+    text = http.get("/search?q=Q").text
+    assert "<mark>Q</mark>" in text
+    assert 'href="/saes/1/features/0?set=' in text
+    assert re.search(r"<strong>\d\.\d\d</strong> <span class=\"soft\">−?\d\.\d\d to", text)
+
+
+def test_search_says_what_it_cannot_do(http: TestClient) -> None:
+    assert "No label has this word" in http.get("/search?q=zebra").text
+    assert "expected a word to look for" in http.get("/search?q=%2B%2B").text
+    assert http.get("/search").status_code == 200
+    assert "&lt;script&gt;" in http.get("/search?q=<script>window").text
+    assert http.get("/search?q=" + "x" * 201).status_code == 422
+
+
+def test_two_sets_are_compared_side_by_side(http: TestClient) -> None:
+    text = http.get("/compare?a=1&b=2").text
+    assert "Where scores differ most" in text
+    assert re.search(r"Scored in both</dt><dd>10 ", text)
+    assert text.count('class="strip"') >= 2
+    missing = http.get("/compare?a=1&b=77")
+    assert missing.status_code == 422
+    assert "label set 77" in missing.text
+    assert "choose a label set" in http.get("/compare").text
+
+
+def test_the_card_says_how_the_labels_were_made(http: TestClient) -> None:
+    text = html.unescape(http.get("/sets/2/card").text)
+    for said in (
+        "Observational",
+        "max-activation-2",
+        "price unknown",
+        "contexts.explain top",
+        "A label is a hypothesis",
+    ):
+        assert said in text
+    assert "These labels are token look-ups" in http.get("/sets/1/card").text
+
+
+def test_pages_of_hits_hold_each_hit_once(http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labeler.store.reviews import Verdict, add_review
+
+    add_review(store, 1, 7, Verdict.BETTER, "ann", text="the token of ann")
+    monkeypatch.setattr("api.pages.search._HITS", 9)
+    address, found, n_pages = "/search?q=token", list[tuple[str, str]](), 0
+    while address:
+        text = http.get(address).text
+        found += re.findall(
+            r'<td class="figure nowrap"><a href="([^"]+)">[^<]*</a></td>\s*<td class="label">(.*?)</td>', text
+        )
+        link = re.search(r'<a class="button" href="([^"]+)" data-key="next"', text)
+        address, n_pages = html.unescape(link[1]) if link else "", n_pages + 1
+    assert n_pages > 2
+    assert len(set(found)) == len(found)
+    assert sum("of ann" in label for _, label in found) == 1

@@ -1,0 +1,32 @@
+"""`labeler activations` as a person meets it, without a service."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_a_text_is_read_here(run, planted_evidence: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    assert run("label", planted_evidence, "--features", "0-3").code == 0
+    shown = run("activations", "Q7", "--sae", 1)
+    assert shown.code == 0, shown.err
+    assert [line.split()[:2] for line in shown.out.splitlines() if "1/" in line] == [["5.000", "1/0"], ["2.000", "1/1"]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Q"))
+    found = json.loads(run("activations", "-", "--sae", 1, "--json").out)
+    assert found["tokens"][0]["top"][0] == {"feature_index": 0, "activation": 5.0}
+    assert found["features"][0]["label"]["state"] == "labeled"
+
+
+def test_mistakes_are_named(run, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run("label", planted_evidence, "--features", "0").code == 0
+    for words, says in (
+        (("a", "--sae", 9), "SAE 9"),
+        (("", "--sae", 1), "holds no token"),
+        (("a", "--sae", "x"), "expected its id"),
+    ):
+        done = run("activations", *words)
+        assert done.code == 2
+        assert says in done.err

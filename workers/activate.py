@@ -1,0 +1,85 @@
+"""Texts that people ask about: answered by the gather worker, which has the subject and the SAE in hand.
+
+It takes them before the next step of a gathering pass and, where they are about the very subject that it has loaded, between two
+batches of the step in hand: a step lasts for hours, and a person waits for seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labeler.errors import LabelerError, MismatchError
+from labeler.store.activations import MOST_TOKENS, ActivationRequest, Activations
+from workers import loaded
+from workers.resources import Resources
+
+if TYPE_CHECKING:
+    from labeler.evidence.target import Target
+    from labeler.subject.model import Subject
+
+_LOOK = 1.0  # seconds between two looks from within a pass
+
+log = logging.getLogger(__name__)
+
+
+def answer_all(here: Resources) -> None:
+    """Every text that waits, the oldest first."""
+    waiting = Activations(here.store)
+    while (request := waiting.claim()) is not None:
+        _answer(request, here, None)
+
+
+class Between:
+    """Called between two batches: answers a text about this subject, one at a time, so that the pass goes on as well."""
+
+    def __init__(self, here: Resources, subject: Subject, dtype: str) -> None:
+        self._here, self._subject = here, subject
+        self._key = (subject.id, subject.revision, dtype)
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOOK
+        if (request := Activations(self._here.store).claim(self._key)) is not None:
+            _answer(request, self._here, self._subject)
+
+
+def _answer(request: ActivationRequest, here: Resources, subject: Subject | None) -> None:
+    """The request comes to an end that is written down; no error of a text is one of the worker's."""
+    waiting = Activations(here.store)
+    try:
+        waiting.finish(request.id, _read(request, here, subject))
+    except LabelerError as error:
+        waiting.fail(request.id, str(error))
+    except Exception as error:
+        log.exception("activations: a text could not be read")
+        waiting.fail(request.id, f"an error of ours, {type(error).__name__}; the log of the gather worker has it")
+
+
+def _read(request: ActivationRequest, here: Resources, subject: Subject | None) -> dict[str, Any]:
+    from labeler.evidence.activations import describe_activations, read_text, revision_of
+    from labeler.recipe import GatherConfig
+    from labeler.subject.vocabulary import Vocabulary
+
+    manifest, path = here.store.evidence(request.asked["evidence"])
+    config = GatherConfig.from_dict(manifest["config"])
+    subject = subject or loaded.subject(manifest["subject"]["id"], revision_of(manifest), config.dtype)
+    found = read_text(subject, _target(manifest, subject, config.dtype), config, request.asked["text"], MOST_TOKENS)
+    return describe_activations(found, Vocabulary(Path(path)))
+
+
+def _target(manifest: dict[str, Any], subject: Subject, dtype: str) -> Target:
+    from labeler.evidence.activations import sae_name, target_of
+
+    def load() -> Target:
+        return target_of(manifest, subject, loaded.sae(subject, sae_name(manifest), manifest["hookpoint"], dtype))
+
+    try:
+        return load()
+    except MismatchError:
+        loaded.forget()  # another SAE may have come to lie there since this one was loaded
+        return load()
