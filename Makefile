@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # uv does not read pip's setting for local wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# One process more than there are cores: a third of the time, tests wait for processes that they started.
+TESTERS := $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench screenshots clean
 
 demo: $(VENV)/installed
 	$(BIN)/labeler demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -34,6 +36,9 @@ $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/installed
 	$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
+
+screenshots: $(VENV)/installed-dev
+	$(BIN)/python docs/take_screenshots.py demo-out
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -49,7 +49,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         store.close()
 
     app = FastAPI(
-        title="labeler", version=__version__, description=_ABOUT, lifespan=lifespan, openapi_url="/openapi.json"
+        title="labeler",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,  # which fetch their scripts from elsewhere; pages/reference.py answers at /docs
     )
     app.state.store, app.state.settings = store, settings
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()

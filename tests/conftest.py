@@ -32,6 +32,14 @@ __all__ = [
 ]
 
 
+# Files that start many processes or wait for them. They come first, so that none of them is left to run alone at the end.
+_LONG = ("tests/workers/", "tests/pages/browser/", "tests/test_cli.py", "tests/labeling/", "tests/neuronpedia/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     return plant(tmp_path_factory.mktemp("planted"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -200,28 +201,43 @@ def test_corrupt_evidence_is_named_and_kept(run, planted_evidence: Path, tmp_pat
     assert (broken / "manifest.json").exists()
 
 
+# Imports once, and forks for each run, which has a limit of its own. Says how each ended.
 _LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.argv = ["labeler", *sys.argv[2:]]
+import os, resource, sys
+import transformers.models.gpt_neox.modeling_gpt_neox
 from labeler.cli import main
-main()
+for line in sys.argv[1:]:
+    limit, *words = line.split("\\n")
+    if os.fork() == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+        sys.argv = ["labeler", *words]
+        try:
+            main()
+        except SystemExit as error:
+            os._exit(error.code or 0)
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
 
-@pytest.mark.parametrize("limit", [3_000, 40_000])
-def test_a_full_disk_keeps_what_was_done(planted: Planted, tmp_path: Path, limit: int) -> None:
-    """Files may not grow beyond `limit` bytes, as on a full disk; without the limit the same command goes on."""
-    words = [str(w) for w in gather_words(planted, tmp_path / "evidence")]
-    full = subprocess.run(
-        [sys.executable, "-c", _LIMITED, str(limit), *words], capture_output=True, text=True, check=False
-    )
-    assert full.returncode == 3, full.stderr
-    assert "free some space" in full.stderr
+def ended_as(runs: subprocess.CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^ended (\d+)$", runs.stdout, re.MULTILINE)
+
+
+def test_a_full_disk_keeps_what_was_done(planted: Planted, tmp_path: Path) -> None:
+    """Files may not grow beyond so many bytes, as on a full disk; without the limit the same command goes on."""
+    folders = {limit: tmp_path / str(limit) for limit in (3_000, 40_000)}
+    runs = {limit: [str(w) for w in gather_words(planted, folder)] for limit, folder in folders.items()}
+
+    def ended(limits: dict[int, int]) -> subprocess.CompletedProcess[str]:
+        lines = ["\n".join([str(limits[limit]), *words]) for limit, words in runs.items()]
+        return subprocess.run([sys.executable, "-c", _LIMITED, *lines], capture_output=True, text=True, check=True)
+
+    full = ended({limit: limit for limit in folders})
+    assert ended_as(full) == ["3", "3"], full.stderr
+    assert full.stderr.count("free some space") == 2
     assert "Traceback" not in full.stderr
-    assert not (tmp_path / "evidence" / "manifest.json").exists()
-    again = subprocess.run(
-        [sys.executable, "-c", _LIMITED, str(10**9), *words], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "evidence" / "manifest.json").exists()
+    assert not any((folder / "manifest.json").exists() for folder in folders.values())
+    again = ended(dict.fromkeys(folders, 10**9))
+    assert ended_as(again) == ["0", "0"], again.stderr
+    assert all((folder / "manifest.json").exists() for folder in folders.values())

@@ -7,10 +7,24 @@ One module for each page or family of pages; static/ holds one style sheet, htmx
 
 from fastapi import APIRouter
 
-from api.pages import access, card, compare, features, home, jobs, new_job, render, saes, scatter, search, try_it
+from api.pages import (
+    access,
+    card,
+    compare,
+    features,
+    home,
+    jobs,
+    new_job,
+    reference,
+    render,
+    saes,
+    scatter,
+    search,
+    try_it,
+)
 
 pages = APIRouter(include_in_schema=False)
-for subject in (home, saes, features, scatter, search, compare, card, access, render, new_job, jobs, try_it):
+for subject in (home, saes, features, scatter, search, compare, card, reference, access, render, new_job, jobs, try_it):
     pages.include_router(subject.router)
 
 __all__ = ["pages"]

@@ -19,6 +19,7 @@ from api.spool import Spool
 from labeler import __version__
 from labeler.errors import ConflictError
 from labeler.export.card import build_card, card_markdown
+from labeler.export.export import with_top_contexts
 from labeler.export.stream import MEDIA_TYPES, encode_rows, encode_version, read_rows
 from labeler.store import Store, catalogue
 from labeler.store.columns import version_of_rows
@@ -83,14 +84,17 @@ async def export(
     limit: Annotated[
         int | None, Query(ge=1, le=10_000_000, description="Rows in this part; `Link` leads to the next one.")
     ] = None,
+    top_contexts: Annotated[
+        int, Query(ge=0, le=50, description="So many of the strongest contexts with each row; sent without ETag.")
+    ] = 0,
 ) -> Response:
     """All rows, in the order of features, as they are at one moment. A broken download goes on with `Range` and `If-Range`.
 
     Or in parts, with `after` and `limit`: each is a whole file, also of Parquet, of its own moment, and without ETag.
     """
-    if after < 0 and limit is None:
+    if after < 0 and limit is None and not top_contexts:
         return await _whole(store, request, set, format)
-    return await run_in_threadpool(_part, store, request, set, format, after, limit)
+    return await run_in_threadpool(_part, store, request, set, format, after, limit, top_contexts)
 
 
 async def _whole(store: Store, request: Request, set: int, format: str) -> Response:
@@ -119,9 +123,13 @@ def _version(store: Store, set: int) -> str:
         return version_of_rows(connection, set)
 
 
-def _part(store: Store, request: Request, set: int, format: str, after: int, limit: int | None) -> Response:
+def _part(
+    store: Store, request: Request, set: int, format: str, after: int, limit: int | None, top_contexts: int
+) -> Response:
     catalogue.find_set(store, set)
     rows = read_rows(store, set, after, limit)
+    if top_contexts:
+        rows = with_top_contexts(store, store.label_set(set), rows, top_contexts)
     headers = _attachment(f"labels-{set}" + (f"-after-{after}" if after >= 0 else "") + f".{format}")
     end = None if limit is None else catalogue.end_of_part(store, set, after, limit)
     if end is not None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import labeler.evidence.gather as gathering
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.merge import adopt_shards, merge_shards
 from labeler.evidence.shard import ShardFolder
@@ -247,9 +248,10 @@ def start(planted: Planted, out: Path, wait: float) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_a_pass_killed_in_the_middle_resumes_to_the_same_bytes(planted: Planted, tmp_path: Path) -> None:
-    undisturbed = start(planted, tmp_path / "undisturbed", 0.0)
-    undisturbed.communicate(timeout=120)
+def test_a_pass_killed_in_the_middle_resumes_to_the_same_bytes(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather(planted, tmp_path / "undisturbed")
     killed = start(planted, tmp_path / "killed", 0.02)
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -262,9 +264,12 @@ def test_a_pass_killed_in_the_middle_resumes_to_the_same_bytes(planted: Planted,
     checkpoint = json.loads((tmp_path / "killed" / "shards" / "1-of-1" / "checkpoint.json").read_text())
     assert checkpoint["next_chunk"] > 0
     assert not checkpoint["complete"]
-    resumed = start(planted, tmp_path / "killed", 0.0)
-    output, _ = resumed.communicate(timeout=120)
-    first = int(output.split("gather ")[1].split()[0])
+    progress: list[tuple[str, int]] = []
+    run = gathering.gather_shard
+    seen: dict[str, Any] = {"on_progress": lambda what, done, total: progress.append((what, done))}
+    monkeypatch.setattr(gathering, "gather_shard", lambda *a, **k: run(*a, **{**k, **seen}))
+    gather(planted, tmp_path / "killed")
+    first = next(done for what, done in progress if what == "gather")
     assert first > 0, "the resumed pass began again from nothing"
     assert same_bytes(tmp_path / "undisturbed", tmp_path / "killed") == []
 

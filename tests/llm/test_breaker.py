@@ -124,8 +124,9 @@ def test_an_endpoint_that_goes_down_fails_a_few_requests_and_stops_the_rest(
     failed = [a for a in answers if type(a) is EndpointError]
     stopped = [a for a in answers if isinstance(a, EndpointDownError)]
     assert sum(isinstance(a, Reply) for a in answers) == 10
-    assert len(failed) == 4
-    assert len(stopped) == 26
+    # One more where a good reply that was slow comes between two failures.
+    assert 4 <= len(failed) <= (4 if concurrency == 1 else 8)
+    assert len(failed) + len(stopped) == 30
     assert len(stub_server.requests) <= 10 + 2 * (5 + concurrency)
 
 

@@ -95,7 +95,7 @@ const keys = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-  if (event.target.closest("input, textarea, select, dialog, [contenteditable], .scroll-x:not([data-rows])")) return;
+  if (event.target.closest("input, textarea, select, dialog[open], [contenteditable], .scroll-x:not([data-rows])")) return;
   const act = keys[event.key];
   if (act && act()) event.preventDefault();
 });
