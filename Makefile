@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # One process more than there are cores: a third of the time, tests wait for processes that they started.
 TESTERS := $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# The many processes that tests start would each compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
 .PHONY: demo test lint types bench screenshots clean
@@ -14,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/labeler demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -p no:schemathesis -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

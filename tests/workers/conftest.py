@@ -129,9 +129,10 @@ class Service:
         bodies = Counter(json.dumps(body, sort_keys=True) for body in self.endpoint.bodies)
         return sum(n - 1 for n in bodies.values())
 
-    def holders(self, lost_at_most: int = LOST_AT_MOST) -> list[int]:
-        """The processes that have a block in hand; one that was not lost more often than that."""
+    def holders(self, lost_at_most: int = LOST_AT_MOST, number: int | None = None) -> list[int]:
+        """The processes that have a block in hand; one that was not lost more often than that; this block."""
         held = (BLOCKS.c.state == BlockState.LEASED) & (BLOCKS.c.lost <= lost_at_most)
+        held &= BLOCKS.c.number == number if number is not None else True
         with self.store.database.reading() as connection:
             owners = connection.execute(select(BLOCKS.c.owner).where(held)).scalars().all()
         return [int(owner.rpartition(":")[2]) for owner in owners]

@@ -89,7 +89,7 @@ def test_a_block_that_kills_its_workers_is_set_aside(service: Service) -> None:
     def behave(number: int, body: dict[str, Any]) -> Behaviour:
         # The letter `Q` is feature 0, whose contexts alone mark it.
         if "<<Q|" in body["messages"][-1]["content"]:
-            for pid in service.holders():
+            for pid in service.holders(number=0):
                 killed(pid)
         return stub.GOOD
 
