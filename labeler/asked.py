@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from labeler.errors import EndpointError, LLMError
+from labeler.errors import EndpointError
 from labeler.evidence.store import EvidenceFolder
 from labeler.llm.ledger import Ledger, StoredReply, ledger_key
-from labeler.llm.prompt import AnyPrompt, AnyReply, Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
+from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
 from labeler.llm.wire import reply_of
 from labeler.pipeline import label_feature, read_evidence
 from labeler.recipe import Recipe
@@ -39,37 +39,18 @@ def asked_for(folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger
     return tuple(replay.asked)
 
 
-class _Replay:
+class _Replay(Answering):
     """An LLM that answers from the ledger alone."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.asked: list[Asked] = []
 
-    async def complete(self, prompt: Prompt) -> Reply:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Reply)
-        return reply
-
-    async def echo(self, prompt: EchoPrompt) -> Echo:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Echo)
-        return reply
-
-    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Embeddings)
-        return reply
-
-    async def _answer(self, prompt: AnyPrompt) -> AnyReply:
+    async def ask(self, prompt: AnyPrompt) -> AnyReply:
         place = len(self.asked)
         self.asked.append(Asked(prompt, None))
         stored = await self._ledger.get(ledger_key(prompt))
         if stored is None:
-            raise _missing()
+            raise EndpointError("this reply is not in the ledger")
         self.asked[place] = Asked(prompt, stored)
         return reply_of(stored, prompt, Usage(1, stored.tokens_in, stored.tokens_out, None), from_ledger=True)
-
-
-def _missing() -> LLMError:
-    return EndpointError("this reply is not in the ledger")

@@ -21,7 +21,7 @@ from labeler.explain.llm import draw_prompt
 from labeler.explain.needs import check_recipe
 from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm.prices import Prices
-from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
+from labeler.llm.prompt import Answering, AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
 from labeler.llm.tokens import TokenCounter, token_counter
 from labeler.making import lookup_of, triage
 from labeler.pipeline import NullLabels, read_evidence
@@ -156,22 +156,13 @@ class _NotSentError(LLMError):
     kind = "not sent"
 
 
-class _Recorder:
+class _Recorder(Answering):
     """An LLM that is never asked: it notes each request and gives none an answer."""
 
     def __init__(self) -> None:
         self.prompts: list[AnyPrompt] = []
 
-    async def complete(self, prompt: Prompt) -> NoReturn:
-        self._note(prompt)
-
-    async def echo(self, prompt: EchoPrompt) -> NoReturn:
-        self._note(prompt)
-
-    async def embed(self, prompt: EmbeddingPrompt) -> NoReturn:
-        self._note(prompt)
-
-    def _note(self, prompt: AnyPrompt) -> NoReturn:
+    async def ask(self, prompt: AnyPrompt) -> NoReturn:
         self.prompts.append(prompt)
         raise _NotSentError("a plan sends nothing")
 

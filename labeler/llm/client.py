@@ -30,12 +30,10 @@ from labeler.llm.ledger import Ledger, MemoryLedger, StoredReply, ledger_key
 from labeler.llm.pace import Pace
 from labeler.llm.patience import Patience
 from labeler.llm.prices import Prices
-from labeler.llm.prompt import AnyPrompt, AnyReply, Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
+from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
 from labeler.llm.rates import Rates
 from labeler.llm.sender import Sender
-from labeler.llm.wire import (
-    reply_of,
-)
+from labeler.llm.wire import reply_of
 from labeler.records import Usage
 from labeler.settings import Settings
 
@@ -43,7 +41,7 @@ T = TypeVar("T")
 _Bought = tuple[StoredReply, "asyncio.Task[None]"]  # a reply, and its being kept
 
 
-class OpenAILLM:
+class OpenAILLM(Answering):
     """Make one in the process and event loop that use it, after any fork, and close it (`aclose`, or `async with`)."""
 
     def __init__(
@@ -117,31 +115,13 @@ class OpenAILLM:
     ) -> None:
         await self.aclose()
 
-    async def complete(self, prompt: Prompt) -> Reply:
+    async def ask(self, prompt: AnyPrompt) -> AnyReply:
         """The reply from the ledger, or bought and kept there before anything reads it.
 
-        Raises ConfigurationError at once where asking again cannot help, BudgetError and EndpointDownError, which end
-        a run as well, EndpointError when patience has run out, RefusedError, and UnreadableReply for a reply that is
-        empty or cut off.
+        Raises ConfigurationError at once where asking again cannot help (as for prompt log-probabilities that the server does
+        not give), BudgetError and EndpointDownError, which end a run as well, EndpointError when patience has run out,
+        RefusedError, and UnreadableReply for a reply that is empty or cut off.
         """
-        reply = await self.ask(prompt)
-        assert isinstance(reply, Reply)
-        return reply
-
-    async def echo(self, prompt: EchoPrompt) -> Echo:
-        """Raises as `complete` does, and ConfigurationError where the server gives no log-probabilities of a prompt."""
-        reply = await self.ask(prompt)
-        assert isinstance(reply, Echo)
-        return reply
-
-    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
-        """Raises as `complete` does."""
-        reply = await self.ask(prompt)
-        assert isinstance(reply, Embeddings)
-        return reply
-
-    async def ask(self, prompt: AnyPrompt) -> AnyReply:
-        """For a prompt of any kind."""
         key = ledger_key(prompt)
         # Two equal prompts at the same time are one purchase.
         async with self._asking.setdefault(key, asyncio.Lock()):

@@ -9,17 +9,7 @@ from typing import TypeVar
 from labeler.errors import LLMError
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import ledger_key
-from labeler.llm.prompt import (
-    LLM,
-    AnyPrompt,
-    AnyReply,
-    Echo,
-    EchoPrompt,
-    EmbeddingPrompt,
-    Embeddings,
-    Prompt,
-    Reply,
-)
+from labeler.llm.prompt import LLM, Answering, AnyPrompt, AnyReply
 from labeler.llm.wire import reply_of
 
 T = TypeVar("T")
@@ -27,7 +17,7 @@ T = TypeVar("T")
 _QUIET = 20  # turns of the event loop after which work that waits for replies has asked for all that it can
 
 
-class DryLLM:
+class DryLLM(Answering):
     """For one piece of work, such as a feature. `failures` are the errors of prompts that got no reply for good."""
 
     def __init__(self, llm: OpenAILLM, failures: Mapping[str, LLMError]) -> None:
@@ -36,22 +26,7 @@ class DryLLM:
         self.missing: dict[str, AnyPrompt] = {}  # by key
         self._n_looking = 0
 
-    async def complete(self, prompt: Prompt) -> Reply:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Reply)
-        return reply
-
-    async def echo(self, prompt: EchoPrompt) -> Echo:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Echo)
-        return reply
-
-    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
-        reply = await self._answer(prompt)
-        assert isinstance(reply, Embeddings)
-        return reply
-
-    async def _answer(self, prompt: AnyPrompt) -> AnyReply:
+    async def ask(self, prompt: AnyPrompt) -> AnyReply:
         key = ledger_key(prompt)
         self._n_looking += 1
         try:

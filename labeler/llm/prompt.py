@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -107,3 +108,25 @@ class LLM(Protocol):
     async def echo(self, prompt: EchoPrompt) -> Echo: ...
 
     async def embed(self, prompt: EmbeddingPrompt) -> Embeddings: ...
+
+
+class Answering(ABC):
+    """An LLM with one way to answer prompts of all kinds: `ask`, which gives a prompt the reply of its kind."""
+
+    @abstractmethod
+    async def ask(self, prompt: AnyPrompt) -> AnyReply: ...
+
+    async def complete(self, prompt: Prompt) -> Reply:
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Reply)
+        return reply
+
+    async def echo(self, prompt: EchoPrompt) -> Echo:
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Echo)
+        return reply
+
+    async def embed(self, prompt: EmbeddingPrompt) -> Embeddings:
+        reply = await self.ask(prompt)
+        assert isinstance(reply, Embeddings)
+        return reply
