@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from labeler.llm import LLM, Message, Prompt
+from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
 from labeler.recipe import ScorerConfig
 from labeler.records import Context, Label, Score, Source, Usage
 from labeler.score.items import Item, Measure, with_reason
 from labeler.score.lookups import Lookups
-from labeler.score.matching import ask_matches, numbered
+from labeler.score.matching import ask_matches, match_prompt
 
 INSTRUCTION = f"""\
 A feature of a language model fires on some tokens of a text and is silent on the others. Below are contexts, one a \
@@ -43,11 +43,7 @@ def detection_items(contexts: Sequence[Context]) -> list[Item]:
 
 
 def detection_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -> Prompt:
-    text = f"{INSTRUCTION}{numbered(shown)}\n\nThe feature detects: {label.text}"
-    return Prompt(
-        config.model, (Message("user", text),), config.max_tokens, config.temperature,
-        purpose="detection", top_logprobs=config.top_logprobs,
-    )  # fmt: skip
+    return match_prompt("detection", INSTRUCTION, label, shown, config)
 
 
 async def score_by_detection(

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import median_low
 
-from labeler.llm import LLM, Message, Prompt
+from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
 from labeler.recipe import ScorerConfig
 from labeler.records import Context, Label, Score, Source, Usage
 from labeler.score.items import Item, Measure, with_reason
 from labeler.score.lookups import Lookups
-from labeler.score.matching import ask_matches, numbered
+from labeler.score.matching import ask_matches, match_prompt
 from labeler.score.quantise import calculate_max_activation, quantise
 
 INSTRUCTION = f"""\
@@ -90,11 +90,7 @@ def _item(context: Context, marked: tuple[int, ...], rival: str | None) -> Item:
 
 
 def fuzzing_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -> Prompt:
-    text = f"{INSTRUCTION}{numbered(shown)}\n\nThe feature detects: {label.text}"
-    return Prompt(
-        config.model, (Message("user", text),), config.max_tokens, config.temperature,
-        purpose="fuzzing", top_logprobs=config.top_logprobs,
-    )  # fmt: skip
+    return match_prompt("fuzzing", INSTRUCTION, label, shown, config)
 
 
 async def score_by_fuzzing(

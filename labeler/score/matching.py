@@ -16,9 +16,10 @@ from itertools import pairwise
 from math import exp
 
 from labeler.errors import ConfigurationError, LLMError, UnreadableReply
-from labeler.llm import LLM, Prompt, Reply, TokenChoice
+from labeler.llm import LLM, Message, Prompt, Reply, TokenChoice
 from labeler.llm.asking import ask_reply
-from labeler.records import Usage
+from labeler.recipe import ScorerConfig
+from labeler.records import Label, Usage
 from labeler.score.logprobs import Choices, words_of
 from labeler.score.simulate_prompts import batches, shuffled
 
@@ -40,6 +41,15 @@ class Answer:
 def numbered(shown: Sequence[str]) -> str:
     """The contexts as a prompt lists them."""
     return "\n".join(f"{n} {text}" for n, text in enumerate(shown, start=FIRST))
+
+
+def match_prompt(purpose: str, instruction: str, label: Label, shown: Sequence[str], config: ScorerConfig) -> Prompt:
+    """The instruction, which is the same for all features, then the contexts with their numbers, and the label last."""
+    text = f"{instruction}{numbered(shown)}\n\nThe feature detects: {label.text}"
+    return Prompt(
+        config.model, (Message("user", text),), config.max_tokens, config.temperature,
+        purpose=purpose, top_logprobs=config.top_logprobs,
+    )  # fmt: skip
 
 
 async def ask_matches(
