@@ -23,6 +23,7 @@ jobs = typer.Typer(
 app.add_typer(jobs)
 
 JobId = Annotated[int, typer.Argument(min=1, metavar="JOB", help="The job's number.")]
+IdempotencyKey = Annotated[str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")]
 Priority = Annotated[int, typer.Option(min=0, max=9, help="0 goes first, 9 last.")]
 
 
@@ -52,9 +53,7 @@ def submit(
     priority: Priority = 5,
     budget_usd: Annotated[float | None, typer.Option(help="Stop before more is spent.")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="Stop before more tokens are used.")] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     db: Database = None,
     url: Url = None,
     as_json: Json = False,
@@ -89,9 +88,7 @@ def gather(
     seed: Annotated[int, typer.Option(help="Decides the split and the samples.")] = 0,
     shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus, which workers read side by side.")] = 1,
     priority: Priority = 5,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key asks for the same job.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     db: Database = None,
     url: Url = None,
     as_json: Json = False,
