@@ -13,59 +13,21 @@ import argparse
 import asyncio
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import openai
+from late_llm import LATENCY, late_llm
 
 from labeler.llm.client import OpenAILLM
 from labeler.llm.prompt import Message, Prompt
 from labeler.store import open_store
 from labeler.store.ledger import SqlLedger
 
-LATENCY = 0.050
 TURNS = 9
 TARGET_CPU_MS, TARGET_SHARE = 4.0, 0.85
-
-_REPLY = {
-    "id": "stub", "object": "chat.completion", "created": 0, "model": "stub",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"1": {"3": 7}}'}}],
-    "usage": {"prompt_tokens": 700, "completion_tokens": 12, "total_tokens": 712},
-}  # fmt: skip
-
-
-class _Stub(asyncio.Protocol):
-    """Answers every request of a connection with the same completion, as late as an LLM that is very quick."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport, self._received = transport, bytearray()
-        body = json.dumps(_REPLY).encode()
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        self._answer = head.encode() + body
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            head = bytes(self._received[:end]).lower()
-            length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            if len(self._received) < end + 4 + length:
-                return
-            del self._received[: end + 4 + length]
-            asyncio.get_running_loop().call_later(LATENCY, self._send)
-
-    def _send(self) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport) and not self._transport.is_closing():
-            self._transport.write(self._answer)
-
-
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Stub, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
 
 
 def prompts(n: int, turn: int) -> list[Prompt]:
@@ -137,19 +99,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        asyncio.run(serve())
-        return
-    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as stub:
-        assert stub.stdout is not None
-        try:
-            result = compare(
-                f"http://127.0.0.1:{stub.stdout.readline().strip()}/v1", options.requests, options.concurrency
-            )
-        finally:
-            stub.terminate()
+    with late_llm() as base_url:
+        result = compare(base_url, options.requests, options.concurrency)
     print(
         f"{options.requests:,} requests, {options.concurrency} in flight, {LATENCY * 1000:.0f} ms each, median of {TURNS} turns\n"
         f"ours  {result['cpu_ms']:.2f} ms CPU a request  {result['rate']:,.0f}/s\n"

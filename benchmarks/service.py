@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -26,59 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-LATENCY = 0.050
+from late_llm import late_llm
+
 CONCURRENCY = 64
 TARGETS = {"accept_s": 1.0, "accept_mb": 50.0, "first_block_s": 2.0, "blocks_per_s": 50.0, "share": 0.7}
-
-
-class _Stub(asyncio.Protocol):
-    """An LLM that answers in 50 ms: any label, and a simulation in which nothing fires but the first token."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport, self._received = transport, bytearray()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            head = bytes(self._received[:end]).lower()
-            length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            if len(self._received) < end + 4 + length:
-                return
-            body = bytes(self._received[end + 4 : end + 4 + length])
-            del self._received[: end + 4 + length]
-            asyncio.get_running_loop().call_later(LATENCY, self._send, _answer(body))
-
-    def _send(self, answer: bytes) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport) and not self._transport.is_closing():
-            self._transport.write(answer)
-
-
-def _answer(body: bytes) -> bytes:
-    contexts = re.findall(rb"Context (\d+)\\n", body)
-    explains = b"<<" in body
-    text = "LABEL: the word `self`" if explains else json.dumps({number.decode(): {} for number in contexts})
-    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": len(body) // 4, "completion_tokens": 20, "total_tokens": len(body) // 4 + 20}
-    answer = json.dumps(
-        {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": [message], "usage": usage}
-    ).encode()
-    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer
-
-
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Stub, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-
-@contextmanager
-def stub() -> Iterator[str]:
-    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -239,12 +189,8 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=400)
     parser.add_argument("--evidence", type=Path, help="default: the demo's, gathered first")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.serve:
-        asyncio.run(serve())
-        return
-    with tempfile.TemporaryDirectory() as name, redis(Path(name)) as broker, stub() as base_url:
+    with tempfile.TemporaryDirectory() as name, redis(Path(name)) as broker, late_llm() as base_url:
         folder = Path(name)
         os.environ["LABELER_REDIS"] = broker
         figures = accepting(folder) | queue_work(folder)
