@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,12 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.labeling.missing import label_missing
 from labeler.recipe import Recipe
 from labeler.settings import Settings
-from labeler.store import Store, open_store
+from labeler.store import open_store
 from tests.planted import N_FEATURES
 from tests.results import failed, labeled, silent
+from tests.service import data, settings, store
+
+__all__ = ["data", "http", "settings", "store", "world"]
 
 WORDS = Recipe.from_names("openai:m")
 
@@ -35,26 +37,6 @@ def world(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     store.save(in_words.id, [*results, labeled(8, None), silent(9), failed(10)])
     store.close()
     return data
-
-
-@pytest.fixture
-def data(world: Path, tmp_path: Path) -> Path:
-    """A copy of the world that a test may change."""
-    shutil.copytree(world, tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def settings(data: Path) -> Settings:
-    return Settings(database=str(data / "labeler.db"), data=data)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    """The database of the service, from beside it."""
-    store = open_store(settings.database)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,48 +17,21 @@ from labeler.records import State
 from labeler.store import open_store
 from labeler.store.keys import Scope, create_key
 from tests.planted import N_FEATURES
+from tests.service import api_process
 
 
 @pytest.fixture(scope="module")
 def address(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`python -m api` on a free port, over a copy of the world; the key is in LABELER_KEY."""
-    import shutil
-
     data = tmp_path_factory.mktemp("served")
     shutil.copytree(world, data, dirs_exist_ok=True)
     store = open_store(str(data / "labeler.db"))
     key = create_key(store, "ann", Scope.ADMIN)[1]
     store.close()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "LABELER_DB": str(data / "labeler.db"), "LABELER_DATA": str(data)}
-    log = (data / "api.log").open("wb")
-    server = subprocess.Popen([sys.executable, "-m", "api", "--port", str(port)], env=environment, stderr=log)
-    os.environ["LABELER_KEY"] = key
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(url)
+    with pytest.MonkeyPatch.context() as patch, api_process(data) as url:
+        patch.setenv("LABELER_KEY", key)
         yield url
-    finally:
-        del os.environ["LABELER_KEY"]
-        server.terminate()
-        assert server.wait(timeout=20) in (0, -15), (data / "api.log").read_text()
-        log.close()
-        assert key not in (data / "api.log").read_text()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    with Client(url, attempts=1) as client:
-        while True:
-            try:
-                list(client.saes())
-                return
-            except StorageError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+    assert key not in (data / "api.log").read_text()
 
 
 @pytest.fixture

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +23,7 @@ from labeler.settings import Settings
 from labeler.store import open_store
 from labeler.store.keys import Scope, create_key
 from tests.neuronpedia.conftest import SOURCE, World, read_rows
+from tests.service import api_process
 
 
 @pytest.fixture(scope="module")
@@ -39,30 +34,8 @@ def served(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     store = open_store(str(data / "labeler.db"))
     key = create_key(store, "ann", Scope.READ)[1]
     store.close()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "LABELER_DB": str(data / "labeler.db"), "LABELER_DATA": str(data)}
-    with (data / "api.log").open("wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "api", "--port", str(port)], env=environment, stderr=log)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/openapi.json")
-            yield f"http://127.0.0.1:{port}", key
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    with api_process(data) as url:
+        yield url, key
 
 
 @pytest.fixture

@@ -25,11 +25,14 @@ from labeler.llm.client import OpenAILLM
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Label
 from labeler.settings import Settings
-from labeler.store import Store, open_store
+from labeler.store import open_store
 from labeler.store.ledger import SqlLedger
 from tests.planted import N_FEATURES
 from tests.results import failed, labeled, silent
+from tests.service import data, settings, store
 from tests.stub_server import StubServer
+
+__all__ = ["data", "http", "settings", "site", "store", "world"]
 
 LETTERS = replace(Recipe.from_names("openai:letters"), contexts=ContextsConfig(held_out_sampled=5))
 HOSTILE = Recipe.from_names("openai:hostile")
@@ -42,7 +45,7 @@ HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture(scope="session")
-def pages_world(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder."""
     data = tmp_path_factory.mktemp("pages")
     shutil.copytree(planted_evidence, data / "evidence")
@@ -66,26 +69,6 @@ def pages_world(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory
     )
     store.close()
     return data
-
-
-@pytest.fixture
-def data(pages_world: Path, tmp_path: Path) -> Path:
-    """A copy of the world that a test may change."""
-    shutil.copytree(pages_world, tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def settings(data: Path) -> Settings:
-    return Settings(database=str(data / "labeler.db"), data=data)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    """The database of the service, from beside it."""
-    store = open_store(settings.database)
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -118,9 +101,9 @@ class LiveServer:
 
 
 @pytest.fixture(scope="session")
-def site(pages_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def site(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a live server over a copy of the world, for tests that change nothing but reviews."""
     data = tmp_path_factory.mktemp("site") / "data"
-    shutil.copytree(pages_world, data)
+    shutil.copytree(world, data)
     with LiveServer(Settings(database=str(data / "labeler.db"), data=data)) as address:
         yield address

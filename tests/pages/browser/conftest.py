@@ -21,7 +21,7 @@ _ARGUMENTS = (
 
 
 @pytest.fixture(scope="package")
-def browser(pages_world: Path) -> Iterator[Browser]:
+def browser(world: Path) -> Iterator[Browser]:
     """Playwright keeps an event loop in this thread for as long as it runs: what needs one of its own must come before or after."""
     path = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if path is None:

@@ -21,10 +21,10 @@ class Working:
 
 
 @pytest.fixture(scope="session")
-def working(pages_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Working]:
+def working(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Working]:
     """Over a copy of the world, which these tests may change."""
     data = tmp_path_factory.mktemp("working") / "data"
-    shutil.copytree(pages_world, data)
+    shutil.copytree(world, data)
     database = str(data / "labeler.db")
     with a_service(database, data, data / "evidence") as service:
         service.start_worker("label", processes=2)
