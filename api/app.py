@@ -16,6 +16,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 
 from api.access import Access
 from api.description import describe
+from api.finding import Finder
 from api.folders import Folders
 from api.metrics import Metrics
 from api.middleware import BodyGuard, NameGuard, RequestLog
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await app.state.finder.aclose()
         app.state.spool.close()
         store.close()
 
@@ -60,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store, app.state.settings = store, settings
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()
     app.state.metrics = Metrics(store, _queue_depths if settings.redis else dict)
-    app.state.spool = Spool()
+    app.state.spool, app.state.finder = Spool(), Finder(store, settings)
     describe(app)
     add_handlers(app)
     app.include_router(v1)

@@ -11,10 +11,11 @@ from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel
 
 from api.access import Access
+from api.finding import Finder
 from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
-from labeler.wire import Page, Problem, Text
+from labeler.wire import Page, Problem, SearchBy, Text
 
 T = TypeVar("T")
 _LARGEST = 2**31 - 1
@@ -38,6 +39,11 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
+def _finder(request: Request) -> Finder:
+    finder: Finder = request.app.state.finder
+    return finder
+
+
 def _access(request: Request) -> Access:
     access: Access = request.app.state.access
     return access
@@ -48,6 +54,7 @@ def _composed(text: str) -> str:
 
 
 StoreOf = Annotated[Store, Depends(_store)]
+FinderOf = Annotated[Finder, Depends(_finder)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]
 Cursor = Annotated[Text | None, Query(max_length=500, description="`next_cursor` of the page before.")]
@@ -61,6 +68,9 @@ SaeReference = Annotated[
 ]
 SaeQuery = Annotated[
     Text | None, Query(max_length=64, description="Of this SAE: its id, or the SHA-256 of its weights.")
+]
+By = Annotated[
+    SearchBy, Query(description="`meaning`: nearest by embedding, where the service has an embeddings endpoint.")
 ]
 SetId = Annotated[int, Path(ge=1, le=_LARGEST, description="The label set's id.", examples=[1])]
 SetQuery = Annotated[int | None, Query(ge=1, le=_LARGEST, description="Of this label set.")]

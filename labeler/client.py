@@ -132,10 +132,10 @@ class Client:
         return found
 
     def search(
-        self, words: str, limit: int = 50, sae: int | str | None = None, set: int | None = None
+        self, words: str, limit: int = 50, sae: int | str | None = None, set: int | None = None, by: str = "words"
     ) -> wire.SearchPage:
-        """The best hits, on one page of at most 500."""
-        return self._get("/v1/search", wire.SearchPage, q=words, limit=limit, sae=sae, set=set)
+        """The best hits, on one page of at most 500, by "words" or by "meaning"."""
+        return self._get("/v1/search", wire.SearchPage, q=words, limit=limit, sae=sae, set=set, by=by)
 
     def reviews(self, label_set: int, index: int) -> list[wire.Review]:
         return self._get(f"/v1/labels/{label_set}/{index}/reviews", wire.Reviews).items

@@ -27,6 +27,9 @@ class Settings:
     concurrency: int = 64  # LABELER_CONCURRENCY: LLM requests in flight in each worker process
     lease_seconds: float = 30.0  # LABELER_LEASE_SECONDS: a worker that is silent for so long has lost its block
 
+    embeddings_model: str | None = None  # LABELER_EMBEDDINGS_MODEL: what search by meaning places labels with
+    embeddings_url: str | None = None  # LABELER_EMBEDDINGS_URL: where that model answers, if not at OPENAI_BASE_URL
+
     data: Path = Path("labeler-data")  # LABELER_DATA: paths in requests to the service stay below it
     hosts: tuple[str, ...] = ()  # LABELER_HOSTS: names the service answers to, beside those of this machine, by comma
 
@@ -55,6 +58,8 @@ class Settings:
             limits=path("LABELER_LIMITS"),
             redis=environment.get("LABELER_REDIS") or None,
             concurrency=int(number("LABELER_CONCURRENCY", cls.concurrency, 1)),
+            embeddings_model=environment.get("LABELER_EMBEDDINGS_MODEL") or None,
+            embeddings_url=environment.get("LABELER_EMBEDDINGS_URL") or None,
             data=path("LABELER_DATA") or cls.data,
             hosts=tuple(name.strip() for name in environment.get("LABELER_HOSTS", "").split(",") if name.strip()),
             lease_seconds=number("LABELER_LEASE_SECONDS", cls.lease_seconds, 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -131,13 +132,21 @@ class LookupResponse(Wire):
     labels: list[Label | None] = Field(description="One for each pair, in their order; null where there is none.")
 
 
+class SearchBy(StrEnum):
+    WORDS = "words"
+    MEANING = "meaning"
+
+
 class Hit(Label):
-    rank: float = Field(description="Higher is better; comparable within one search only.")
+    rank: float = Field(description="Higher is better; comparable within one search only. By meaning: the cosine.")
 
 
 class SearchPage(Page[Hit]):
     n_hits: int = Field(description="Hits that were ranked.")
-    complete: bool = Field(description="False: there are more hits than were ranked. Add a word.")
+    complete: bool = Field(
+        description="False: there are more hits than were ranked; add a word. By meaning: labels are missing that have no "
+        "embedding yet; run `labeler embed`."
+    )
 
 
 class LabelSet(Wire):

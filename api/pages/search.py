@@ -10,15 +10,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from markupsafe import Markup, escape
 
+from api.finding import Finder
 from api.pages.access import Viewer
 from api.pages.render import render, url
 from api.pages.saes import row_scale
-from api.parameters import Cursor, SaeQuery, SetQuery, StoreOf, Words
-from labeler.errors import InputError
+from api.parameters import By, Cursor, FinderOf, SaeQuery, SetQuery, StoreOf, Words
+from labeler.errors import InputError, LLMError
 from labeler.store import Store, catalogue
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.people import rows_of_hits
-from labeler.store.search import search_labels
+from labeler.wire import SearchBy
 
 router = APIRouter()
 _HITS = 30
@@ -28,32 +29,40 @@ _ENDINGS = re.compile(r"(?:ations?|ings?|edly|ed|ies|es|ly|s|e|y)$")
 
 @router.get("/search")
 def search_page(
-    request: Request, store: StoreOf, _: Viewer, q: Annotated[Words, Query(max_length=200)] = "",
-    sae: SaeQuery = None, set: SetQuery = None, cursor: Cursor = None,
+    request: Request, store: StoreOf, finder: FinderOf, _: Viewer, q: Annotated[Words, Query(max_length=200)] = "",
+    sae: SaeQuery = None, set: SetQuery = None, cursor: Cursor = None, by: By = SearchBy.WORDS,
 ) -> Response:  # fmt: skip
     found: dict[str, Any] = {"rows": [], "n_hits": 0, "complete": True, "next_cursor": None}
     problem = None
     if q.strip():
         try:
-            found = _search(store, q, None if sae is None else catalogue.find_sae(store, sae).id, set, cursor)
-        except InputError as error:
+            sae_id = None if sae is None else catalogue.find_sae(store, sae).id
+            found = _search(store, finder, q, by, sae_id, set, cursor)
+        except (InputError, LLMError) as error:
             problem = str(error)
-    more = found["next_cursor"] and url("/search", q=q, sae=sae, set=set, cursor=found["next_cursor"])
+    more = found["next_cursor"] and url("/search", q=q, sae=sae, set=set, by=_shown(by), cursor=found["next_cursor"])
     return render(
-        request, "search.html.j2", q=q, sae=sae, set=set, cursor=cursor, problem=problem, more=more, scale=row_scale,
-        highlighted=lambda label: highlight(label, q), saes=catalogue.list_saes(store, 0, 200), **found,
+        request, "search.html.j2", q=q, sae=sae, set=set, by=_shown(by), has_meaning=finder.model, cursor=cursor, problem=problem, more=more, scale=row_scale,
+        highlighted=lambda label: highlight(label, q if by is SearchBy.WORDS else ""), saes=catalogue.list_saes(store, 0, 200), **found,
     )  # fmt: skip
 
 
-def _search(store: Store, words: str, sae: int | None, label_set: int | None, cursor: str | None) -> dict[str, Any]:
+def _shown(by: SearchBy) -> SearchBy | None:
+    """What goes into addresses: nothing for words, which are usual."""
+    return None if by is SearchBy.WORDS else by
+
+
+def _search(
+    store: Store, finder: Finder, text: str, by: SearchBy, sae: int | None, label_set: int | None, cursor: str | None
+) -> dict[str, Any]:
     sets = [s for s in catalogue.sets_of(store, sae) if label_set in (None, s)]
-    query = ("search page", words, sae, label_set)
-    found = search_labels(store, words, sets, _HITS + 1, read_cursor(query, cursor, (float, int, int, int)))
+    query = ("search page", text, sae, label_set, by)
+    found = finder.find(text, by, sets, _HITS + 1, read_cursor(query, cursor, (float, int, int, int)))
     shown = found.hits[:_HITS]
     rows = rows_of_hits(store, shown)
     last = shown[-1] if len(found.hits) > _HITS else None
     return {
-        "rows": [row for row in rows if row is not None], "n_hits": found.n_hits, "complete": found.complete,
+        "rows": [(row, hit.rank) for row, hit in zip(rows, shown, strict=True) if row is not None], "n_hits": found.n_hits, "complete": found.complete,
         "next_cursor": last and make_cursor(query, last.position),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Full-text search over labels."""
+"""Search over labels, by their words or by their meaning."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.access import Reader
-from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetQuery, StoreOf, Words
+from api.parameters import PROBLEMS, By, Cursor, FinderOf, Limit, SaeQuery, SetQuery, StoreOf, Words
 from labeler.store import catalogue
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.people import rows_of_hits
-from labeler.store.search import search_labels
-from labeler.wire import SearchPage
+from labeler.wire import SearchBy, SearchPage
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
 
@@ -20,6 +19,7 @@ router = APIRouter(tags=["labels"], responses=PROBLEMS)
 @router.get("/search")
 def search(
     store: StoreOf,
+    finder: FinderOf,
     _: Reader,
     q: Annotated[
         Words,
@@ -29,12 +29,13 @@ def search(
     cursor: Cursor = None,
     sae: SaeQuery = None,
     set: SetQuery = None,
+    by: By = SearchBy.WORDS,
 ) -> SearchPage:
-    """Labels with these words, the best first. Words are stemmed as English."""
+    """Labels with these words, stemmed as English, or with a meaning like this text's; the best first."""
     sets = catalogue.sets_of(store, None if sae is None else catalogue.find_sae(store, sae).id)
     chosen = [s for s in sets if set in (None, s)]
-    query = ("search", q, sae, set)
-    found = search_labels(store, q, chosen, limit + 1, read_cursor(query, cursor, (float, int, int, int)))
+    query = ("search", q, sae, set, by)
+    found = finder.find(q, by, chosen, limit + 1, read_cursor(query, cursor, (float, int, int, int)))
     shown = found.hits[:limit]
     items = [{**row, "rank": hit.rank} for hit, row in zip(shown, rows_of_hits(store, shown), strict=True) if row]
     last = shown[-1] if len(found.hits) > limit else None

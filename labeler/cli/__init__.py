@@ -7,6 +7,7 @@ A command is a function in the module of its subject; importing the module puts 
 from labeler.cli import (
     activations,
     diff,
+    embed,
     evidence,
     graph,
     imports,
@@ -26,6 +27,7 @@ __all__ = [
     "activations",
     "app",
     "diff",
+    "embed",
     "evidence",
     "graph",
     "imports",

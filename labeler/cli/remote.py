@@ -86,15 +86,20 @@ def search(
     words: Annotated[str, typer.Argument(help='Words and "phrases"; -word: without it.')],
     set: SetOption = None,
     sae: SaeOption = None,
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="Labels that mean something like this, where the service has embeddings.")
+    ] = False,
     limit: Limit = 20,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Find labels by their words, the best first."""
+    """Find labels by their words, or by what they mean, the best first."""
     with client_at(url) as client:
-        page = client.search(words, limit=min(limit, 500), sae=sae, set=set)
+        page = client.search(words, limit=min(limit, 500), sae=sae, set=set, by="meaning" if meaning else "words")
     _show(page.items, as_json)
-    if not page.complete:
+    if not page.complete and meaning:
+        typer.echo("some labels have no embedding yet, and were not looked at: `labeler embed` makes them", err=True)
+    elif not page.complete:
         typer.echo(f"more than {page.n_hits:,} labels match, and not all were ranked: add a word", err=True)
 
 

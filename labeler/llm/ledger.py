@@ -40,16 +40,19 @@ class Ledger(Protocol):
 
 
 class MemoryLedger:
-    """A ledger for one process: asks nothing twice while it lives."""
+    """A ledger for one process: asks nothing twice while it lives, or, with `most`, of the newest so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self._replies: dict[str, StoredReply] = {}
+        self._most = most
 
     async def get(self, key: str) -> StoredReply | None:
         return self._replies.get(key)
 
     async def put(self, key: str, reply: StoredReply) -> None:
         self._replies.setdefault(key, reply)
+        if self._most is not None and len(self._replies) > self._most:
+            del self._replies[next(iter(self._replies))]
 
     def __len__(self) -> int:
         return len(self._replies)

@@ -1,5 +1,6 @@
 """Results as rows: SQLite where nothing else is said, PostgreSQL by URL. The stages of the pipeline do not know it."""
 
+from labeler.store.embedding_tables import EMBEDDINGS
 from labeler.store.imported_tables import IMPORTED_CONTEXTS
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.service_tables import API_KEYS, REVIEWS
@@ -9,6 +10,7 @@ from labeler.store.summary import LabelSetSummary
 __all__ = [
     "API_KEYS",
     "BLOCKS",
+    "EMBEDDINGS",
     "IMPORTED_CONTEXTS",
     "JOBS",
     "REVIEWS",

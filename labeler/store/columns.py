@@ -82,10 +82,14 @@ def bring_up_to_date(database: Database, label_set_id: int) -> None:
             _read_part(connection, label_set_id, part)
 
 
-def _read_part(connection: Connection, label_set_id: int, part: int) -> None:
-    # One at a time: of two, the one that has read less must not be the last to write.
+def lock_set(connection: Connection, label_set_id: int) -> None:
+    """Whoever makes columns waits here: of two, the one that has read less must not be the last to write."""
     lock = select(LABEL_SETS.c.id).where(LABEL_SETS.c.id == label_set_id).with_for_update(key_share=True)
     connection.execute(lock).one()
+
+
+def _read_part(connection: Connection, label_set_id: int, part: int) -> None:
+    lock_set(connection, label_set_id)
     of_part = (CHANGES.c.label_set_id == label_set_id) & (CHANGES.c.part == part)
     # The marks before the rows: what is saved in between leaves a mark that is not among these.
     marks = connection.execute(select(CHANGES.c.writer, CHANGES.c.n).where(of_part)).all()
@@ -132,13 +136,14 @@ def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
     places = {str(state): place for place, state in enumerate(STATES)}
     arrays["feature_index"] = np.array(rows["feature_index"], dtype=np.int32)
     arrays["state"] = np.array([places[state] for state in rows["state"]], dtype=np.uint8)
-    arrays["label"] = np.array([_hash(label) for label in rows["label"]], dtype=np.uint64)
+    arrays["label"] = np.array([text_hash(label) for label in rows["label"]], dtype=np.uint64)
     # A score that none of these features has takes no room.
     kept = {n: a.tobytes() for n, a in arrays.items() if a.dtype != np.float64 or not np.isnan(a).all()}
     return {FIGURES: orjson.dumps(figures), **kept}
 
 
-def _hash(label: str | None) -> int:
+def text_hash(label: str | None) -> int:
+    """A label in 64 bits; 0 for none."""
     return 0 if label is None else int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Integer, UnaryExpression, any_, cast, func, literal, select, tuple_
+from sqlalchemy import ARRAY, Connection, UnaryExpression, any_, cast, func, literal, select, tuple_
 from sqlalchemy.sql.operators import custom_op
 
 from labeler.errors import InputError
@@ -229,7 +229,7 @@ def rows_at(connection: Connection, set_id: int, features: Iterable[int]) -> lis
 def among(connection: Connection, column: Any, values: list[int]) -> Any:
     """`column IN values` with one bound value, whatever their number: statements stay short, and are prepared once."""
     if connection.dialect.name == "postgresql":
-        return column == any_(cast(values, ARRAY(Integer)))
+        return column == any_(cast(values, ARRAY(column.type)))
     return column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
 
 

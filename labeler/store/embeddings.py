@@ -1,0 +1,253 @@
+"""Search by meaning: the labels whose embedding lies nearest to that of a query.
+
+    texts_to_embed ──► keep_embeddings (once by model and text) ──► place_part: their signs, beside the columns of the part
+    nearest_labels: the signs of all labels ──► the nearest NEAREST by Hamming distance ──► by cosine
+
+A sign is one bit a dimension, so a search over a million labels of 384 dimensions reads 48 MB, a piece at a time, and
+keeps nothing in memory between searches (binary first pass and rescoring: Yamada et al. 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from sqlalchemy import Connection, and_, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from labeler.errors import MismatchError
+from labeler.store.column_tables import CHANGES, COLUMNS
+from labeler.store.columns import FIGURES, PART, bring_up_to_date, lock_set, text_hash
+from labeler.store.database import fetch_plain
+from labeler.store.embedding_tables import EMBEDDINGS, SIGNS
+from labeler.store.queries import among
+from labeler.store.search import Hit, Hits
+from labeler.store.store import Store
+from labeler.store.tables import RESULTS
+
+NEAREST = 1000  # labels that are ranked by cosine, and so can be found
+_PARTS_AT_ONCE = 64
+_INCOMPLETE = -1
+
+
+_CANDIDATE = np.dtype([("distance", np.int32), ("label_set", np.int32), ("part", np.int32), ("text", np.uint64)])
+
+
+def parts_to_embed(store: Store, label_set_id: int, model: str) -> list[int]:
+    """The parts of a label set that hold a label without an embedding, or that have changed since they were embedded."""
+    bring_up_to_date(store.database, label_set_id)
+    with store.database.reading() as connection:
+        return [part for _, part in _unplaced(connection, [label_set_id], model)]
+
+
+def texts_to_embed(store: Store, label_set_id: int, part: int, model: str) -> list[str]:
+    """The labels of a part that this model has not placed yet, each text once, in order."""
+    query = select(RESULTS.c.label).distinct().where(
+        RESULTS.c.label_set_id == label_set_id,
+        RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
+        RESULTS.c.label.is_not(None),
+    )  # fmt: skip
+    with store.database.reading() as connection:
+        texts = {_signed(text_hash(label)): label for label in connection.execute(query).scalars()}
+        known = select(EMBEDDINGS.c.text_hash).where(
+            EMBEDDINGS.c.model == model, among(connection, EMBEDDINGS.c.text_hash, list(texts))
+        )
+        for kept in connection.execute(known).scalars():
+            del texts[kept]
+    return sorted(texts.values())
+
+
+def keep_embeddings(store: Store, model: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+    """Vectors (len(texts), n_dimensions) of these texts; a text that has one keeps it."""
+    rows = [
+        {"model": model, "text_hash": _signed(text_hash(text)), "content": vector.tobytes()}
+        for text, vector in zip(texts, _quantised(vectors), strict=True)
+    ]
+    with store.database.writing() as connection:
+        insert = (postgresql if store.database.dialect == "postgresql" else sqlite).insert(EMBEDDINGS)
+        connection.execute(insert.on_conflict_do_nothing(), rows)
+
+
+def place_part(store: Store, label_set_id: int, part: int, model: str) -> None:
+    """Make the signs of a part anew, from the embeddings that there are."""
+    with store.database.writing() as connection:
+        lock_set(connection, label_set_id)
+        here = (COLUMNS.c.label_set_id == label_set_id) & (COLUMNS.c.part == part)
+        column = select(COLUMNS.c.version, COLUMNS.c.content).where(here, COLUMNS.c.name == "label")
+        version, content = connection.execute(column).one()
+        hashes = np.unique(np.frombuffer(content, np.uint64))
+        hashes = hashes[hashes > 0]
+        found, vectors = _embeddings(connection, model, hashes)
+        connection.execute(
+            SIGNS.delete().where(SIGNS.c.label_set_id == label_set_id, SIGNS.c.part == part, SIGNS.c.model == model)
+        )
+        connection.execute(
+            SIGNS.insert().values(
+                label_set_id=label_set_id, part=part, model=model,
+                version=version if len(found) == len(hashes) else _INCOMPLETE,
+                text_hashes=found.tobytes(), signs=_signs(vectors).tobytes(),
+            )
+        )  # fmt: skip
+
+
+def nearest_labels(
+    store: Store, model: str, vector: np.ndarray, label_sets: Sequence[int], limit: int,
+    after: tuple[float, int, int, int] | None = None,
+) -> Hits:  # fmt: skip
+    """The labels nearest to a vector (n_dimensions,) by cosine, those behind the position of a hit.
+
+    `n_hits` is at most NEAREST; `complete` says whether all labels of these label sets have an embedding. Raises
+    MismatchError where theirs have another number of dimensions.
+    """
+    with store.database.reading() as connection:
+        placed = _placed(connection, model, label_sets)
+    for label_set in placed:
+        bring_up_to_date(store.database, label_set)
+    with store.database.reading() as connection:
+        complete = not _unplaced(connection, label_sets, model) and not _changed(connection, label_sets)
+        nearest, signs = np.empty(0, _CANDIDATE), _signs(vector[None, :])[0]
+        for label_set, parts in placed.items():
+            for i in range(0, len(parts), _PARTS_AT_ONCE):
+                compared = _compared(connection, model, signs, label_set, parts[i : i + _PARTS_AT_ONCE])
+                nearest = _nearest(np.concatenate([nearest, compared]))
+        hits = _ranked(connection, model, vector, nearest)
+    behind = [h for h in hits if after is None or (-h.rank, *h.position[1:]) > (-after[0], *after[1:])]
+    return Hits(tuple(behind[:limit]), len(hits), complete)
+
+
+def _placed(connection: Connection, model: str, label_sets: Sequence[int]) -> dict[int, list[int]]:
+    """The parts with signs, by label set."""
+    query = select(SIGNS.c.label_set_id, SIGNS.c.part).where(
+        SIGNS.c.model == model, among(connection, SIGNS.c.label_set_id, list(label_sets))
+    )
+    placed: dict[int, list[int]] = {}
+    for label_set, part in connection.execute(query.order_by(SIGNS.c.label_set_id, SIGNS.c.part)):
+        placed.setdefault(label_set, []).append(part)
+    return placed
+
+
+def _unplaced(connection: Connection, label_sets: Sequence[int], model: str) -> list[tuple[int, int]]:
+    """(label set, part) of those without signs, and of those whose signs are not of the labels as they stand."""
+    same = and_(SIGNS.c.label_set_id == COLUMNS.c.label_set_id, SIGNS.c.part == COLUMNS.c.part, SIGNS.c.model == model)
+    query = (
+        select(COLUMNS.c.label_set_id, COLUMNS.c.part).join(SIGNS, same, isouter=True)
+        .where(
+            COLUMNS.c.name == FIGURES, among(connection, COLUMNS.c.label_set_id, list(label_sets)),
+            func.coalesce(SIGNS.c.version, _INCOMPLETE) != COLUMNS.c.version,
+        )
+        .order_by(COLUMNS.c.label_set_id, COLUMNS.c.part)
+    )  # fmt: skip
+    return [(label_set, part) for label_set, part in connection.execute(query)]
+
+
+def _changed(connection: Connection, label_sets: Sequence[int]) -> bool:
+    """Whether any of them has results that its columns do not know."""
+    query = select(CHANGES.c.part).where(among(connection, CHANGES.c.label_set_id, list(label_sets))).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _compared(
+    connection: Connection, model: str, signs: np.ndarray, label_set: int, parts: Sequence[int]
+) -> np.ndarray:
+    """The texts of these parts that may be among the nearest ones."""
+    query = select(SIGNS.c.part, SIGNS.c.text_hashes, SIGNS.c.signs).where(
+        SIGNS.c.label_set_id == label_set, SIGNS.c.model == model, SIGNS.c.part.between(parts[0], parts[-1])
+    )
+    compared = [np.empty(0, _CANDIDATE)]
+    for part, hashes, content in fetch_plain(connection, query):
+        if not hashes:
+            continue
+        found = np.zeros(len(hashes) // 8, _CANDIDATE)
+        others = np.frombuffer(content, np.uint64).reshape(len(found), -1)
+        _check_dimensions(model, others.shape[1], len(signs))
+        found["text"], found["label_set"], found["part"] = np.frombuffer(hashes, np.uint64), label_set, part
+        found["distance"] = np.bitwise_count(others ^ signs).sum(axis=1, dtype=np.int32)
+        compared.append(found)
+    return np.concatenate(compared)
+
+
+def _nearest(found: np.ndarray) -> np.ndarray:
+    if len(found) > NEAREST:
+        distance = found["distance"]
+        found = found[distance <= np.partition(distance, NEAREST - 1)[NEAREST - 1]]
+    return found[np.lexsort([found[name] for name in ("text", "part", "label_set", "distance")])[:NEAREST]]
+
+
+def _ranked(connection: Connection, model: str, vector: np.ndarray, nearest: np.ndarray) -> list[Hit]:
+    """The features whose labels these texts are, by cosine; NEAREST at most."""
+    texts, vectors = _embeddings(connection, model, np.unique(nearest["text"]))
+    if not len(texts):
+        return []
+    _check_dimensions(model, vectors.shape[1], len(vector))
+    # Rounded, so that a query that was embedded twice has its pages in one order.
+    cosines = dict(zip(texts.tolist(), np.round(_cosines(vectors, vector), 5).tolist(), strict=True))
+    hits = [
+        Hit(label_set, feature, cosines[text])
+        for label_set in np.unique(nearest["label_set"]).tolist()
+        for feature, text in _features(connection, nearest[nearest["label_set"] == label_set])
+    ]
+    return sorted(hits, key=lambda hit: (-hit.rank, *hit.position[1:]))[:NEAREST]
+
+
+def _features(connection: Connection, nearest: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(feature, text) in one label set, where the text is among those that are nearest in that part of it."""
+    parts = np.unique(nearest["part"]).tolist()
+    for i in range(0, len(parts), _PARTS_AT_ONCE):
+        query = select(COLUMNS.c.part, COLUMNS.c.name, COLUMNS.c.content).where(
+            COLUMNS.c.label_set_id == int(nearest["label_set"][0]),
+            among(connection, COLUMNS.c.part, parts[i : i + _PARTS_AT_ONCE]),
+            COLUMNS.c.name.in_(["label", "feature_index"]),
+        )
+        contents = {(part, name): content for part, name, content in fetch_plain(connection, query)}
+        for part in parts[i : i + _PARTS_AT_ONCE]:
+            labels = np.frombuffer(contents[part, "label"], np.uint64)
+            rows = np.flatnonzero(np.isin(labels, nearest["text"][nearest["part"] == part]))
+            features = np.frombuffer(contents[part, "feature_index"], np.int32)
+            yield from zip(features[rows].tolist(), labels[rows].tolist(), strict=True)
+
+
+def _embeddings(connection: Connection, model: str, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of these texts that have one, in order of hash: their hashes (n,), and int8 (n, n_dimensions)."""
+    query = select(EMBEDDINGS.c.text_hash, EMBEDDINGS.c.content).where(
+        EMBEDDINGS.c.model == model, among(connection, EMBEDDINGS.c.text_hash, hashes.view(np.int64).tolist())
+    )
+    found = sorted((text % 2**64, content) for text, content in fetch_plain(connection, query))
+    if len({len(content) for _, content in found}) > 1:
+        raise MismatchError(
+            f"model {model!r} has given embeddings of several lengths: it is not one model; give the newer one another name"
+        )
+    width = len(found[0][1]) if found else 0
+    vectors = np.frombuffer(b"".join(content for _, content in found), np.int8).reshape(len(found), width)
+    return np.array([text for text, _ in found], np.uint64), vectors
+
+
+def _quantised(vectors: np.ndarray) -> np.ndarray:
+    """As int8, each with its largest component at 127: lengths do not matter to a cosine."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    return np.rint(np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0) * 127).astype(np.int8)
+
+
+def _signs(vectors: np.ndarray) -> np.ndarray:
+    """One bit for each component above 0: uint64 (n, n_dimensions / 64, rounded up)."""
+    bits = np.packbits(vectors > 0, axis=1)
+    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+
+
+def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Of each of (n, d) int8 with a vector (d,); 0 for a vector of length 0."""
+    others = vectors.astype(np.float64)
+    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(query)
+    return np.divide(others @ query, lengths, out=np.zeros(len(others)), where=lengths > 0)
+
+
+def _check_dimensions(model: str, kept: int, asked: int) -> None:
+    if kept != asked:
+        raise MismatchError(
+            f"the embeddings that are kept for {model!r} have another number of dimensions than those that the endpoint gives "
+            "now: it serves another model under this name"
+        )
+
+
+def _signed(text: int) -> int:
+    """A hash as databases keep it."""
+    return text - 2**64 if text >= 2**63 else text
