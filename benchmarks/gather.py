@@ -86,10 +86,11 @@ def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_
     import torch
 
     from labeler.evidence.batches import batches_of_chunk, n_chunks
+    from labeler.evidence.format import SPLITS
     from labeler.evidence.gather import gather_shard
     from labeler.evidence.merge import merge_shards
     from labeler.evidence.prepare import prepare
-    from labeler.evidence.store import SPLITS, EvidenceFolder
+    from labeler.evidence.store import EvidenceFolder
     from labeler.evidence.target import choose_target
     from labeler.files import give_back_free_memory
     from labeler.recipe import GatherConfig

@@ -14,7 +14,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.llm.ledger import Ledger, StoredReply, ledger_key
 from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
 from labeler.llm.wire import reply_of
-from labeler.pipeline import label_feature, read_evidence
+from labeler.pipeline import NullLabels, label_feature, read_evidence
 from labeler.recipe import Recipe
 from labeler.records import Usage
 
@@ -34,8 +34,9 @@ def asked_for(folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger
     """
     evidence = read_evidence(folder, feature_index, recipe)
     replay = _Replay(ledger)
-    # Without a null: its labels are look-ups, about which nobody is asked.
-    asyncio.run(label_feature(evidence, recipe, replay, null=()))
+    # The labels of the null are look-ups, about which nobody is asked, except where they stand in the question.
+    null = NullLabels(folder, recipe).for_feature(feature_index) if recipe.intervenes else []
+    asyncio.run(label_feature(evidence, recipe, replay, null))
     return tuple(replay.asked)
 
 

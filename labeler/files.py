@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from labeler.errors import FormatError, NotFoundError, StorageError
+from labeler.errors import FormatError, InputError, NotFoundError, StorageError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
 
@@ -33,20 +34,69 @@ def clear_disk_errors(what: str | Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `path` so that a reader sees the old file or the new one, also after a power cut."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is at `path` once the block ends well: a reader sees the old one or the new one, also after a
+    power cut. Raises StorageError."""
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `path` as a `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which is at `path` once the block ends well; after an error nothing is left of it.
+
+    Raises InputError where `path` holds something, and StorageError.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is in use: name a new or empty folder")
+    with partial_folder(path) as partial:
+        yield partial
+        put_in_place(partial, path)
+
+
+@contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, to be `put_in_place` within the block; else it is gone when that ends."""
+    partial = path.with_name(path.name + ".partial")
+    with clear_disk_errors(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    if path.exists():
+        path.rmdir()
+    partial.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Without NaN, which is a bug of ours and which no other reader would take."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def read_json(path: Path) -> Any:

@@ -12,17 +12,16 @@ documents that chose it looks better than it is, by some .10 (scoring.md, "the w
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from labeler.errors import ConfigurationError, LLMError
+from labeler.errors import LLMError
 from labeler.explain.llm import explain_with_llm
 from labeler.explain.parse import parse_label
 from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm import LLM
-from labeler.llm.asking import ask
+from labeler.llm.asking import ask, settled
 from labeler.recipe import ExplainerConfig, Recipe, SimulatorConfig
 from labeler.records import Candidate, Context, Evidence, Label, Origin, Score, Usage
 from labeler.score.score_label import needed, score_label
@@ -104,13 +103,14 @@ def _without_llm(recipe: Recipe) -> Recipe:
 
 async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
     method, k = recipe.explainer.method, recipe.explainer.best_of
-    labels, usage = await _explanations(evidence, recipe.explainer, llm)
+    by_draw, usage = await _explanations(evidence, recipe.explainer, llm)
+    draws, labels = list(by_draw), list(by_draw.values())
     if k == 1:
         why = "the look-up label was not good enough" if recipe.triage else "one label, shown what it gets wrong"
         decided = recipe.triage is not None or recipe.explainer.revise
         return Made(labels[0], usage, Origin(method, why) if decided else None)
     if len(labels) == 1:
-        return Made(labels[0], usage, Origin(method, f"the only label that {k} explanations gave"))
+        return Made(labels[0], usage, Origin(method, f"the only label that {k} explanations gave", draw=draws[0]))
     tests = await _all([_tested(label, evidence.choose, recipe, llm) for label in labels])
     scores = [score for score, _ in tests]
     best = max(range(len(labels)), key=lambda i: -2.0 if (value := scores[i].value) is None else value)
@@ -124,27 +124,28 @@ async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
         why = f"the first of {len(labels)} labels: none has a score on the documents set aside for the choice"
     else:
         why = f"the best of {len(labels)} labels on {scores[best].n} contexts set aside for the choice"
-    return Made(labels[best], usage, Origin(method, why, candidates=candidates))
+    return Made(labels[best], usage, Origin(method, why, candidates=candidates, draw=draws[best]))
 
 
-async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -> tuple[list[Label], Usage]:
-    """The different labels of all draws, and what all cost. Raises the first LLMError where every draw failed."""
+async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -> tuple[dict[int, Label], Usage]:
+    """The different labels of all draws, by draw, and what all cost. Raises the first LLMError where every draw failed."""
     draws = evidence.draws[: config.best_of]
-    answers = await _settled(
+    answers = await settled(
         [explain_with_llm(shown, config, llm, output=evidence.output, draw=i) for i, shown in enumerate(draws)]
     )
-    labels, usage = dict[str, Label](), Usage()
-    for answer in answers:
+    labels, usage = dict[int, Label](), Usage()
+    for draw, answer in enumerate(answers):
         if isinstance(answer, LLMError):
             usage += answer.usage or Usage()
-        else:
-            labels.setdefault(answer[0].text, answer[0])
-            usage += answer[1]
+            continue
+        usage += answer[1]
+        if answer[0] not in labels.values():
+            labels[draw] = answer[0]
     failure = next((a for a in answers if isinstance(a, LLMError)), None)
     if not labels and failure is not None:
         failure.usage = usage
         raise failure
-    return list(labels.values()), usage
+    return labels, usage
 
 
 # Revision
@@ -157,7 +158,7 @@ async def _revised(made: Made, evidence: Evidence, recipe: Recipe, llm: LLM) -> 
     if not examples:
         return _unrevised(made, usage, "no counter-examples were found")
     prompt = revision_prompt(made.label, examples, recipe.explainer)
-    (answer,) = await _settled([ask(llm, prompt, parse_label)])
+    (answer,) = await settled([ask(llm, prompt, parse_label)])
     if isinstance(answer, LLMError):
         return _unrevised(made, usage + (answer.usage or Usage()), f"the revision failed ({answer.kind})")
     revision, usage = Label(answer[0], made.label.explainer), usage + answer[1]
@@ -200,23 +201,8 @@ def _candidate(label: Label, decided: str, kept: bool, score: Score) -> Candidat
 
 async def _all(answers: Sequence[Awaitable[T]]) -> list[T]:
     """All answers, at the same time; any error is raised."""
-    settled = await _settled(answers)
-    for answer in settled:
+    ended = await settled(answers)
+    for answer in ended:
         if isinstance(answer, LLMError):
             raise answer
-    return [a for a in settled if not isinstance(a, LLMError)]
-
-
-async def _settled(answers: Sequence[Awaitable[T]]) -> list[T | LLMError]:
-    """All answers, at the same time, with an LLMError where one has failed.
-
-    An error that ends the run is raised once all have ended: what is in flight is paid for.
-    """
-    settled: list[T | LLMError] = []
-    for result in await asyncio.gather(*answers, return_exceptions=True):
-        if isinstance(result, ConfigurationError) or (
-            isinstance(result, BaseException) and not isinstance(result, LLMError)
-        ):
-            raise result
-        settled.append(result)
-    return settled
+    return [a for a in ended if not isinstance(a, LLMError)]

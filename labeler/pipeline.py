@@ -24,7 +24,7 @@ from labeler.explain.needs import check_recipe, output_tokens, reads_output
 from labeler.llm import LLM
 from labeler.making import lookup_of, make_label
 from labeler.recipe import ContextsConfig, ExplainerConfig, GatherConfig, Recipe, SimulatorConfig
-from labeler.records import Evidence, FeatureStatistics, Label, LabeledFeature, Split, State, Usage
+from labeler.records import Evidence, FeatureStatistics, Label, LabeledFeature, Source, Split, State, Usage
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.intervention.texts import read_steered
 from labeler.score.score_label import score_label
@@ -92,14 +92,20 @@ def gather_for_all(
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> Evidence:
-    """The contexts that the recipe asks for, and the look-up label that every other label is measured against."""
+    """The contexts that the recipe asks for, and the look-up label that every other label is measured against.
+
+    Of a feature that is silent or rare there is neither, and the reason.
+    """
     if (reason := too_little(folder.statistics(feature_index), recipe.contexts)) is not None:
         return Evidence(feature_index, folder.statistics(feature_index), (), (), too_little=reason)
     evidence = choose_evidence(folder, feature_index, recipe.contexts, recipe.seed)
     windows = explain_windows(folder, feature_index, evidence.of_held_out_documents, recipe.contexts.near_duplicate)
+    # Of the RANDOM windows an explainer sees none.
+    if not any(w.peak.any() for source, w in windows.items() if source is not Source.RANDOM):
+        reason = State.RARE, "each EXPLAIN window that it is known to fire in repeats held-out text"
+        return Evidence(feature_index, evidence.statistics, (), (), too_little=reason)
     output = output_tokens(folder, feature_index) if reads_output(recipe.explainer) else None
-    intervenes = any(scorer.kind == "intervention" for scorer in recipe.scorers)
-    steered = read_steered(folder.folder, feature_index) if intervenes else None
+    steered = read_steered(folder.folder, feature_index) if recipe.intervenes else None
     lookup = explain_by_lookup(windows, folder.vocabulary)
     return replace(evidence, lookup=lookup, output=output, steered=steered)
 
@@ -158,7 +164,8 @@ class NullLabels:
             recipe, explainer=ExplainerConfig(), simulator=SimulatorConfig(), scorers=(), triage=None,
             contexts=replace(recipe.contexts, explain_hard=0, held_out_hard=0),
         )  # fmt: skip
-        self._labels = {f: lookup_of(read_evidence(folder, f, plain)) for f in members}
+        evidence = (read_evidence(folder, f, plain) for f in members)
+        self._labels = {e.feature_index: lookup_of(e) for e in evidence if e.too_little is None}
         self._n = recipe.n_null
 
     def for_feature(self, feature_index: int) -> list[Label]:

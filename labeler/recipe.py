@@ -16,7 +16,7 @@ from typing import Any
 from labeler.errors import InputError
 
 GATHER_VERSION = 1  # of the evidence format and of the way contexts are kept
-SCORING_VERSION = 2  # of the choice of contexts, of the formulas, and of the prompt that revises a label
+SCORING_VERSION = 3  # of the choice of contexts, of the formulas, and of the prompt that revises a label
 
 
 def _as_json(config: Any) -> dict[str, Any]:
@@ -28,6 +28,15 @@ def _as_json(config: Any) -> dict[str, Any]:
 def _hash(config: Any, version: int) -> str:
     canonical = json.dumps({"version": version, **asdict(config)}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+DTYPES = ("float32", "bfloat16")  # that subjects and SAEs are run in
+
+
+def check_dtype(dtype: str) -> str:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r}: choose {' or '.join(DTYPES)}")
+    return dtype
 
 
 def _kind_and_model(what: str, name: str) -> tuple[str, str | None]:
@@ -66,6 +75,7 @@ class GatherConfig:
             )
         if not 4 <= self.window_tokens <= 255:
             raise InputError(f"window_tokens is {self.window_tokens}: choose between 4 and 255")
+        check_dtype(self.dtype)
 
     @property
     def hash(self) -> str:
@@ -118,7 +128,7 @@ class ContextsConfig:
     held_out_random: int = 10
     held_out_sampled: int = 10  # spread over the deciles, for the design-weighted score
     min_firing_windows: tuple[int, int] = (10, 10)  # fewer in EXPLAIN or HELD_OUT: the feature is `rare`
-    near_duplicate: float = 0.5  # Jaccard similarity of token 8-grams from which two windows count as one
+    near_duplicate: float = 0.5  # Jaccard similarity of token 8-grams above which two windows count as one
     explain_hard: int | None = None  # None: 10 where the explainer is `contrastive`, else 0
     held_out_hard: int | None = None  # None: 10 where a scorer asks about contexts (detection), else 0
     aside_top: int = 5  # of each part of the documents that is set aside for a decision
@@ -146,6 +156,22 @@ class ContextsConfig:
         return explain, math.ceil(held_out / self.report_share - 1e-9)
 
 
+def check_prompt(found: str, today: str) -> None:
+    """Raises InputError for a prompt of another version than the one that this code writes."""
+    if found != today:
+        raise InputError(
+            f"the recipe was made with the prompt {found!r}, and this version of labeler writes {today!r}: "
+            "start a new label set with a recipe of today"
+        )
+
+
+def _check_request(who: str, temperature: float | None, max_tokens: int) -> None:
+    if temperature is not None and not 0.0 <= temperature <= 2.0:
+        raise InputError(f"{who}.temperature is {temperature}: give 0 to 2")
+    if max_tokens < 1:
+        raise InputError(f"{who}.max_tokens is {max_tokens}: give 1 or more")
+
+
 @dataclass(frozen=True)
 class ExplainerConfig:
     kind: str = "lookup"  # "lookup" or "openai"
@@ -164,10 +190,7 @@ class ExplainerConfig:
             raise InputError(f"explainer {self.method!r} is not known: choose {', '.join(EXPLAINERS)}")
         if (self.kind == "lookup") != (self.method == "lookup"):
             raise InputError(f"explainer kind {self.kind!r} does not go with the method {self.method!r}")
-        if self.temperature is not None and not 0.0 <= self.temperature <= 2.0:
-            raise InputError(f"explainer.temperature is {self.temperature}: give 0 to 2")
-        if self.max_tokens < 1:
-            raise InputError(f"explainer.max_tokens is {self.max_tokens}: give 1 or more; a label needs some 100")
+        _check_request("explainer", self.temperature, self.max_tokens)
         if not 1 <= self.best_of <= 64:
             raise InputError(f"explainer.best_of is {self.best_of}: give 1 to 64 labels to choose from")
         if self.kind == "lookup" and (self.best_of > 1 or self.revise):
@@ -225,6 +248,7 @@ class SimulatorConfig:
             raise InputError(f"simulator kind {self.kind!r} does not go with the method {self.method!r}")
         if self.simulate not in ("all", "top-and-random"):
             raise InputError(f"simulator.simulate is {self.simulate!r}: choose all or top-and-random")
+        _check_request("simulator", self.temperature, self.max_tokens)
         if not 1 <= self.contexts_per_request <= 1000:
             raise InputError(f"simulator.contexts_per_request is {self.contexts_per_request}: give 1 to 1000")
         if self.method in ("logprobs", "echo") and not 1 <= self.top_logprobs <= 100:
@@ -268,6 +292,7 @@ class ScorerConfig:
             raise InputError(f"scorer {self.kind!r} is not known: choose {', '.join(SCORERS)}")
         if not self.model:
             raise InputError(f"scorer {self.kind!r} names no model to ask")
+        _check_request("scorer", self.temperature, self.max_tokens)
         if not 1 <= self.contexts_per_request <= MATCHES_AT_MOST:
             raise InputError(f"scorer.contexts_per_request is {self.contexts_per_request}: give 1 to {MATCHES_AT_MOST}")
         if not 0 <= self.top_logprobs <= 20:
@@ -301,6 +326,7 @@ class Recipe:
     n_null: int = 100
     confidence: float = 0.95
     seed: int = 0
+    version: int = SCORING_VERSION  # by which it was made; only today's can be run
 
     def __post_init__(self) -> None:
         if self.simulator.kind == "lookup" and self.explainer.kind != "lookup":
@@ -314,10 +340,11 @@ class Recipe:
             raise InputError(f"n_null is {self.n_null}: give 0 or more labels of other features, at least 20 for a p")
         if not 0.5 <= self.confidence < 1.0:
             raise InputError(f"confidence is {self.confidence}: give the share of intervals to hold, such as 0.95")
-        if not 0.0 < self.contexts.near_duplicate <= 1.0:
+        if not 0.0 < self.contexts.near_duplicate < 1.0:
             raise InputError(
-                f"contexts.near_duplicate is {self.contexts.near_duplicate}: above 1 nothing counts as a copy, and a "
-                "label would be scored on texts that the explainer saw; give a share above 0, at most 1"
+                f"contexts.near_duplicate is {self.contexts.near_duplicate}: windows are copies where they share more "
+                "than this, so from 1 on nothing is one, and a label would be scored on texts that the explainer saw; "
+                "give a share above 0 and below 1"
             )
         kinds = [scorer.kind for scorer in self.scorers]
         if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
@@ -343,6 +370,11 @@ class Recipe:
     @property
     def _asks_about_contexts(self) -> bool:
         return any(scorer.kind in ("detection", "fuzzing", "embedding") for scorer in self.scorers)
+
+    @property
+    def intervenes(self) -> bool:
+        """Whether a scorer asks about texts that the subject wrote, with labels of other features in the question."""
+        return any(scorer.kind == "intervention" for scorer in self.scorers)
 
     @classmethod
     def from_names(
@@ -374,15 +406,27 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        return _hash(self, SCORING_VERSION)
+        return _hash(self, self.version)
+
+    def check_versions(self) -> None:
+        """Raises InputError for a recipe of another version, whose contexts, formulas or prompts are not today's."""
+        if self.version != SCORING_VERSION:
+            raise InputError(
+                f"the recipe was made with version {self.version} of the scoring, and this version of labeler scores by "
+                f"version {SCORING_VERSION}: start a new label set with a recipe of today"
+            )
+        check_prompt(self.explainer.prompt_version, EXPLAINERS[self.explainer.method])
+        check_prompt(self.simulator.prompt_version, SIMULATORS[self.simulator.method])
+        for scorer in self.scorers:
+            check_prompt(scorer.prompt_version, SCORERS[scorer.kind])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"version": SCORING_VERSION, "hash": self.hash, **_as_json(self)}
+        return {"version": self.version, "hash": self.hash, **_as_json(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         parts = {"explainer": ExplainerConfig, "simulator": SimulatorConfig, "contexts": ContextsConfig}
-        fields: dict[str, Any] = {k: v for k, v in values.items() if k not in ("version", "hash")}
+        fields: dict[str, Any] = {k: v for k, v in values.items() if k != "hash"}
         for name, kind in parts.items():
             fields[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields[name].items()})
         fields["scorers"] = tuple(ScorerConfig(**scorer) for scorer in fields.get("scorers", ()))

@@ -274,6 +274,7 @@ class Origin:
     revised: bool = False
     asked_llm: bool = True  # False: triage kept the look-up label
     candidates: tuple[Candidate, ...] = ()
+    draw: int = 0  # which of `Evidence.draws` the explainer saw for it
 
 
 @dataclass(frozen=True)

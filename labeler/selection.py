@@ -20,6 +20,7 @@ from labeler.errors import InputError, NotFoundError
 from labeler.records import State
 
 _EXPECTED = "`all`, `unlabeled`, a range such as `0-999`, a list such as `1,5,9`, or `@FILE` with one index a line"
+_DIGITS = 10  # of an index
 _CONDITION = re.compile(r"\s*(density|score|state)\s*(<=|>=|<|>|=)\s*(\S+)\s*", re.ASCII)
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq,
@@ -100,34 +101,54 @@ def parse_features(spec: str, n_features: int) -> Sequence[int]:
     if spec in ("all", "unlabeled"):
         return range(n_features)
     if spec.startswith("@"):
-        return _sorted(_from_file(Path(spec[1:])), n_features)
+        return _sorted(read_features(Path(spec[1:])), n_features)
     parts = [part.strip() for part in spec.split(",")]
     if len(parts) == 1:
         return _check(_range(parts[0]), n_features)
-    return _sorted([i for part in parts for i in _check(_range(part), n_features)], n_features)
+    ranges = [_range(part) for part in parts]
+    for indices in ranges:
+        _check(indices, n_features)
+    return _union(ranges)
+
+
+def _union(ranges: Sequence[range]) -> list[int]:
+    """Ascending, each index once: what overlaps is never written out twice, however often it is repeated."""
+    found: list[int] = []
+    for indices in sorted(ranges, key=lambda r: r.start):
+        found += range(max(indices.start, found[-1] + 1 if found else 0), indices.stop)
+    return found
 
 
 def _range(part: str) -> range:
     low, dash, high = part.partition("-")
     if not low.isdecimal() or (dash and not high.isdecimal()):
-        raise InputError(f"features {part!r}: expected {_EXPECTED}")
+        raise InputError(f"features {_cut(part)!r}: expected {_EXPECTED}")
+    if max(len(low), len(high)) > _DIGITS:
+        raise InputError(f"features {_cut(part)!r}: a feature index has at most {_DIGITS} digits")
     first, last = int(low), int(high) if dash else int(low)
     if last < first:
         raise InputError(f"features {part!r}: the range runs backwards; write {last}-{first}")
     return range(first, last + 1)
 
 
-def _from_file(path: Path) -> list[int]:
+def read_features(path: Path) -> list[int]:
+    """The feature indices in a file, as they stand there. Raises NotFoundError, or InputError that names the file."""
     try:
         words = path.read_text(encoding="utf-8").replace(",", " ").split()
     except OSError as error:
         raise NotFoundError(f"features @{path}: cannot read this file ({error.strerror})") from error
-    bad = next((w for w in words if not w.isdecimal()), None)
+    except UnicodeDecodeError as error:
+        raise InputError(f"features @{path}: not UTF-8 ({error.reason}); expected one feature index a line") from error
+    bad = next((w for w in words if not w.isdecimal() or len(w) > _DIGITS), None)
     if bad is not None:
-        raise InputError(f"features @{path}: {bad!r} is not a feature index")
+        raise InputError(f"features @{path}: {_cut(bad)!r} is not a feature index")
     if not words:
         raise InputError(f"features @{path}: the file names no feature")
     return [int(w) for w in words]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _sorted(indices: list[int], n_features: int) -> list[int]:

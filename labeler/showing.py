@@ -10,7 +10,7 @@ from labeler.evidence.choose import choose_evidence
 from labeler.evidence.directions import Output, read_neighbours, read_output
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.pipeline import too_little
-from labeler.recipe import ContextsConfig, Recipe
+from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.records import Context, LabeledFeature, Source, Split, State
 from labeler.store import Store
 from labeler.store.lookup import lookup_labels
@@ -36,19 +36,17 @@ def feature_view(
     """The feature in a label set (default: the newest of this evidence), or as pending where there is none."""
     chosen = label_set_id if label_set_id is not None else _newest(folder, store)
     result = _pending(folder, feature_index)
-    contexts = ContextsConfig()
-    seed = 0
+    recipe = Recipe()
     if chosen is not None:
         made_by = store.recipe_of(chosen)
         if BY_OTHERS not in made_by:  # others chose contexts in their own way
             recipe = Recipe.from_dict(made_by)
-            contexts, seed = recipe.contexts, recipe.seed
         row = store.row(chosen, feature_index)
         result = read_result(folder, row) if row is not None else result
     output = read_output(folder.folder, feature_index)
     return FeatureView(
         result,
-        explained(folder, feature_index, contexts, seed),
+        explained(folder, feature_index, recipe, result.origin.draw if result.origin is not None else 0),
         chosen,
         _named(folder, output, "promoted"),
         _named(folder, output, "suppressed"),
@@ -56,11 +54,17 @@ def feature_view(
     )
 
 
-def explained(folder: EvidenceFolder, feature_index: int, config: ContextsConfig, seed: int = 0) -> tuple[Context, ...]:
-    """The contexts that the explainer saw; for a rare feature, all TOP contexts there are."""
-    statistics = folder.statistics(feature_index)
-    if too_little(statistics, config) is None:
-        return choose_evidence(folder, feature_index, config, seed).explain
+def explained(folder: EvidenceFolder, feature_index: int, recipe: Recipe, draw: int = 0) -> tuple[Context, ...]:
+    """The contexts that the explainer saw for its label number `draw`; for a rare feature, all TOP contexts there are.
+
+    None where another version chose them: its choice cannot be made again.
+    """
+    if recipe.version != SCORING_VERSION:
+        return ()
+    if too_little(folder.statistics(feature_index), recipe.contexts) is None:
+        shown = choose_evidence(folder, feature_index, recipe.contexts, recipe.seed).draws[draw]
+        if shown or not recipe.contexts.explain_top:
+            return shown
     windows = folder.windows(feature_index, Source.TOP, Split.EXPLAIN)
     return folder.contexts(windows, Source.TOP, Split.EXPLAIN)
 
@@ -123,7 +127,8 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
         "neighbours": view.neighbours,
         "explain": [asdict(c) for c in view.explain],
         "held_out": [
-            {**asdict(s.context), "predicted": s.predicted, "reason": s.reason} for s in view.result.simulations
+            {**asdict(s.context), "predicted": s.predicted, "reason": s.reason, "n_flagged": s.n_flagged}
+            for s in view.result.simulations
         ],
     }
 

@@ -24,6 +24,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from labeler.export.charts import number
 from labeler.records import (
     HISTOGRAM_EDGES,
     Context,
@@ -139,6 +140,9 @@ def _pair(simulation: Simulation, maximum: float, predicted_maximum: float, plai
         grid.add_row("simulated", Text(f"none: {visible(simulation.reason or '')}", style="italic red"))
     else:
         grid.add_row("simulated", _line(context.tokens, simulation.predicted, predicted_maximum, _SIMULATED, plain))
+    if simulation.n_flagged:
+        few = f"{simulation.n_flagged} of its strengths rest on less than a thousandth of the simulator's probability"
+        grid.add_row("", Text(few, style="italic dim"))
     return grid
 
 
@@ -451,14 +455,6 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
         numeric = name in right
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     return table
-
-
-def number(x: float | None, digits: int = 2) -> str:
-    """A dash where there is no number."""
-    if x is None or not math.isfinite(x):
-        return "—"
-    text = f"{x:.{digits}f}"
-    return text.replace("-", "−" if float(text) else "")  # and no minus before a zero
 
 
 def percent(share: float | None) -> str:

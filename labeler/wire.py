@@ -212,13 +212,16 @@ class FeatureLabel(Label):
 class Context(Wire):
     """A window of tokens, and how strongly the feature fires on each. `predicted`: what the simulator expected."""
 
-    document: int
+    document: int | None = Field(description="Null for what came along with an imported label set.")
     split: Split
     source: Source
     tokens: list[str]
     activations: list[float]
     predicted: list[float] | None = None
     reason: str | None = Field(None, description="Why there is no prediction.")
+    n_flagged: int = Field(
+        0, description="Predictions that rest on less than a thousandth of the simulator's probability."
+    )
 
 
 class OutputToken(Wire):
@@ -350,7 +353,7 @@ class Job(Wire):
     reason: str | None
     evidence_id: int | None
     label_set_id: int | None
-    features: str | None
+    features: str | None  # as it was asked for; of a long one, a list of jobs has the beginning and "…"
     recipe: dict[str, Any] | None
     gather: dict[str, Any] | None
     priority: int

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from labeler.store import open_store
+from tests.results import labeled
+
 
 def test_a_text_is_read_here(run, planted_evidence: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     assert run("label", planted_evidence, "--features", "0-3").code == 0
@@ -18,6 +21,14 @@ def test_a_text_is_read_here(run, planted_evidence: Path, monkeypatch: pytest.Mo
     found = json.loads(run("activations", "-", "--sae", 1, "--json").out)
     assert found["tokens"][0]["top"][0] == {"feature_index": 0, "activation": 5.0}
     assert found["features"][0]["label"]["state"] == "labeled"
+
+
+def test_labels_are_no_commands_for_the_terminal(run, planted_evidence: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run("label", planted_evidence, "--features", "0-3").code == 0
+    store = open_store(str(tmp_path / "labeler.db"))
+    store.save(1, [labeled(0, text="\x1b[2Jletters")])
+    store.close()
+    assert "1/0  ␛[2Jletters" in run("activations", "Q", "--sae", 1).out
 
 
 def test_mistakes_are_named(run, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]

@@ -27,6 +27,7 @@ from labeler.recipe import (
     TriageConfig,
 )
 from labeler.records import Evidence, Label, LabeledFeature, State, TokenTable, Usage
+from labeler.showing import explained
 from tests.planted import CHARACTERS
 from tests.stub_server import letter_llm
 
@@ -223,6 +224,18 @@ def test_no_document_takes_two_parts(folder: EvidenceFolder) -> None:
 
 def parts_of(evidence: Evidence) -> list[Sequence]:
     return [evidence.held_out, evidence.choose, evidence.show, evidence.compare, [c for d in evidence.draws for c in d]]
+
+
+def test_a_label_is_shown_with_what_its_own_explainer_saw(folder: EvidenceFolder) -> None:
+    asks = recipe(best_of=3)
+    evidence = read_evidence(folder, 0, asks)
+    result = asyncio.run(label_feature(evidence, asks, WorldLLM([WRONG, WRONG, RIGHT]), ()))
+    assert result.label is not None
+    assert result.label.text == RIGHT
+    assert result.origin is not None
+    assert result.origin.draw == 2
+    assert explained(folder, 0, asks, result.origin.draw) == evidence.draws[2] != evidence.draws[0]
+    assert explained(folder, 0, replace(asks, version=2)) == (), "another version chose in another way"
 
 
 def test_parts_take_their_share_of_the_documents_and_are_the_same_in_every_recipe(folder: EvidenceFolder) -> None:

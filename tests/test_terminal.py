@@ -156,6 +156,15 @@ def test_the_panel_chooses_brackets_by_the_console() -> None:
     assert "<<" not in shown(panel, colour=True)
 
 
+def test_the_panel_says_which_strengths_rest_on_little() -> None:
+    feature = labeled(SCORE)
+    first, *others = feature.simulations
+    assert "rest on less" not in shown(feature_panel(feature), width=200)
+    flagged = replace(feature, simulations=(replace(first, n_flagged=2), *others))
+    few = "2 of its strengths rest on less than a thousandth of the simulator's probability"
+    assert shown(feature_panel(flagged), width=200).count(few) == 1
+
+
 def test_the_panel_says_all_there_is() -> None:
     seen = [context(split=Split.EXPLAIN), context(source=Source.SAMPLED, split=Split.EXPLAIN)]
     lines = [

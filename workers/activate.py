@@ -61,7 +61,8 @@ def _answer(request: ActivationRequest, here: Resources, subject: Subject | None
 
 
 def _read(request: ActivationRequest, here: Resources, subject: Subject | None) -> dict[str, Any]:
-    from labeler.evidence.activations import describe_activations, read_text, revision_of
+    from labeler.evidence.activations import describe_activations, read_text
+    from labeler.evidence.gathered import revision_of
     from labeler.recipe import GatherConfig
     from labeler.subject.vocabulary import Vocabulary
 
@@ -73,7 +74,7 @@ def _read(request: ActivationRequest, here: Resources, subject: Subject | None) 
 
 
 def _target(manifest: dict[str, Any], subject: Subject, dtype: str) -> Target:
-    from labeler.evidence.activations import sae_name, target_of
+    from labeler.evidence.gathered import sae_name, target_of
 
     def load() -> Target:
         return target_of(manifest, subject, loaded.sae(subject, sae_name(manifest), manifest["hookpoint"], dtype))

@@ -31,12 +31,15 @@ def activations(
     if as_json:
         say(json.dumps(found, default=str))
         return
+    from labeler.terminal import visible
+
     labels = {f["feature_index"]: (f["label"] or {}).get("label") for f in found["features"]}
     for token in found["tokens"]:
         say(f"{token['token']!r:<20} {token['n_firing']:>6} fire")
         for firing in token["top"][:_SHOWN]:
             feature = firing["feature_index"]
-            say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {labels.get(feature) or '(no label)'}")
+            label = visible(labels.get(feature) or "(no label)")
+            say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {label}")
 
 
 def _there(url: str, sae: str, text: str) -> dict[str, Any]:
@@ -50,20 +53,18 @@ def _here(store: Store, sae: str, text: str) -> dict[str, Any]:
     """In this process, with the subject and the SAE of the newest evidence."""
     from pathlib import Path
 
-    from labeler.evidence.activations import describe_activations, read_text, revision_of, sae_name, target_of
-    from labeler.evidence.target import open_sae
+    from labeler.evidence.activations import describe_activations, read_text
+    from labeler.evidence.gathered import open_gathered
     from labeler.recipe import GatherConfig
     from labeler.showing import joined_activations
     from labeler.store.activations import readable_evidence
     from labeler.store.catalogue import find_sae
-    from labeler.subject.model import load_subject
     from labeler.subject.vocabulary import Vocabulary
 
     evidence = readable_evidence(store, find_sae(store, sae).id)
     manifest, path = store.evidence(evidence.id)
     config = GatherConfig.from_dict(manifest["config"])
-    subject = load_subject(manifest["subject"]["id"], revision=revision_of(manifest), dtype=config.dtype)
-    opened = open_sae(subject, sae_name(manifest), manifest["hookpoint"], config.dtype)
-    found = read_text(subject, target_of(manifest, subject, opened), config, text)
+    subject, target = open_gathered(manifest)
+    found = read_text(subject, target, config, text)
     answer = describe_activations(found, Vocabulary(Path(path)))
     return {"sae": evidence.sae_id, "text": text, **joined_activations(store, evidence.sae_id, answer)}

@@ -114,17 +114,12 @@ def _targets(
     subject: Subject, saes: list[str], hookpoints: list[str | None], dtype: str, out: Path
 ) -> dict[Path, Target]:
     """Each SAE with its evidence folder: `out` itself, or one in it for each of several."""
-    from labeler.evidence.target import choose_target, folder_names, neurons
-    from labeler.sae import load_sae
+    from labeler.evidence.target import choose_target, folder_names, open_sae
 
-    targets = []
-    for sae, hookpoint in zip(saes, hookpoints, strict=True):
-        loaded = (
-            neurons(subject, hookpoint)
-            if sae == "neurons"
-            else load_sae(sae, hookpoint=hookpoint, dtype=dtype, device=subject.device)
-        )
-        targets.append(choose_target(subject, loaded, hookpoint))
+    targets = [
+        choose_target(subject, open_sae(subject, name, hookpoint, dtype), hookpoint)
+        for name, hookpoint in zip(saes, hookpoints, strict=True)
+    ]
     if len(targets) == 1:
         return {out: targets[0]}
     return {out / name: target for name, target in zip(folder_names(targets), targets, strict=True)}

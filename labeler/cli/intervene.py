@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import Json, gather_progress, quoted, say
-from labeler.errors import MismatchError
-
-if TYPE_CHECKING:
-    from labeler.evidence.store import EvidenceFolder
-    from labeler.evidence.target import Target
-    from labeler.subject.model import Subject
 
 
 @app.command()
@@ -46,9 +40,10 @@ def intervene(
     config = SteerConfig(target_kl=kl, n_prompts=prompts, new_tokens=new_tokens, seed=seed)
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
-    loaded, target = _load(folder, subject, sae, device)
+    from labeler.evidence.gathered import open_gathered
     from labeler.score.intervention.steer import steer_features
 
+    loaded, target = open_gathered(folder.manifest, subject=subject, sae=sae, device=device)
     with gather_progress() as on_progress:
         out = steer_features(
             loaded, target, folder, wanted, config, lambda done, total: on_progress("intervene", done, total)
@@ -59,36 +54,3 @@ def intervene(
         return
     say(f"{len(wanted) - len(without):,} of {len(wanted):,} features were turned up to {kl:g} nats: {out.folder}")
     say(f"Next: label {quoted(evidence)} with a recipe that has the scorer `intervention`.")
-
-
-def _load(folder: EvidenceFolder, subject: str | None, sae: str | None, device: str | None) -> tuple[Subject, Target]:
-    """The subject and the SAE that the evidence was gathered with. Raises MismatchError for others."""
-    from labeler.evidence.target import choose_target, neurons
-    from labeler.sae import load_sae
-    from labeler.subject.model import load_subject
-
-    manifest = folder.manifest
-    known = manifest["subject"]
-    loaded = load_subject(
-        subject or known["id"], revision=None if subject else _hub_revision(known["revision"]), dtype=known["dtype"],
-        device=device,
-    )  # fmt: skip
-    if loaded.revision != known["revision"]:
-        raise MismatchError(
-            f"subject {loaded.id} is {loaded.revision}, and the evidence was gathered with {known['revision']}: "
-            "give that one with --subject"
-        )
-    path = sae or manifest["sae"]["path"]
-    read = (
-        neurons(loaded, manifest["hookpoint"])
-        if manifest["sae"]["format"] == "neurons"
-        else load_sae(path, hookpoint=manifest["hookpoint"], device=loaded.device)
-    )
-    if read.source.sha256 != manifest["sae"]["sha256"]:
-        raise MismatchError(f"SAE {path} has another sha256 than the one the evidence was gathered with: give --sae")
-    return loaded, choose_target(loaded, read, manifest["hookpoint"])
-
-
-def _hub_revision(revision: str) -> str | None:
-    """The hub commit to load; a local folder's hash names no commit."""
-    return None if revision.startswith("sha256:") else revision

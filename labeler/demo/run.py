@@ -51,7 +51,7 @@ def _write_report(out: Path, store: Store, folder: EvidenceFolder, label_set: in
     recipe = Recipe.from_dict(store.recipe_of(label_set))
 
     def contexts(feature_index: int) -> tuple[Context, ...]:
-        return explained(folder, feature_index, recipe.contexts, recipe.seed)
+        return explained(folder, feature_index, recipe)
 
     card = build_card(store, label_set)
     write_report(out / "report.html", folder.manifest, card, read_results(folder, store, label_set), contexts)

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from labeler.errors import InputError, MismatchError
+from labeler.errors import InputError
 from labeler.evidence.batches import Batch
 from labeler.evidence.target import Target, bos_token
 from labeler.recipe import GatherConfig
-from labeler.sae import SAE
 from labeler.subject.corpus import Document
-from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject
 from labeler.subject.sequences import token_ids
 from labeler.subject.vocabulary import Vocabulary
@@ -33,31 +31,6 @@ class TextActivations:
     token: np.ndarray  # [n] where it fires
     feature: np.ndarray  # [n]
     value: np.ndarray  # [n] float32, raw SAE units, above 0
-
-
-def revision_of(manifest: dict[str, Any]) -> str | None:
-    """What to load the subject's weights by: the hub commit; None for a folder, whose revision is the hash of what it holds."""
-    revision = str(manifest["subject"]["revision"])
-    return None if revision.startswith("sha256:") else revision
-
-
-def sae_name(manifest: dict[str, Any]) -> str:
-    """What to open the SAE by."""
-    return "neurons" if manifest["sae"]["format"] == "neurons" else str(manifest["sae"]["path"])
-
-
-def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
-    """Where the SAE was read when it was gathered. Raises MismatchError where either has other weights now."""
-    for name, found, gathered in (
-        (f"subject {subject.id}", subject.revision, manifest["subject"]["revision"]),
-        (f"SAE {sae.source.path}", sae.source.sha256, manifest["sae"]["sha256"]),
-    ):
-        if found != gathered:
-            raise MismatchError(
-                f"the {name} has other weights now ({found[:16]}) than when it was gathered ({gathered[:16]}): "
-                "put it back, or gather again"
-            )
-    return Target(Hookpoint(manifest["hookpoint"], manifest["reads"]), sae, None)
 
 
 def read_text(

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of_all
+from labeler.evidence.format import SPLITS
 from labeler.evidence.hard import hard_windows
-from labeler.evidence.order import N_DECILES, deciles, one_a_document_first, round_robin
+from labeler.evidence.order import N_DECILES, deciles, one_a_document_first, round_robin, round_robin_of_documents
 from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.recipe import PART_SHARES, ContextsConfig
 from labeler.records import Context, Evidence, Source, Split
@@ -134,7 +135,7 @@ class _Chooser:
         seen = self._unlike_apart()
         n, pool = self.config.explain_top, self.config.explain_top_pool
         top = self._distinct_top(Split.EXPLAIN, n, pool, seen, rng)
-        chosen = (*top, *self._sampled_over_deciles(seen, rng if draw else None))
+        chosen = (*top, *self._sampled_over_deciles(top, seen, rng if draw else None))
         return chosen + self._hard(Split.EXPLAIN, self.config.explain_hard or 0, seen, taken=chosen)
 
     def _rng(self, *names: str) -> np.random.Generator:
@@ -227,12 +228,15 @@ class _Chooser:
         away = np.abs(windows.position[order][:, None] - starts[None, :])
         return order[away.min(axis=1, initial=width) >= width]
 
-    def _sampled_over_deciles(self, seen: NearDuplicates, rng: np.random.Generator | None) -> tuple[Context, ...]:
-        """EXPLAIN windows spread over the deciles of the feature's firing windows."""
+    def _sampled_over_deciles(
+        self, top: Sequence[Context], seen: NearDuplicates, rng: np.random.Generator | None
+    ) -> tuple[Context, ...]:
+        """EXPLAIN windows over the deciles of the feature's firing windows, of other documents while there are enough."""
         windows, documents = self._windows(Source.SAMPLED, Split.EXPLAIN)
         strata = deciles(windows.peak)
         groups = [np.flatnonzero(strata == d) for d in range(N_DECILES, 0, -1)]
-        order = round_robin([rng.permutation(g) for g in groups] if rng else groups)
+        groups = [rng.permutation(g) for g in groups] if rng else groups
+        order = round_robin_of_documents(groups, documents, (c.document for c in top))
         chosen = self._distinct(windows, order, self.config.explain_sampled, seen)
         chosen.sort(key=lambda i: -windows.peak[i])
         return tuple(
@@ -267,28 +271,30 @@ class _Chooser:
         """Held-out firing windows, equally many of each decile, each with the number of windows it stands for.
 
         Two-phase sampling (Neyman 1938): the gathered sample is uniform over the firing windows; its deciles are the
-        strata; within a stratum the choice is uniform again. Weight = N_firing / m * m_h / n_h. Where documents are
-        set aside, m counts the windows of the others, which are a random part of the documents.
+        strata, or as many equal parts as there are windows to choose; within a stratum the choice is uniform again.
+        Weight = N_firing / m * m_h / n_h. Where documents are set aside, m counts the windows of the others, which are a
+        random part of the documents.
         """
         windows, documents = self._windows(Source.SAMPLED, Split.HELD_OUT)
-        if len(windows) == 0:
+        n = self.config.held_out_sampled
+        if len(windows) == 0 or n == 0:
             return ()
-        strata = deciles(windows.peak)
-        members = [np.flatnonzero(strata == d) for d in range(1, N_DECILES + 1)]
-        order = round_robin([self.rng.permutation(m) for m in members])
-        chosen = order[: self.config.held_out_sampled]
+        n_strata = min(n, N_DECILES)
+        strata, decile = deciles(windows.peak, n_strata), deciles(windows.peak)
+        members = [np.flatnonzero(strata == d) for d in range(1, n_strata + 1)]
+        chosen = round_robin([self.rng.permutation(m) for m in members])[:n]
         n_chosen = Counter(int(strata[i]) for i in chosen)
         per_window = self._n_firing(Split.HELD_OUT) / len(windows)
         return tuple(
             self.folder.context(
                 windows, i, Source.SAMPLED, Split.HELD_OUT, int(documents[i]),
-                weight=per_window * len(members[strata[i] - 1]) / n_chosen[int(strata[i])], stratum=int(strata[i]),
+                weight=per_window * len(members[strata[i] - 1]) / n_chosen[int(strata[i])], stratum=int(decile[i]),
             )
             for i in sorted(chosen, key=lambda i: -windows.peak[i])
         )  # fmt: skip
 
     def _n_firing(self, split: Split) -> int:
-        return int(self.folder.n_firing_windows[(Split.EXPLAIN, Split.HELD_OUT).index(split), self.feature])
+        return int(self.folder.n_firing_windows[SPLITS.index(split), self.feature])
 
 
 def null_features(folder: EvidenceFolder, config: ContextsConfig, n: int, seed: int) -> list[int]:

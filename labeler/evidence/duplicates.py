@@ -47,10 +47,6 @@ def shingles(folder: EvidenceFolder, token_ids: np.ndarray, length: np.ndarray) 
     return [frozenset(row[: max(n - _SHINGLE + 1, 1)]) for row, n in zip(hashes.tolist(), length.tolist(), strict=True)]
 
 
-def shingles_of(folder: EvidenceFolder, context: Context) -> frozenset[int]:
-    return shingles_of_all(folder, [context])[0]
-
-
 def shingles_of_all(folder: EvidenceFolder, contexts: Iterable[Context]) -> list[frozenset[int]]:
     token_ids = [c.token_ids for c in contexts]
     length = np.array([len(ids) for ids in token_ids], dtype=np.int64)

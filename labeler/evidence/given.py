@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 from array import array
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ import numpy as np
 
 from labeler import __version__
 from labeler.errors import FormatError, InputError, MismatchError
+from labeler.evidence.format import HEAD
 from labeler.evidence.given_files import (
     Facts,
     GivenFacts,
@@ -40,7 +40,7 @@ from labeler.evidence.given_files import (
 )
 from labeler.evidence.quality import DENSITY_LOG10_EDGES, density_histogram
 from labeler.evidence.store import BY_OTHERS
-from labeler.files import NpyWriter, clear_disk_errors, read_json, write_json
+from labeler.files import NpyWriter, partial_folder, put_in_place, read_json, write_json
 from labeler.recipe import GatherConfig
 from labeler.records import Split
 from labeler.subject.vocabulary import save_vocabulary
@@ -98,34 +98,29 @@ def write_given(
     """
     if window_tokens is not None and not _SHORTEST_WINDOW <= window_tokens <= LONGEST_WINDOW:
         raise InputError(f"window of {window_tokens} tokens: choose {_SHORTEST_WINDOW} to {LONGEST_WINDOW}")
-    partial = out.with_name(out.name + ".partial")
-    with clear_disk_errors(out):
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "corpus").mkdir(parents=True)
+    with partial_folder(out) as partial:
+        (partial / "corpus").mkdir()
         (partial / "contexts").mkdir()
-        try:
-            with ExitStack() as files:
-                writer = _Writer(partial, files)
-                for fact in facts:
-                    writer.add_facts(fact)
-                for context in contexts:
-                    writer.add_context(context)
-            manifest = writer.finish(source, window_tokens)
-            _put_in_place(partial, out, manifest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with ExitStack() as files:
+            writer = _Writer(partial, files)
+            for fact in facts:
+                writer.add_facts(fact)
+            for context in contexts:
+                writer.add_context(context)
+        manifest = writer.finish(source, window_tokens)
+        if not _is_there(out, manifest):
+            put_in_place(partial, out)
     return dict(read_json(out / "manifest.json"))
 
 
-def _put_in_place(partial: Path, out: Path, manifest: dict[str, Any]) -> None:
-    if out.exists() and any(out.iterdir()):
-        known = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
-        if known.get("hash") != manifest["hash"]:
-            raise MismatchError(f"{out} is in use, and does not hold this evidence: choose another --out")
-        return
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+def _is_there(out: Path, manifest: dict[str, Any]) -> bool:
+    """Whether this evidence is in `out` already. Raises MismatchError where something else is."""
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    known = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
+    if known.get("hash") != manifest["hash"]:
+        raise MismatchError(f"{out} is in use, and does not hold this evidence: choose another --out")
+    return True
 
 
 class _Writer:
@@ -201,8 +196,7 @@ def _manifest(
     identity = {"by": source.kind, "model": source.model, "source": source.source, "window": window, "digest": digest}
     fires = densities[densities > 0]
     return {
-        "format": "labeler-evidence",
-        "version": 1,
+        **HEAD,
         "hash": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "subject": source.subject,

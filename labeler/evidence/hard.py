@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from labeler.evidence.format import SPLITS
 from labeler.evidence.order import one_a_document_first
 from labeler.evidence.state import window_hash
-from labeler.evidence.store import SPLITS, EvidenceFolder, Windows
+from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.files import map_npy
 from labeler.records import Source, Split
 

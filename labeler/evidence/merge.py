@@ -30,11 +30,11 @@ import numpy as np
 from labeler import __version__
 from labeler.errors import MismatchError, NotFoundError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
+from labeler.evidence.format import HEAD, SPLITS, position_dtype
 from labeler.evidence.quality import describe_quality
 from labeler.evidence.ragged import starts_of
 from labeler.evidence.state import (
     KINDS,
-    SPLITS,
     Quality,
     RandomWindows,
     Statistics,
@@ -46,9 +46,6 @@ from labeler.files import clear_disk_errors, map_npy, read_json, save_npy, write
 from labeler.recipe import GatherConfig
 from labeler.records import Source
 from labeler.subject.sequences import TokenizedCorpus, open_tokenized
-
-FORMAT = "labeler-evidence"
-VERSION = 1
 
 
 def shard_name(shard: tuple[int, int]) -> str:
@@ -98,12 +95,21 @@ def adopt_shards(out: Path, others: Sequence[Path]) -> None:
             _adopt_plan(out, other)
         mine, theirs = (_pass_identity(folder) for folder in (out, other))
         if mine != theirs:
-            differing = ", ".join(k for k in mine if mine[k] != theirs[k])
+            differing = ", ".join(k for k in mine | theirs if mine.get(k) != theirs.get(k))
             raise MismatchError(f"{other} holds a pass with another {differing} than {out}: merge shards of one pass")
         for shard in sorted((other / "shards").glob("*-of-*")):
             if _is_complete(shard) and not _is_complete(out / "shards" / shard.name):
                 with clear_disk_errors(out):
-                    shutil.copytree(shard, out / "shards" / shard.name, dirs_exist_ok=True)
+                    _adopt_shard(shard, out / "shards")
+
+
+def _adopt_shard(shard: Path, shards: Path) -> None:
+    # Under a name that is no shard's until it is whole: its checkpoint may be copied before what the checkpoint counts.
+    partial = shards / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(shard, partial)
+    shutil.rmtree(shards / shard.name, ignore_errors=True)
+    partial.rename(shards / shard.name)
 
 
 def _adopt_plan(out: Path, other: Path) -> None:
@@ -140,11 +146,7 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
         if checkpoint["fingerprint"] != corpus.fingerprint:
             raise MismatchError(f"{folder} was gathered from another corpus than {out / 'corpus'}")
     random = RandomWindows(random_positions(corpus, config))
-    states = [load_arrays(folder / checkpoint["state"], random) for folder, checkpoint in shards]
-    statistics, quality = states[0]
-    for more_statistics, more_quality in states[1:]:
-        statistics.add(more_statistics)
-        quality.add(more_quality)
+    statistics, quality = add_up([folder / checkpoint["state"] for folder, checkpoint in shards], random)
     with clear_disk_errors(out):
         _write_contexts(out, shards, config, plan["sae"]["n_features"], corpus)
         _write_statistics(out, statistics)
@@ -158,11 +160,22 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
     return out
 
 
+def add_up(states: Sequence[Path], random: RandomWindows) -> tuple[Statistics, Quality]:
+    """The sums over the shards whose states these are, one or more; two at a time are in memory."""
+    statistics, quality = load_arrays(states[0], random)
+    for path in states[1:]:
+        more = load_arrays(path, random)
+        statistics.add(more[0])
+        quality.add(more[1])
+        del more  # before the next one is there
+    return statistics, quality
+
+
 def _write_contexts(
     out: Path, shards: list[tuple[Path, dict[str, Any]]], config: GatherConfig, n_features: int, corpus: TokenizedCorpus
 ) -> None:
     (out / "contexts").mkdir(exist_ok=True)
-    dtype = np.dtype(np.uint32 if corpus.n_tokens < 1 << 32 else np.uint64)
+    dtype = position_dtype(corpus)
     for source, split in KINDS:
         name = kind_name(source, split)
         runs = [
@@ -214,8 +227,7 @@ def _manifest(
     held_out = np.asarray(corpus.held_out)
     identity = {**plan, "corpus": {"spec": corpus.spec, "fingerprint": corpus.fingerprint}}
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        **HEAD,
         "hash": hashlib.sha256(json.dumps(_without_places(identity), sort_keys=True).encode()).hexdigest()[:16],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **identity,

@@ -52,7 +52,7 @@ def prepare(
 
 def _check_folder(out: Path, plan: dict[str, object]) -> None:
     if (out / "plan.json").exists():
-        found = read_json(out / "plan.json")
+        found = {"encoder": plan["encoder"], **read_json(out / "plan.json")}  # plans of before do not say
         # A plan that never got as far as a corpus binds nobody.
         if found != plan and (out / "corpus" / "corpus.json").exists():
             differing = ", ".join(k for k in plan if found.get(k) != plan[k])

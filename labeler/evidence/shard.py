@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from labeler.errors import MismatchError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
+from labeler.evidence.format import position_dtype
 from labeler.evidence.state import KINDS, GatherState, kind_name, load_arrays, random_positions, save_arrays
 from labeler.evidence.target import Target
 from labeler.files import clear_disk_errors, read_json, write_json
@@ -115,10 +114,6 @@ class ShardFolder:
         for old in (self.folder / "runs").iterdir():
             if old.name not in self.runs:
                 shutil.rmtree(old)
-
-
-def position_dtype(corpus: TokenizedCorpus) -> np.dtype:
-    return np.dtype(np.uint32 if corpus.n_tokens < 1 << 32 else np.uint64)
 
 
 def _d_out(target: Target) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from labeler.errors import FormatError
 from labeler.evidence.batches import Batch, batches_of_chunk, n_chunks
 from labeler.evidence.contexts import Contexts, Reservoir
+from labeler.evidence.format import FIXED_POINT, SPLITS
 from labeler.evidence.ragged import boundaries, ranges
 from labeler.recipe import GatherConfig
 from labeler.records import HISTOGRAM_EDGES, Source, Split
@@ -26,9 +27,7 @@ from labeler.subject.sequences import TokenizedCorpus
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIXED_POINT = 1 << 20
 N_BINS = len(HISTOGRAM_EDGES) + 1
-SPLITS = (Split.EXPLAIN, Split.HELD_OUT)
 _RANDOM_ARRAYS = ("feature", "window", "offset", "value")
 _SQRT2_BITS = np.uint32(np.float32(np.sqrt(2.0)).view(np.uint32) & 0x7FFFFF)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from labeler.errors import FormatError, InputError, NotFoundError
 from labeler.evidence.contexts import ContextsReader
+from labeler.evidence.format import FIXED_POINT, HEAD, SPLITS
 from labeler.files import map_npy, read_json
 from labeler.records import Context, FeatureStatistics, Source, Split
 from labeler.subject.sequences import open_tokenized
 from labeler.subject.vocabulary import Vocabulary
 
-SPLITS = (Split.EXPLAIN, Split.HELD_OUT)
+_FRACTIONS = 1 << 16  # kept of documents: those of the RANDOM windows are asked for with every feature
 BY_OTHERS = "by_others"  # in the manifest of evidence that others have gathered
 
 
@@ -109,16 +110,17 @@ class EvidenceFolder:
 
     def document_fraction(self, document: int, salt: str) -> float:
         """A number in [0, 1) by a hash of the document's tokens: two copies of one document have the same."""
-        if (known := self._fractions.get((document, salt))) is None:
+        return self._fraction(document, salt)
+
+    @cached_property
+    def _fraction(self) -> Callable[[int, str], float]:
+        def fraction(document: int, salt: str) -> float:
             low, high = (int(n) for n in self.corpus.document_starts[document : document + 2])
             ids = np.asarray(self.corpus.tokens[low:high]).astype("<u4")
             digest = hashlib.sha256(f"{salt}:".encode() + ids.tobytes()).digest()
-            known = self._fractions[document, salt] = int.from_bytes(digest[:6], "big") / (1 << 48)
-        return known
+            return int.from_bytes(digest[:6], "big") / (1 << 48)
 
-    @cached_property
-    def _fractions(self) -> dict[tuple[int, str], float]:
-        return {}
+        return lru_cache(_FRACTIONS)(fraction)
 
     def check(self, feature_index: int) -> int:
         if not 0 <= feature_index < self.n_features:
@@ -132,7 +134,7 @@ class EvidenceFolder:
         if self.by_others:
             return self._stated_statistics(f)
         n_firings = int(self._array("statistics.n_firings")[f])
-        total = int(self._array("statistics.activation_sum")[f]) / (1 << 20)
+        total = int(self._array("statistics.activation_sum")[f]) / FIXED_POINT
         windows = self.n_firing_windows[:, f]
         return FeatureStatistics(
             n_tokens=int(self.manifest["corpus"]["n_tokens"]),
@@ -143,7 +145,7 @@ class EvidenceFolder:
             n_windows_by_split=self.n_windows,
             mean=total / n_firings if n_firings else 0.0,
             max=float(self._array("statistics.maximum")[f]),
-            histogram=tuple(int(n) for n in self._array("statistics.histogram")[f]),
+            histogram=tuple(self._array("statistics.histogram")[f].tolist()),
         )
 
     def _stated_statistics(self, f: int) -> FeatureStatistics:
@@ -249,9 +251,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             else f"evidence {folder}: no manifest.json there; give a folder that `labeler gather` has written"
         )
     manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != "labeler-evidence" or manifest.get("version") != 1:
+    if any(manifest.get(key) != value for key, value in HEAD.items()):
         raise FormatError(
             f"evidence {folder}: manifest.json says format {manifest.get('format')!r} version {manifest.get('version')!r}; "
-            "this version reads 'labeler-evidence' version 1; gather again"
+            f"this version reads {HEAD['format']!r} version {HEAD['version']}; gather again"
         )
     return dict(manifest)

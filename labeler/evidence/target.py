@@ -26,14 +26,17 @@ class Target:
     aim: Hookpoint | None  # what the SAE should reconstruct; None where a transcoder's file does not say
 
 
-def choose_target(subject: Subject, sae: SAE, hookpoint: str | None) -> Target:
-    """Where this SAE reads this subject. Raises InputError or MismatchError."""
+def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str | None = None) -> Target:
+    """Where this SAE reads this subject: the module's "input" or "output", as `reads` says or else the names and the SAE.
+
+    Raises InputError or NotFoundError.
+    """
     name = hookpoint or sae.hookpoint
     if name is None:
         raise InputError(
             "the SAE's file does not say where it reads the subject: give the module path with --hookpoint"
         )
-    read = subject.hookpoint(name, reads="input" if sae.reads_input else None)
+    read = subject.hookpoint(name, reads=reads or ("input" if sae.reads_input else None))
     return Target(read, sae, _aim(subject, sae, read))
 
 
@@ -94,6 +97,7 @@ def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherC
         "hookpoint": target.hookpoint.path,
         "reads": target.hookpoint.reads,
         "sae": describe_sae(target.sae),
+        "encoder": describe_encoder(target),
         "corpus": corpus_spec,
         "config": config.to_dict(),
     }  # fmt: skip
@@ -104,4 +108,13 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         "path": str(sae.source.path), "format": sae.source.format, "sha256": sae.source.sha256,
         "architecture": sae.architecture, "n_features": sae.n_features, "d_in": sae.d_in,
         "prepend_bos": sae.prepend_bos,
+    }  # fmt: skip
+
+
+def describe_encoder(target: Target) -> dict[str, Any]:
+    """What an SAE's configuration decides beside its weights."""
+    sae = target.sae
+    return {
+        "selection": sae.selection.kind, "k": sae.selection.k, "centred": sae.centred, "rescaled": sae.rescaled,
+        "normalisation": sae.normalisation, "aim": None if target.aim is None else str(target.aim),
     }  # fmt: skip

@@ -71,29 +71,16 @@ def simulate_by_lookup(label: Label, contexts: Sequence[Context]) -> tuple[Simul
 
 
 def predict_all(tables: Sequence[TokenTable], contexts: Sequence[Context]) -> np.ndarray:
-    """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens]."""
-    return ManyTables(tables).predict(contexts)
+    """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens].
 
-
-class ManyTables:
-    """Several tables behind one another, for looking tokens up in all of them at once."""
-
-    def __init__(self, tables: Sequence[TokenTable]) -> None:
-        self.n = len(tables)
-        self._tokens = _Stacked.of([t.arrays[0] for t in tables])
-        self._pairs = _Stacked.of([t.arrays[1] for t in tables])
-
-    def predict(self, contexts: Sequence[Context]) -> np.ndarray:
-        """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens].
-
-        The same numbers as `TokenTable.predict`.
-        """
-        token = np.array([t for c in contexts for t in c.token_ids], dtype=np.int64)
-        before = np.array([b for c in contexts for b in (-1, *c.token_ids[:-1])], dtype=np.int64)
-        out = np.zeros((self.n, len(token)))
-        self._tokens.fill(out, token)
-        self._pairs.fill(out, _pair_key(before, token))
-        return out
+    The same numbers as `TokenTable.predict`.
+    """
+    token = np.array([t for c in contexts for t in c.token_ids], dtype=np.int64)
+    before = np.array([b for c in contexts for b in (-1, *c.token_ids[:-1])], dtype=np.int64)
+    out = np.zeros((len(tables), len(token)))
+    _Stacked.of([t.arrays[0] for t in tables]).fill(out, token)
+    _Stacked.of([t.arrays[1] for t in tables]).fill(out, _pair_key(before, token))
+    return out
 
 
 @dataclass(frozen=True)

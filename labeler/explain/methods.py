@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from labeler.errors import InputError
 from labeler.explain import prompts
 from labeler.explain.material import Material
 from labeler.explain.template import template_prompt
 from labeler.llm.prompt import Prompt
-from labeler.recipe import EXPLAINERS, ExplainerConfig
+from labeler.recipe import EXPLAINERS, ExplainerConfig, check_prompt
 
 METHODS: dict[str, Callable[[Material, ExplainerConfig], Prompt]] = {
     "max-activation": prompts.max_activation,
@@ -23,13 +22,5 @@ METHODS: dict[str, Callable[[Material, ExplainerConfig], Prompt]] = {
 
 def explanation_prompt(material: Material, config: ExplainerConfig) -> Prompt:
     """The request for one label. Raises InputError for a recipe whose prompt this version no longer writes."""
-    check_version(config)
+    check_prompt(config.prompt_version, EXPLAINERS[config.method])
     return METHODS[config.method](material, config)
-
-
-def check_version(config: ExplainerConfig) -> None:
-    if config.prompt_version != EXPLAINERS[config.method]:
-        raise InputError(
-            f"the recipe was made with the prompt {config.prompt_version!r}, and this version of labeler writes "
-            f"{EXPLAINERS[config.method]!r}: start a new label set with a recipe of today"
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain import template
-from labeler.explain.methods import check_version
 from labeler.recipe import ExplainerConfig, Recipe
 from labeler.records import OutputTokens
 
@@ -13,7 +12,7 @@ from labeler.records import OutputTokens
 def check_recipe(recipe: Recipe, folder: EvidenceFolder | None = None) -> None:
     """Find what cannot work before the first paid request. Raises InputError saying what to change."""
     config = recipe.explainer
-    check_version(config)
+    recipe.check_versions()
     if config.template is not None:
         template.check_template(config.template, has_hard=bool(recipe.contexts.explain_hard))
     if folder is not None and reads_output(config) and not (folder.folder / "output.tokens.npy").exists():

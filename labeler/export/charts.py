@@ -82,7 +82,8 @@ def share(x: float | None) -> str:
 
 
 def number(x: float | None, digits: int = 2) -> str:
-    if x is None:
+    """A dash where there is no number."""
+    if x is None or not math.isfinite(x):
         return "—"
     text = f"{x:.{digits}f}"
     return text.replace("-", "−" if float(text) else "")  # and no minus before a zero

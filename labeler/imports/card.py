@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from labeler import __version__
 from labeler.errors import FormatError, InputError, MismatchError, NotFoundError
+from labeler.evidence.format import HEAD
 from labeler.evidence.store import BY_OTHERS
 from labeler.files import read_json
 from labeler.imports.files import kind_of
@@ -136,8 +137,7 @@ def origins_of(path: Path, card: dict[str, Any], n_rows: int) -> Origins:
     """What the label set is stored under: a manifest as a gathering pass writes it, that says it was imported."""
     digest = _sha256(path)
     manifest = {
-        "format": "labeler-evidence",
-        "version": 1,
+        **HEAD,
         "hash": hashlib.sha256(f"imported:{digest}".encode()).hexdigest()[:16],
         "created_at": card["evidence"]["created_at"],
         **{name: card[name] for name in ("subject", "hookpoint", "reads", "sae", "corpus")},

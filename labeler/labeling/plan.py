@@ -94,12 +94,14 @@ async def plan_labels(
     counter = counter or token_counter()
     labelable, n_silent, n_rare = _labelable(folder, features, recipe)
     chosen = _spread(labelable, sample)
-    intervenes = any(scorer.kind == "intervention" for scorer in recipe.scorers)
-    null = NullLabels(folder, recipe) if intervenes else None  # its texts are in the question
+    null = NullLabels(folder, recipe) if recipe.intervenes else None  # its texts are in the question
     sums: defaultdict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(3))
-    n_kept = 0
+    n_kept = n_unread = 0
     for feature in chosen:
         evidence = read_evidence(folder, feature, recipe)
+        if evidence.too_little is not None:  # which only shows when its contexts are read
+            n_unread += 1
+            continue
         looked_up = await triage(evidence, recipe)
         if looked_up is not None and looked_up.kept:
             n_kept += 1
@@ -107,10 +109,10 @@ async def plan_labels(
         for stage, prompt in await planned_requests(evidence, recipe, null.for_feature(feature) if null else ()):
             sums[stage, prompt.purpose, prompt.model] += (1, *_tokens(prompt, counter))
     scale = len(labelable) / len(chosen) if chosen else 0.0
-    n_kept_in_all = round(n_kept * scale)
-    n_asked = len(labelable) - n_kept_in_all if sums else 0
+    n_kept_in_all, n_unread_in_all = round(n_kept * scale), round(n_unread * scale)
+    n_asked = len(labelable) - n_kept_in_all - n_unread_in_all if sums else 0
     return Plan(
-        len(features), n_silent, n_rare, n_kept_in_all, n_asked, len(chosen),
+        len(features), n_silent, n_rare + n_unread_in_all, n_kept_in_all, n_asked, len(chosen),
         counter.name, tuple(_stage(key, total * scale, prices) for key, total in sums.items()),
     )  # fmt: skip
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from labeler.errors import LLMError, UnreadableReply
+from labeler.errors import ConfigurationError, LLMError, UnreadableReply
 from labeler.llm.prompt import LLM, Message, Prompt, Reply
 from labeler.records import Usage
 
@@ -62,3 +63,19 @@ def repaired(prompt: Prompt, expected: str) -> Prompt:
         "Reply in exactly the format asked for, and nothing else."
     )
     return replace(prompt, messages=(*before, Message(last.role, content)), attempt=prompt.attempt + 1)
+
+
+async def settled(answers: Iterable[Awaitable[T]]) -> list[T | LLMError]:
+    """All answers, asked for at the same time, with an LLMError where one has failed.
+
+    An error that ends the run, and any that is none of an LLM, is raised once all have ended: what is in flight is paid
+    for, and so is to reach the ledger.
+    """
+    ended: list[T | LLMError] = []
+    for result in await asyncio.gather(*answers, return_exceptions=True):
+        if isinstance(result, ConfigurationError) or (
+            isinstance(result, BaseException) and not isinstance(result, LLMError)
+        ):
+            raise result
+        ended.append(result)
+    return ended

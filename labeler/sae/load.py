@@ -10,13 +10,13 @@ import torch
 
 from labeler.demo import PATHS
 from labeler.errors import FormatError, InputError, NotFoundError
+from labeler.recipe import check_dtype
 from labeler.sae import dictionary_learning, gemma_scope, saelens, sparsify
 from labeler.sae.files import checked
 from labeler.sae.hub import download
 from labeler.sae.openai import read_openai
 from labeler.sae.sae import SAE, Selection, Source
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], SAE]]] = {
     saelens.WEIGHTS: (saelens.is_saelens, saelens.read_saelens),
     sparsify.WEIGHTS: (sparsify.is_sparsify, sparsify.read_sparsify),
@@ -33,8 +33,7 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
     `hookpoint` chooses where a folder holds several. Raises NotFoundError, FormatError or InputError.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype {dtype!r}: choose one of {', '.join(_DTYPES)}")
+    computed = getattr(torch, check_dtype(dtype))
     revision = None
     if name in PATHS:
         path = PATHS[name]
@@ -51,7 +50,7 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
         sae = replace(sae, source=replace(sae.source, revision=revision))
     if name in PATHS:
         sae = replace(sae, source=replace(sae.source, path=Path(name)))
-    return to(sae, _DTYPES[dtype], device)
+    return to(sae, computed, device)
 
 
 def _read(path: Path, hookpoint: str | None) -> SAE:

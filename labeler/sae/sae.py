@@ -48,7 +48,7 @@ class SparseActivations:
 class Selection:
     """How pre-activations become activations."""
 
-    kind: str  # relu, topk, abstopk, groupmax, threshold, gated, identity
+    kind: str  # relu, topk, abstopk, groupmax, threshold, gated
     k: int = 0  # topk, abstopk: features a token; groupmax: groups
     threshold: Tensor | None = None  # [n_features], or a scalar
     gate_bias: Tensor | None = None  # gated: [n_features]
@@ -72,13 +72,13 @@ class SAE:
     source: Source
     centred: bool = False  # b_dec is subtracted from the input
     normalisation: str = "none"  # none, layer_norm, constant_norm_rescale
+    rescaled: bool = False  # the file asked for decoder rows of norm 1, and encoder rows times what they had
     w_skip: Tensor | None = None  # [d_out, d_in]
     hookpoint: str | None = None  # as the file says
     output_hookpoint: str | None = None  # what a transcoder reconstructs, as the file says
     is_transcoder: bool = False
     reads_input: bool = False  # the module's input is read, not its output
     prepend_bos: bool | None = None
-    context_size: int | None = None
 
     @property
     def d_in(self) -> int:
@@ -98,8 +98,6 @@ class SAE:
         if self.selection.k:
             values, indices = _pick(z, self.selection)
             return torch.zeros_like(z).scatter_(1, indices, values)
-        if self.selection.kind == "identity":
-            return z
         return torch.where(self._is_open(z), self._magnitude(z).relu(), 0.0)
 
     def encode_sparse(self, hidden: Tensor) -> SparseActivations:

@@ -55,12 +55,12 @@ def read_saelens(folder: Path) -> SAE:
         source_of(path, "saelens"),
         centred=bool(cfg.get("apply_b_dec_to_input", True)) and "transcoder" not in architecture,
         normalisation=_NORMALISATIONS[normalisation],
+        rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
         w_skip=tensor(tensors, path, "W_skip") if "skip" in architecture else None,
         hookpoint=metadata.get("hook_name"),
         output_hookpoint=metadata.get("hook_name_out"),
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
-        context_size=metadata.get("context_size"),
     )  # fmt: skip
 
 
@@ -95,5 +95,6 @@ def save_saelens(folder: Path, tensors: dict[str, Tensor], cfg: dict[str, Any]) 
         partial = folder / (WEIGHTS + ".partial")
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
+        (folder / "cfg.json").unlink(missing_ok=True)  # of the SAE that was here: it would be read with these weights
         os.replace(partial, folder / WEIGHTS)
         write_atomically(folder / "cfg.json", json.dumps(cfg, indent=1).encode())

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labeler.errors import InputError
+from labeler.recipe import check_dtype
 from labeler.sae.sae import SAE, Selection, Source
 from labeler.sae.shuffling import rebatched
 
@@ -91,8 +92,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"dtype {self.dtype!r}: choose float32 or bfloat16")
+        check_dtype(self.dtype)
         if not 1 <= self.k <= self.n_features:
             raise InputError(f"k is {self.k}: choose 1 to n_features, which is {self.n_features}")
         if not 1 <= self.batch_tokens <= self.n_tokens:

@@ -88,14 +88,6 @@ def is_constant(values: ArrayLike, weights: ArrayLike | None = None) -> bool:
     return bool(w @ np.square(x - w @ x) <= CONSTANT * (w @ np.square(x)))
 
 
-def resampled_pearson(
-    truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None = None
-) -> Resampled:
-    """Pearson as a function of how often each sequence is drawn: six sums a sequence, then one matrix product."""
-    sums = sequence_sums(truth, simulated, sequence, weights)
-    return lambda drawn: correlation_of_sums(drawn @ sums)
-
-
 def sequence_sums(
     truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None = None
 ) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from labeler.evidence.order import N_DECILES
 from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
 from labeler.recipe import ScorerConfig
@@ -71,6 +72,11 @@ async def score_by_detection(
     return with_reason(scores, [a.reason for a in answers]), usage
 
 
-def _is_weak(item: Item) -> bool:
-    """Whether the feature fires more weakly there than in half of its windows; only SAMPLED contexts are ranked so."""
-    return item.context.stratum is not None and 1 <= item.context.stratum <= 5
+def _is_weak(item: Item) -> bool | None:
+    """Whether the feature fires more weakly there than in half of its windows; None where nobody knows.
+
+    SAMPLED contexts alone are ranked among them, and TOP ones are the highest; a RANDOM one may be either.
+    """
+    if item.context.source is Source.TOP:
+        return False
+    return item.context.stratum <= N_DECILES // 2 if item.context.stratum else None

@@ -6,13 +6,13 @@ embedding_auroc_random, _hard    the same against silent contexts of one kind
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 
-from labeler.errors import ConfigurationError, LLMError, UnreadableReply
+from labeler.errors import LLMError, UnreadableReply
 from labeler.llm import LLM, EmbeddingPrompt
+from labeler.llm.asking import settled
 from labeler.recipe import ScorerConfig
 from labeler.records import Context, Label, Score, Usage
 from labeler.score.detection import detection_items
@@ -45,15 +45,13 @@ async def similarities(
     texts = tuple(item.context.text for item in items)
     cut = [texts[i : i + config.contexts_per_request] for i in range(0, len(texts), config.contexts_per_request)]
     asked = [EmbeddingPrompt(config.model, part) for part in ((label.text,), *cut)]
-    replies = await asyncio.gather(*(llm.embed(prompt) for prompt in asked), return_exceptions=True)
+    replies = await settled(llm.embed(prompt) for prompt in asked)
     usage, failed = Usage(), None
     vectors: list[tuple[float, ...]] = []
     for prompt, reply in zip(asked, replies, strict=True):
-        if isinstance(reply, LLMError) and not isinstance(reply, ConfigurationError):
+        if isinstance(reply, LLMError):
             usage += reply.usage or Usage()
             failed = reply
-        elif isinstance(reply, BaseException):
-            raise reply
         else:
             usage += reply.usage
             vectors += reply.vectors

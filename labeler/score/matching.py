@@ -8,16 +8,15 @@ probability of the first says nothing, and only yes or no is known.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp
 
-from labeler.errors import ConfigurationError, LLMError, UnreadableReply
+from labeler.errors import LLMError, UnreadableReply
 from labeler.llm import LLM, Message, Prompt, Reply, TokenChoice
-from labeler.llm.asking import ask_reply
+from labeler.llm.asking import ask_reply, settled
 from labeler.recipe import ScorerConfig
 from labeler.records import Label, Usage
 from labeler.score.logprobs import Choices, words_of
@@ -62,9 +61,7 @@ async def ask_matches(
     ConfigurationError alone, once the requests in flight have ended.
     """
     cut = batches(shuffled([(text,) for text in shown]), contexts_per_request)
-    replies = await asyncio.gather(
-        *(_ask([shown[i] for i in batch], prompt_of, llm) for batch in cut), return_exceptions=True
-    )
+    replies = await settled(_ask([shown[i] for i in batch], prompt_of, llm) for batch in cut)
     answers: dict[int, Answer] = {}
     spent = Usage()
     for batch, reply in zip(cut, replies, strict=True):
@@ -80,11 +77,9 @@ async def _ask(
     return await ask_reply(llm, prompt_of(shown), lambda reply: read_matches(reply, len(shown)))
 
 
-def _outcome(reply: tuple[list[Answer], Usage] | BaseException, n: int) -> tuple[list[Answer], Usage]:
-    if isinstance(reply, LLMError) and not isinstance(reply, ConfigurationError):
+def _outcome(reply: tuple[list[Answer], Usage] | LLMError, n: int) -> tuple[list[Answer], Usage]:
+    if isinstance(reply, LLMError):
         return [Answer(None, reason=f"{reply.kind}: {reply}")] * n, reply.usage or Usage()
-    if isinstance(reply, BaseException):
-        raise reply
     return reply
 
 

@@ -8,14 +8,13 @@ echo       a completions endpoint says at every token how likely each strength w
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from labeler.errors import ConfigurationError, EndpointError, LLMError
 from labeler.llm import LLM, Reply, TokenChoice
-from labeler.llm.asking import ask, ask_reply
+from labeler.llm.asking import ask, ask_reply, settled
 from labeler.recipe import SimulatorConfig
 from labeler.records import Context, Label, Simulation, Usage
 from labeler.score.echo_prompts import echo_prompt, echo_text, read_echo
@@ -58,10 +57,7 @@ async def simulate_with_llm(
     tokens = [c.tokens for c in contexts]
     cut = batches(shuffled(tokens), config.contexts_per_request)
     predict = _METHODS[config.method]
-    # All are awaited before any error is raised: what is in flight is paid for, and so is to reach the ledger.
-    answers = await asyncio.gather(
-        *(predict(label, [tokens[i] for i in batch], config, llm) for batch in cut), return_exceptions=True
-    )
+    answers = await settled(predict(label, [tokens[i] for i in batch], config, llm) for batch in cut)
     simulations: dict[int, Simulation] = {}
     spent = Usage()
     for batch, answer in zip(cut, answers, strict=True):
@@ -72,12 +68,10 @@ async def simulate_with_llm(
     return tuple(simulations[i] for i in range(len(contexts))), spent
 
 
-def _outcome(answer: _Answer | BaseException, n_contexts: int) -> _Answer:
+def _outcome(answer: _Answer | LLMError, n_contexts: int) -> _Answer:
     """Predictions, or the reason why a request has none, and its cost."""
-    if isinstance(answer, LLMError) and not isinstance(answer, ConfigurationError):
+    if isinstance(answer, LLMError):
         return [_Prediction(None, f"{answer.kind}: {answer}")] * n_contexts, answer.usage or Usage()
-    if isinstance(answer, BaseException):
-        raise answer
     return answer
 
 

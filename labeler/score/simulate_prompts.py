@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labeler.errors import InputError, UnreadableReply
+from labeler.errors import UnreadableReply
 from labeler.llm.prompt import Message, Prompt
 from labeler.llm.spelling import LEGEND, alone
-from labeler.recipe import SIMULATORS, SimulatorConfig
+from labeler.recipe import SIMULATORS, SimulatorConfig, check_prompt
 from labeler.records import Label
 
 Tokens = tuple[str, ...]  # all that a simulator ever sees of a context
@@ -84,11 +84,7 @@ def simulation_prompt(label: Label, contexts: Sequence[Tokens], config: Simulato
 
 def checked_model(config: SimulatorConfig) -> str:
     """The model to ask. Raises InputError for a recipe whose prompt this version no longer writes."""
-    if config.prompt_version != SIMULATORS[config.method]:
-        raise InputError(
-            f"the recipe was made with the prompt {config.prompt_version!r}, and this version of labeler writes "
-            f"{SIMULATORS[config.method]!r}: start a new label set with a recipe of today"
-        )
+    check_prompt(config.prompt_version, SIMULATORS[config.method])
     if config.model is None:
         raise ValueError(f"simulator {config.name!r} names no model to ask")
     return config.model
@@ -158,7 +154,7 @@ def parse_named(text: str, contexts: Sequence[Tokens], highest: int = 10) -> lis
 def _parse_object(text: str) -> dict[str, Any]:
     fenced = _FENCED.match(text.strip())
     try:
-        reply = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_duplicates)
+        reply = json.loads(fenced[1] if fenced else text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError):
         raise UnreadableReply("one JSON object that names no context and no token twice", text) from None
     if not isinstance(reply, dict):
@@ -166,7 +162,8 @@ def _parse_object(text: str) -> dict[str, Any]:
     return reply
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads`. Raises ValueError where a name stands twice in it."""
     named = dict(pairs)
     if len(named) != len(pairs):
         raise ValueError("a name stands twice")

@@ -68,11 +68,26 @@ class Corpus:
 
 def open_corpus(spec: str, text_field: str = "text") -> Corpus:
     """The corpus that `spec` names (see the module's table). Raises NotFoundError or FormatError."""
+    reader = _reader(spec, text_field)
+    return Corpus(spec, lambda: _documents(spec, reader))
+
+
+def _documents(spec: str, reader: Callable[[], Iterator[Document]]) -> Iterator[Document]:
+    try:
+        yield from reader()
+    except OSError as error:
+        what = error.filename or spec
+        raise NotFoundError(f"corpus {spec!r}: {what} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"corpus {spec!r}: not UTF-8 ({error.reason}); convert it to UTF-8 first") from error
+
+
+def _reader(spec: str, text_field: str) -> Callable[[], Iterator[Document]]:
     if spec == "python-stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
-        return Corpus(spec, lambda: _files(root, _stdlib_files(root)))
+        return lambda: _files(root, _stdlib_files(root))
     if spec.startswith("hf:"):
-        return Corpus(spec, lambda: _hub_rows(spec, text_field))
+        return lambda: _hub_rows(spec, text_field)
     path = Path(spec)
     if not path.exists():
         raise NotFoundError(
@@ -80,16 +95,16 @@ def open_corpus(spec: str, text_field: str = "text") -> Corpus:
             "`python-stdlib`, or `hf:NAME`"
         )
     if path.is_dir():
-        return Corpus(spec, lambda: _files(path, _text_files(path)))
+        return lambda: _files(path, _text_files(path))
     readers: dict[str, Callable[[], Iterator[Document]]] = {
         ".jsonl": lambda: _jsonl_rows(path, text_field),
         ".parquet": lambda: _parquet_rows(path, text_field),
         ".npy": lambda: _token_arrays(path),
     }
     if path.suffix in readers:
-        return Corpus(spec, readers[path.suffix])
+        return readers[path.suffix]
     if path.suffix in _TEXT_SUFFIXES:
-        return Corpus(spec, lambda: _files(path.parent, [path]))
+        return lambda: _files(path.parent, [path])
     raise FormatError(f"corpus {spec!r}: do not know how to read {path.suffix!r}; give text, .jsonl, .parquet or .npy")
 
 

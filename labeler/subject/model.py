@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from labeler.demo import PATHS
-from labeler.errors import FormatError, InputError, MismatchError, NotFoundError
+from labeler.errors import FormatError, MismatchError, NotFoundError
+from labeler.recipe import check_dtype
 from labeler.subject.hookpoints import Hookpoint, find_hookpoint
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
@@ -121,8 +120,7 @@ def load_subject(
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
+    computed = getattr(torch, check_dtype(dtype))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_path = name in PATHS or name.startswith((".", "/", "~")) or Path(name).exists()
     source = str(PATHS.get(name) or Path(name).expanduser()) if is_path else name
@@ -134,7 +132,7 @@ def load_subject(
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, config=config, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, config=config, dtype=computed)
     except OSError as error:
         raise NotFoundError(
             f"subject {name!r}: neither a folder with a transformers model nor a hub id that can be reached from here; "

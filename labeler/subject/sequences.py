@@ -61,20 +61,6 @@ class TokenizedCorpus:
         """Index of the sequence that holds each token position."""
         return np.searchsorted(self.sequence_starts, positions, side="right") - 1
 
-    def document_id(self, index: int) -> str:
-        with (self.folder / "document_ids.jsonl").open(encoding="utf-8") as lines:
-            return str(json.loads(next(islice(lines, index, None))))
-
-
-FILES = (
-    "tokens.npy",
-    "document_starts.npy",
-    "held_out.npy",
-    "sequence_starts.npy",
-    "document_ids.jsonl",
-    "corpus.json",
-)
-
 
 def open_tokenized(folder: Path) -> TokenizedCorpus:
     facts = read_json(folder / "corpus.json")

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from labeler.errors import FormatError, InputError, NotFoundError
+from labeler.evidence import store
 from labeler.evidence.choose import choose_evidence, explain_windows
-from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of
+from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of_all
 from labeler.evidence.store import EvidenceFolder
-from labeler.recipe import ContextsConfig
-from labeler.records import Context, Source, Split
+from labeler.labeling.plan import plan_labels
+from labeler.llm.prices import Prices
+from labeler.pipeline import NullLabels, read_evidence
+from labeler.recipe import ContextsConfig, Recipe
+from labeler.records import Context, Source, Split, State
 from tests.gathering import gather
 from tests.planted import CHARACTERS, Planted, plant
 
@@ -65,6 +70,31 @@ def test_design_weights_count_every_held_out_window_once(evidence: EvidenceFolde
         assert sum(filter(None, firing)) == pytest.approx(evidence.n_firing_windows[1, feature])
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_fewer_windows_than_deciles_stand_for_all_of_them(evidence: EvidenceFolder, n: int) -> None:
+    config = ContextsConfig(held_out_sampled=n)
+    sampled = of_source(choose_evidence(evidence, 2, config).held_out, Source.SAMPLED)
+    assert sum(c.weight or 0.0 for c in sampled) == pytest.approx(evidence.n_firing_windows[1, 2])
+    assert len({-(-(c.stratum or 0) * n // 10) for c in sampled}) == n, "one of each part"
+
+
+def test_sampled_windows_are_of_other_documents_while_there_are_enough(evidence: EvidenceFolder) -> None:
+    for feature in (0, 3):
+        explain = choose_evidence(evidence, feature, CONFIG).explain
+        top, sampled = ([c.document for c in of_source(explain, s)] for s in (Source.TOP, Source.SAMPLED))
+        known = evidence.windows(feature, Source.SAMPLED, Split.EXPLAIN)
+        others = set(evidence.corpus.document_of(known.position).tolist()) - set(top)
+        assert len(sampled) == 20
+        assert len(set(sampled) - set(top)) == min(20, len(others))
+
+
+def test_of_the_documents_a_bounded_number_is_kept(planted_evidence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_FRACTIONS", 4)
+    folder = EvidenceFolder(planted_evidence)
+    assert len({folder.document_fraction(document, "part:0") for document in range(20)}) > 4
+    assert folder._fraction.cache_info().currsize == 4  # type: ignore[attr-defined]
+
+
 def test_the_weighted_mean_estimates_the_mean_of_the_whole_split(evidence: EvidenceFolder) -> None:
     """Over many seeds the design-weighted estimate of the share of firing tokens comes to the true one."""
     truth = np.isin(np.asarray(evidence.corpus.tokens), [1 + CHARACTERS.index(c) for c in "aei"])
@@ -108,7 +138,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> EvidenceFolder:
     """A corpus in which one paragraph stands in every document, and some documents are whole copies."""
     folder = tmp_path_factory.mktemp("copied")
     planted = plant(folder, n_documents=40)
-    licence = "permission is hereby granted, Q free of charge, to any person obtaining a copy, to use Q it."
+    licence = "permission is hereby granted, Q free of charge! to any person obtaining a copy, to use Q it."
     texts = sorted(planted.corpus.iterdir())
     for path in texts:
         path.write_text(licence + path.read_text())
@@ -121,9 +151,9 @@ def test_no_near_duplicate_window_is_on_both_sides(copied: EvidenceFolder) -> No
     for feature in (0, 2, 6, 8):
         chosen = choose_evidence(copied, feature, CONFIG)
         scored = NearDuplicates(CONFIG.near_duplicate)
-        for context in chosen.held_out:
-            scored.add(shingles_of(copied, context))
-        assert not any(scored.has(shingles_of(copied, c)) for c in chosen.explain)
+        for grams in shingles_of_all(copied, chosen.held_out):
+            scored.add(grams)
+        assert not any(scored.has(grams) for grams in shingles_of_all(copied, chosen.explain))
         windows = explain_windows(copied, feature, chosen.held_out, CONFIG.near_duplicate)
         for w in windows.values():
             assert not any(
@@ -135,9 +165,21 @@ def test_the_planted_duplicates_would_have_been_on_both_sides(copied: EvidenceFo
     """The check above can fail: without it, the copied paragraph is shown and scored."""
     chosen = choose_evidence(copied, 0, ContextsConfig(near_duplicate=1.1))
     scored = NearDuplicates(CONFIG.near_duplicate)
-    for context in chosen.held_out:
-        scored.add(shingles_of(copied, context))
-    assert any(scored.has(shingles_of(copied, c)) for c in chosen.explain)
+    for grams in shingles_of_all(copied, chosen.held_out):
+        scored.add(grams)
+    assert any(scored.has(grams) for grams in shingles_of_all(copied, chosen.explain))
+
+
+def test_a_feature_that_fires_in_copied_text_alone_is_rare(copied: EvidenceFolder) -> None:
+    recipe = Recipe()
+    assert read_evidence(copied, 5, recipe).too_little == (
+        State.RARE, "each EXPLAIN window that it is known to fire in repeats held-out text",
+    )  # fmt: skip
+    null = NullLabels(copied, recipe).for_feature(0)
+    assert "`!`" not in {label.text for label in null}
+    assert len(null) >= 20
+    plan = asyncio.run(plan_labels(copied, [0, 5], Recipe.from_names("openai:any"), Prices()))
+    assert (plan.n_rare, plan.n_asked) == (1, 1)
 
 
 def test_copies_of_a_document_land_on_one_side(copied: EvidenceFolder) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import pytest
 
 import labeler.evidence.gather as gathering
 from labeler.errors import InputError, MismatchError, NotFoundError
-from labeler.evidence.merge import adopt_shards, merge_shards
+from labeler.evidence.format import SPLITS
+from labeler.evidence.merge import add_up, adopt_shards, merge_shards
 from labeler.evidence.shard import ShardFolder
-from labeler.evidence.store import SPLITS, EvidenceFolder
+from labeler.evidence.state import Quality, RandomWindows, Statistics, save_arrays
+from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target, neurons
 from labeler.pipeline import gather_evidence, gather_for_all
 from labeler.records import Source, Split
@@ -155,6 +158,30 @@ def test_shards_in_any_order_give_the_same_bytes(
     assert same_bytes(planted_evidence, tmp_path / "sharded") == []
 
 
+def test_the_sums_of_many_shards_take_the_memory_of_two(tmp_path: Path) -> None:
+    n_features, paths = 20_000, [tmp_path / f"{i}.npz" for i in range(8)]
+    for i, path in enumerate(paths):
+        statistics = Statistics.empty(n_features)
+        statistics.n_firings += i
+        statistics.maximum += i
+        save_arrays(path, statistics, Quality(1, i, 0, 0, 0, np.ones(4, np.int64)), RandomWindows(np.zeros(0)))
+    one = paths[0].stat().st_size
+    tracemalloc.start()
+    try:
+        statistics, quality = add_up(paths, RandomWindows(np.zeros(0)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (statistics.n_firings[0], statistics.maximum[0]) == (28, 7.0)
+    assert (quality.n_tokens, quality.n_firings, quality.hidden_sum[0]) == (8, 28, 8)
+    assert peak < 2.5 * one
+
+
+def test_a_dtype_that_no_encoder_has_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InputError, match="dtype 'float16': choose float32 or bfloat16"):
+        replace(CONFIG, dtype="float16")
+
+
 def test_a_missing_shard_is_named_and_nothing_is_merged(planted: Planted, tmp_path: Path) -> None:
     gather(planted, tmp_path / "sharded", shard=(1, 3))
     gather(planted, tmp_path / "sharded", shard=(3, 3))
@@ -169,6 +196,45 @@ def test_shards_of_other_machines_are_adopted(planted: Planted, planted_evidence
     adopt_shards(tmp_path / "together", [tmp_path / f"machine-{index}" for index in (2, 3, 1)])
     merge_shards(tmp_path / "together")
     assert same_bytes(planted_evidence, tmp_path / "together") == []
+
+
+def test_a_shard_whose_copy_was_cut_off_is_copied_again(
+    planted: Planted, planted_evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = [tmp_path / f"machine-{index}" for index in (1, 2)]
+    for index, machine in enumerate(machines, start=1):
+        gather(planted, machine, shard=(index, 2))
+    adopt_shards(tmp_path / "together", machines[:1])
+
+    def killed(source: Path, to: Path, **_: Any) -> None:
+        to.mkdir(exist_ok=True)
+        shutil.copy(source / "checkpoint.json", to)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            adopt_shards(tmp_path / "together", machines)
+    with pytest.raises(NotFoundError, match="1 of 2 shards never came back: 2-of-2"):
+        merge_shards(tmp_path / "together")
+    adopt_shards(tmp_path / "together", machines)
+    merge_shards(tmp_path / "together")
+    assert same_bytes(planted_evidence, tmp_path / "together") == []
+
+
+def test_an_sae_with_other_settings_is_another_pass(planted: Planted, planted_evidence: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    shutil.copytree(planted_evidence, out)
+    changed = tmp_path / "sae"
+    shutil.copytree(planted.sae, changed)
+    cfg = json.loads((changed / "cfg.json").read_text())
+    (changed / "cfg.json").write_text(json.dumps({**cfg, "normalize_activations": "layer_norm"}))
+    with pytest.raises(MismatchError, match="another sae, encoder"):
+        gather(replace(planted, sae=changed), out)
+    plan = json.loads((out / "plan.json").read_text())
+    del plan["encoder"]  # as passes were begun before
+    (out / "plan.json").write_text(json.dumps(plan))
+    gather(planted, out)
 
 
 def test_shards_of_another_pass_are_refused(planted: Planted, tmp_path: Path) -> None:

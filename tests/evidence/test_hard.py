@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from labeler.evidence.choose import choose_evidence
-from labeler.evidence.duplicates import NearDuplicates, shingles_of
+from labeler.evidence.duplicates import NearDuplicates, shingles_of_all
+from labeler.evidence.format import SPLITS
 from labeler.evidence.hard import Silence, hard_windows, own_tokens
-from labeler.evidence.store import SPLITS, EvidenceFolder, Windows
+from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.recipe import ContextsConfig
 from labeler.records import Context, Evidence, Source, Split
 from tests.gathering import CONFIG as GATHERING
@@ -158,11 +159,11 @@ def test_no_window_is_taken_twice_and_nothing_shown_repeats_what_is_scored(tmp_p
         chosen = choose_evidence(folder, feature, ASKS)
         starts = sorted(c.token_start for c in chosen.held_out if c.source is not Source.SAMPLED)
         assert all(b - a >= folder.window_tokens for a, b in pairwise(starts))
-        seen = NearDuplicates(0.5, (shingles_of(folder, c) for c in chosen.of_held_out_documents))
-        assert not any(seen.has(shingles_of(folder, c)) for c in chosen.explain)
-        scored = NearDuplicates(0.5, (shingles_of(folder, c) for c in chosen.held_out))
+        seen = NearDuplicates(0.5, shingles_of_all(folder, chosen.of_held_out_documents))
+        assert not any(seen.has(grams) for grams in shingles_of_all(folder, chosen.explain))
+        scored = NearDuplicates(0.5, shingles_of_all(folder, chosen.held_out))
         for part in (chosen.choose, chosen.show, chosen.compare):
-            assert not any(scored.has(shingles_of(folder, c)) for c in part)
+            assert not any(scored.has(grams) for grams in shingles_of_all(folder, part))
 
 
 def test_an_sae_without_neighbours_has_hard_windows_by_token_alone(sometimes: EvidenceFolder, tmp_path: Path) -> None:

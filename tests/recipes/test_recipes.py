@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
+from labeler.explain.needs import check_recipe
 from labeler.recipe import (
     EXPLAINERS,
     ContextsConfig,
@@ -143,6 +145,9 @@ MODEL = "model = 'm'\n"
         ("[explainer]\nmethod = 'contrastive'", "explainer names no model to ask: add --explainer openai:MODEL"),
         ("[explainer]\nmethod = 'lookup'\nbest_of = 2", "the look-up explainer has one label"),
         (MODEL + "[simulator]\nmethod = 'dense'", "simulator.method is 'dense': known are lookup, sparse, logprobs, echo"),
+        (MODEL + "[simulator]\nmax_tokens = -5", "simulator.max_tokens is -5: give 1 or more"),
+        (MODEL + "[simulator]\ntemperature = -1", "simulator.temperature is -1.0: give 0 to 2"),
+        (MODEL + "[[scorers]]\nkind = 'detection'\nmax_tokens = 0", "scorer.max_tokens is 0: give 1 or more"),
         (MODEL + "[simulator]\nmethod = 'lookup'", "simulator 'lookup' reads the table"),
         (MODEL + "[[scorers]]\nkind = 'vibes'", "scorer 'vibes' is not known: choose detection,"),
         (MODEL + "[[scorers]]\nmodel = 'x'", r"scorers\[0\] has no kind"),
@@ -169,12 +174,28 @@ def test_a_wrong_value_names_its_key_and_what_to_do(text: str, message: str) -> 
         "[simulator]\nsplit = 'explain'",
         "[[scorers]]\nkind = 'detection'\nsplit = 'explain'",
         "[explainer]\nsplit = 'held_out'",
-        "[contexts]\nnear_duplicate = 1.5",
+        "[contexts]\nnear_duplicate = 1.0",
     ],
 )
 def test_a_recipe_that_scores_on_what_it_explains_from_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="explain"):
         parse_recipe(MODEL + text, "mine")
+
+
+def test_a_recipe_of_another_version_is_not_run() -> None:
+    recipe = Recipe.from_names("openai:m", scorers=("detection",))
+    stored = recipe.to_dict()
+    assert Recipe.from_dict(stored) == recipe
+    check_recipe(recipe)
+    old = Recipe.from_dict({**stored, "version": 2})
+    assert (old.version, old.to_dict()["version"], old.hash != recipe.hash) == (2, 2, True)
+    with pytest.raises(InputError, match=r"version 2 of the scoring.*version 3: start a new label set"):
+        check_recipe(old)
+    (scorer,) = recipe.scorers
+    with pytest.raises(InputError, match="the prompt 'detection-0', and this version of labeler writes 'detection-1'"):
+        check_recipe(replace(recipe, scorers=(replace(scorer, prompt_version="detection-0"),)))
+    with pytest.raises(InputError, match="the prompt 'sparse-0'"):
+        check_recipe(replace(recipe, simulator=replace(recipe.simulator, prompt_version="sparse-0")))
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

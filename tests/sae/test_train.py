@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labeler.errors import InputError, MismatchError
-from labeler.sae import load_sae
+from labeler.sae import load_sae, saelens
 from labeler.sae.shuffling import shuffled
 from labeler.sae.train import OBJECTIVES, TrainConfig, TrainedSAE, TrainProgress, _Weights, train_sae
 
@@ -211,7 +211,23 @@ def test_what_is_saved_is_what_was_trained(objective: str, tmp_path: Path) -> No
     sae = load_sae(str(tmp_path))
     torch.testing.assert_close(sae.encode(hidden), run.sae.encode(hidden))
     torch.testing.assert_close(sae.decode(sae.encode(hidden)), run.sae.decode(run.sae.encode(hidden)))
-    assert (sae.hookpoint, sae.context_size, sae.prepend_bos) == ("layers.1", 64, False)
+    assert (sae.hookpoint, sae.prepend_bos) == ("layers.1", False)
+    assert json.loads((tmp_path / "cfg.json").read_text())["metadata"]["context_size"] == 64
+
+
+def test_weights_never_lie_beside_the_settings_of_the_sae_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained("topk").save(tmp_path, model_name="planted", hook_name="layers.1")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saelens, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained("l1").save(tmp_path, model_name="planted", hook_name="layers.1")
+    with pytest.raises(InputError, match=r"cfg\.json"):
+        load_sae(str(tmp_path))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -15,11 +15,11 @@ from labeler.score.agreement import (
     pearson,
     pearson_rows,
     resampled_abs_dev,
-    resampled_pearson,
     resampled_rsquared,
     rsquared,
 )
 from tests.score.golden import defined, golden
+from tests.score.resampling import resampled_pearson
 
 _CASES = {name: case for name, case in golden("scoring")["cases"].items() if "records" in case}
 _MEASURES = {

@@ -85,6 +85,12 @@ def test_a_perfect_reader_gets_every_context_right_in_one_request() -> None:
     assert (len(llm.prompts), usage) == (1, COST)
 
 
+def test_a_random_context_counts_as_neither_weak_nor_strong() -> None:
+    scores, _ = detect(MatchingLLM(knows), [*held_out(), context("Q at random", 900, Source.RANDOM)])
+    assert scores["detection"].n == 41
+    assert [scores[f"detection_recall_{kind}"].n for kind in ("weak", "strong")] == [5, 15]
+
+
 def test_a_reader_that_is_always_wrong_scores_zero() -> None:
     scores, _ = detect(MatchingLLM(lambda text: 1 - knows(text)))
     assert {s.value for s in scores.values()} == {0.0}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from labeler.errors import InputError
-from labeler.score.agreement import pearson, resampled_pearson, resampled_rsquared
+from labeler.score.agreement import pearson, resampled_rsquared
 from labeler.score.interval import score_interval, t_quantile
+from tests.score.resampling import resampled_pearson
 
 _N_TOKENS = 32
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -96,6 +97,24 @@ def tokenized(tmp_path: Path, texts: list[str], config: GatherConfig):
     return tokenize_corpus(corpus, LetterTokenizer(), config, tmp_path / "corpus", vocabulary_size=256)  # type: ignore[arg-type]
 
 
+def test_a_corpus_that_cannot_be_read_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def denied(self: Path, **_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    corpus = open_corpus(str(tmp_path))
+    with pytest.raises(NotFoundError, match=r"a\.txt cannot be read \(Permission denied\)"):
+        tokenize_corpus(corpus, LetterTokenizer(), GatherConfig(), tmp_path / "corpus", vocabulary_size=256)
+
+
+def test_a_corpus_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_bytes('{"text": "café"}\n'.encode("latin-1"))
+    with pytest.raises(FormatError, match=r"c\.jsonl.*not UTF-8"):
+        list(open_corpus(str(tmp_path / "c.jsonl")).documents())
+
+
 def test_sequences_tile_documents_and_never_cross_them(tmp_path: Path) -> None:
     texts = ["a" * n for n in (5, 70, 33, 64, 200, 1)]
     corpus = tokenized(tmp_path, texts, GatherConfig(sequence_tokens=64))
@@ -103,7 +122,6 @@ def test_sequences_tile_documents_and_never_cross_them(tmp_path: Path) -> None:
     assert set(corpus.document_starts.tolist()) <= set(corpus.sequence_starts.tolist())
     assert np.diff(corpus.sequence_starts).max() == 64
     assert corpus.n_tokens == sum(map(len, texts))
-    assert corpus.document_id(3) == "3"
 
 
 def test_the_token_limit_is_exact(tmp_path: Path) -> None:

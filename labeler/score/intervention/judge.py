@@ -33,6 +33,7 @@ from labeler.score.interval import score_interval
 from labeler.score.intervention.texts import draw
 from labeler.score.null import MIN_NULL, null_z_and_p
 from labeler.score.score_label import needed
+from labeler.score.simulate_prompts import without_duplicates
 
 NAME = "intervention"
 _FEWEST = 2  # trials where A is right, and where B is
@@ -168,7 +169,7 @@ def parse_answers(text: str, n_labels: int, n_trials: int) -> list[Answers]:
     )
     body = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
     try:
-        reply = json.loads(body, object_pairs_hook=_without_duplicates)
+        reply = json.loads(body, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError):
         raise UnreadableReply(expected, text) from None
     if not isinstance(reply, dict) or set(reply) != {str(i) for i in range(1, n_labels + 1)}:
@@ -182,10 +183,3 @@ def _answers(numbers: object, n_trials: int, expected: str, text: str) -> Answer
     if not all(type(n) is int and 1 <= n <= n_trials for n in numbers):
         raise UnreadableReply(expected, text)
     return tuple(i in numbers for i in range(1, n_trials + 1))
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    named = dict(pairs)
-    if len(named) != len(pairs):
-        raise ValueError("a name stands twice")
-    return named

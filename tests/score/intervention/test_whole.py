@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from labeler.asked import asked_for
+from labeler.evidence.gathered import open_gathered
+from labeler.llm.ledger import MemoryLedger
 from labeler.llm.prompt import Prompt, Reply
 from labeler.pipeline import label_features
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import LabeledFeature, Usage
 from labeler.score.intervention.steer import steer_features
 from labeler.score.intervention.texts import SteerConfig, SteeredFolder
+from labeler.subject.hookpoints import Hookpoint
 
 RECIPE = Recipe(scorers=(ScorerConfig("intervention", "judge"),))
 
@@ -53,6 +57,23 @@ def test_a_feature_that_makes_its_letter_gets_a_causal_score(subject, target, fo
     assert by_feature[7].usage.requests == 0
 
 
+def test_the_request_is_made_once_more_as_it_was_sent(subject, target, folder):
+    steer_features(subject, target, folder, [0], SteerConfig(target_kl=2.0, n_prompts=12, prompt_tokens=16))
+    sent = []
+
+    class Listener(Reader):
+        async def complete(self, prompt: Prompt) -> Reply:
+            sent.append(prompt)
+            return await super().complete(prompt)
+
+    async def run() -> list[LabeledFeature]:
+        return [r async for r in label_features(folder, [0], RECIPE, Listener())]
+
+    asyncio.run(run())
+    assert "\n21. " in sent[0].messages[-1].content
+    assert [asked.prompt for asked in asked_for(folder, 0, RECIPE, MemoryLedger())] == sent
+
+
 def test_without_the_scorer_nothing_is_read_or_asked(folder):
     async def run() -> list[LabeledFeature]:
         return [r async for r in label_features(folder, [0], Recipe(), None)]
@@ -86,12 +107,18 @@ def test_another_subject_or_sae_is_refused(run, folder, planted, tmp_path: Path)
     words = ("intervene", folder.folder, "--features", "0", "--device", "cpu")
     refused = run(*words, "--subject", elsewhere.subject)
     assert refused.code == 2
-    assert "gathered with" in refused.err
+    assert "other weights now" in refused.err
     weights = elsewhere.sae / "sae_weights.safetensors"
     _change_last_byte(weights)
     refused = run(*words, "--sae", elsewhere.sae)
     assert refused.code == 2
-    assert "another sha256" in refused.err
+    assert "other weights now" in refused.err
+
+
+def test_what_was_read_at_a_blocks_input_is_steered_there(planted_evidence: Path):
+    manifest = json.loads((planted_evidence / "manifest.json").read_text())
+    _, target = open_gathered({**manifest, "hookpoint": "gpt_neox.layers.0", "reads": "input"}, device="cpu")
+    assert target.aim == target.hookpoint == Hookpoint("gpt_neox.layers.0", "input")
 
 
 def _change_last_byte(path: Path) -> None:
