@@ -14,7 +14,7 @@ from labeler.settings import Settings
 
 LABEL_QUEUE, GATHER_QUEUE, ACTIVATIONS_QUEUE = "label", "gather", "activations"
 LABEL_SECONDS = 2 * 3600  # of one block: 128 features whose every request exhausts its patience take less
-GATHER_SECONDS = 24 * 3600  # of one shard
+GATHER_SECONDS = 24 * 3600  # of one shard, more than any takes; nothing ends one that takes longer
 
 DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
 

@@ -23,16 +23,16 @@ TASKS = {JobKind.LABEL: "workers.label_block", JobKind.GATHER: "workers.gather_b
 log = logging.getLogger(__name__)
 
 
-def refill(kind: JobKind, store: Store) -> int:
-    """Bring the queue up to one message for each block that waits, at most `DEPTH`; how many were sent.
+def refill(kind: JobKind, store: Store) -> None:
+    """Bring the queue up to one message for each block that waits, at most `DEPTH`.
 
     A broker that cannot be reached is no error of the caller's: the workers look for themselves (recovery.py).
     """
-    return _top_up(QUEUES[kind], TASKS[kind], Blocks(store).waiting(kind, DEPTH))
+    _top_up(QUEUES[kind], TASKS[kind], Blocks(store).waiting(kind, DEPTH))
 
 
 def announce_texts(store: Store) -> int:
-    """The same for the texts whose activations are asked for, all of which one message stands for."""
+    """The same for the texts whose activations are asked for, all of which one message stands for; how many were sent."""
     return _top_up(ACTIVATIONS_QUEUE, "workers.activations", min(1, Activations(store).n_waiting()))
 
 

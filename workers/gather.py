@@ -22,7 +22,10 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def gather(lease: Lease, holding: Holding, here: Resources) -> None:
-    """Raises Stopped where `holding` says so; a shard continues from its last checkpoint then."""
+    """Raises Stopped where `holding` says so; a shard continues from its last checkpoint then.
+
+    Raises MismatchError where the folder holds another pass, merged or not.
+    """
     from labeler.evidence.merge import is_merged
 
     request = GatherRequest.from_dict(lease.gather or {})
@@ -30,7 +33,7 @@ def gather(lease: Lease, holding: Holding, here: Resources) -> None:
     with _alone(out, lease.number):
         if lease.stage == MERGE:
             _merge(out, lease, here)
-        elif not is_merged(out):
+        elif lease.stage == PREPARE or not is_merged(out):  # the preparation finds out whether it is this very pass
             _read(request, out, lease, holding, here)
 
 

@@ -76,6 +76,13 @@ class Resources:
         from labeler.llm.budget import Budget
 
         spent = progress_of(self.store, lease.job_id)
+        # A block that has such replies has kept to its part of the budget by what was expected of each; that is written nowhere.
+        unpriced = lease.budget_usd is not None and spent.cost_usd is None
+        if unpriced or (lease.budget_tokens is not None and spent.requests > 0 and spent.tokens_in == 0):
+            raise BudgetError(
+                "the endpoint has sent replies without a token count, so that nobody can say what is left of the budget of "
+                "this job; what was done is kept, and a new job without that budget can continue"
+            )
         usd = None if lease.budget_usd is None else lease.budget_usd - (spent.cost_usd or 0.0)
         tokens = None if lease.budget_tokens is None else lease.budget_tokens - spent.tokens_in - spent.tokens_out
         if (usd is not None and usd <= 0) or (tokens is not None and tokens <= 0):

@@ -12,7 +12,7 @@ from labeler.logs import logged_as
 from labeler.store.states import JobKind, Lease, Order
 from workers import enqueue
 from workers.activate import answer_all
-from workers.app import GATHER_SECONDS, LABEL_SECONDS, app
+from workers.app import LABEL_SECONDS, app
 from workers.gather import Stopped, gather
 from workers.hold import Holding
 from workers.label import label
@@ -29,7 +29,8 @@ def label_block() -> None:
     _work_on_next(JobKind.LABEL, label)
 
 
-@app.task(name="workers.gather_block", soft_time_limit=GATHER_SECONDS - 60, time_limit=GATHER_SECONDS)
+# Without a limit: the pool of a gather worker works in its main process, and enforces none.
+@app.task(name="workers.gather_block")
 def gather_block() -> None:
     """Do one step of a gathering pass."""
     _work_on_next(JobKind.GATHER, gather)

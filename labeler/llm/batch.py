@@ -15,6 +15,8 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from io import BytesIO
+from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
 from labeler.errors import ConfigurationError, EndpointDownError, EndpointError, LLMError
@@ -200,27 +202,34 @@ class Batches:
 
     async def _take(self, record: BatchRecord, batch: Any) -> list[str]:
         """Everything that a batch brought, into the ledger; what to say of it if nothing came of any."""
-        problems, replies = [], list[tuple[str, StoredReply]]()
+        problems, bought = list[LLMError](), list[Usage]()
         for name in (batch.output_file_id, batch.error_file_id):
             if name is None:
                 continue
-            for key, result in _results(await self._api.content(name)):
-                try:
-                    replies.append((key, self._read(record, key, result)))
-                except TryAgainError:
-                    self._n_tries[key] += 1
-                    # A failure that may pass is as good as news: it is counted, and so sent a few times only.
-                    self._n_news += result.get("response") is not None
-                except LLMError as error:
-                    problems.append(error)
-        for low in range(0, len(replies), _PUT_AT_ONCE):
-            await asyncio.gather(*(self._llm.ledger.put(*kept) for kept in replies[low : low + _PUT_AT_ONCE]))
-        self._n_news += len(replies)
-        self._count(record, [reply for _, reply in replies])
+            replies = self._replies(record, await self._api.content(name), problems)
+            while some := list(islice(replies, _PUT_AT_ONCE)):
+                await asyncio.gather(*(self._llm.ledger.put(*kept) for kept in some))
+                bought += [self._llm.usage_of(reply, _stand_in(record)) for _, reply in some]
+        self._n_news += len(bought)
+        self._count(record, bought)
         self._journal.save(replace(record, state="collected"))
         if (stop := next((p for p in problems if isinstance(p, ConfigurationError)), None)) is not None:
             raise stop
         return _notes(batch)
+
+    def _replies(
+        self, record: BatchRecord, content: bytes, problems: list[LLMError]
+    ) -> Iterator[tuple[str, StoredReply]]:
+        """The replies in a file of results, one by one; what is none, and no line to send again, is added to `problems`."""
+        for key, result in _results(content):
+            try:
+                yield key, self._read(record, key, result)
+            except TryAgainError:
+                self._n_tries[key] += 1
+                # A failure that may pass is as good as news: it is counted, and so sent a few times only.
+                self._n_news += result.get("response") is not None
+            except LLMError as error:
+                problems.append(error)
 
     def _read(self, record: BatchRecord, key: str, result: dict[str, Any]) -> StoredReply:
         """The reply on one line of the results. Raises TryAgainError for one to send again, or the LLMError it is."""
@@ -242,9 +251,8 @@ class Batches:
         self.failures[key] = error
         raise error
 
-    def _count(self, record: BatchRecord, replies: list[StoredReply]) -> None:
+    def _count(self, record: BatchRecord, bought: list[Usage]) -> None:
         """What the replies cost, in the place of what was expected."""
-        bought = [self._llm.usage_of(reply, _stand_in(record)) for reply in replies]
         self._llm.spent = sum(bought, self._llm.spent)
         expected = self._expected.pop(record.id, None)
         if expected is None:
@@ -260,7 +268,7 @@ def _line(key: str, prompt: AnyPrompt, parameters: dict[str, Any]) -> bytes:
 
 
 def _results(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    for line in content.split(b"\n"):
+    for line in BytesIO(content):  # without a copy
         if line.strip():
             result = json.loads(line)
             yield result["custom_id"], result

@@ -18,13 +18,13 @@ from sqlalchemy import func, select
 
 from labeler.errors import InputError, NotFoundError
 from labeler.evidence.store import BY_OTHERS
-from labeler.store.catalogue import EvidenceInfo, list_evidence, newest_evidence
+from labeler.store.catalogue import EvidenceInfo, find_evidence, newest_evidence
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.service_tables import ACTIVATIONS
 from labeler.store.states import BlockState, JobKind
 from labeler.store.store import Store
-from labeler.store.tables import now
+from labeler.store.tables import EVIDENCE, now
 
 MOST_CHARACTERS = 20_000
 MOST_TOKENS = 4_096
@@ -61,9 +61,13 @@ class ActivationRequest:
 def readable_evidence(store: Store, sae: int) -> EvidenceInfo:
     """The newest evidence of this SAE that was gathered here: with it, subject and SAE are known. Raises NotFoundError or InputError."""
     newest = newest_evidence(store, sae)
-    for evidence in reversed(list_evidence(store, sae, 0, _MOST_EVIDENCE)):
-        if not evidence.path.startswith(NO_FOLDER) and BY_OTHERS not in store.evidence(evidence.id)[0]:
-            return evidence
+    has_folder = (EVIDENCE.c.sae_id == sae) & ~EVIDENCE.c.path.startswith(NO_FOLDER)
+    newest_first = select(EVIDENCE.c.id).where(has_folder).order_by(EVIDENCE.c.id.desc()).limit(_MOST_EVIDENCE)
+    with store.database.reading() as connection:
+        ids = connection.execute(newest_first).scalars().all()
+    for evidence_id in ids:
+        if BY_OTHERS not in store.evidence(evidence_id)[0]:
+            return find_evidence(store, str(evidence_id))
     raise InputError(
         f"evidence {newest.id} of SAE {sae} was not gathered here: neither the subject nor the SAE is known to read a text with"
     )

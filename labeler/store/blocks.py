@@ -19,12 +19,13 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select
 
-from labeler.records import LabeledFeature, State, Usage
+from labeler.records import LabeledFeature, Usage
+from labeler.store.block_counts import bought_anew, counts_after, done_of
 from labeler.store.counters import add_up
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.states import ACTIVE, DONE_COUNTS, UNFINISHED, Beat, BlockState, JobKind, JobState, Lease, Order
 from labeler.store.store import Store
-from labeler.store.tables import RESULTS, now
+from labeler.store.tables import now
 
 LOST_AT_MOST = 3
 LEASE_EXPIRED, BROKE_DOWN = "lease expired", "broke down"
@@ -94,17 +95,8 @@ class Blocks:
 
     def begin(self, lease: Lease) -> None:
         """Count what the label set has already: features that need no work are done from the start."""
-        result = RESULTS.c
-        query = select(result.feature_index, result.state).where(
-            result.label_set_id == lease.label_set_id,
-            result.feature_index.between(lease.first, lease.last),
-            result.state.in_(DONE_COUNTS),
-        )
         with self._database.writing() as connection:
-            wanted = set(lease.features)
-            found = Counter(state for feature, state in connection.execute(query) if feature in wanted)
-            counts = {f"n_{state}": found.get(str(state), 0) for state in DONE_COUNTS}
-            connection.execute(BLOCKS.update().where(_mine(lease)).values(**counts))
+            connection.execute(BLOCKS.update().where(_mine(lease)).values(**done_of(connection, lease)))
 
     def begin_at(self, lease: Lease, millionths: int) -> None:
         """Where the checkpoint of a shard stands: further than at the last loss is progress."""
@@ -114,11 +106,18 @@ class Blocks:
 
     def save(self, lease: Lease, features: Sequence[LabeledFeature]) -> bool:
         """Keep results and count them, all or nothing; False, and nothing is kept, where the lease is lost."""
+        label_set, indices = lease.label_set_id or 0, [feature.feature_index for feature in features]
         with self._database.writing() as connection:
-            counted = connection.execute(BLOCKS.update().where(_mine(lease)).values(**_more(features)))
-            if counted.rowcount:
-                self._store.save_in(connection, lease.label_set_id or 0, features)
-            return bool(counted.rowcount)
+            mine = connection.execute(select(BLOCKS.c.id).where(_mine(lease)).with_for_update()).first()
+            if mine is None:
+                return False
+            before = self._store.outcomes_in(connection, label_set, indices)
+            self._store.save_in(connection, label_set, features)
+            after = self._store.outcomes_in(connection, label_set, indices)
+            states = Counter(state for state, _ in after.values())
+            bought = sum((bought_anew(f.usage, before.get(f.feature_index)) for f in features), Usage())
+            connection.execute(BLOCKS.update().where(_mine(lease)).values(**counts_after(states, bought)))
+            return True
 
     def finish(self, lease: Lease) -> bool:
         """The block is done; with the last one, its job is. False where the lease is lost."""
@@ -188,15 +187,13 @@ class Blocks:
     def set_aside(self, lease: Lease, features: Sequence[LabeledFeature]) -> None:
         """Mark what a failed block left undone as failed; its job goes on without it, or ends."""
         with self._database.writing() as connection:
-            done = [BLOCKS.c[f"n_{state}"] for state in DONE_COUNTS]
-            closed = (
-                BLOCKS.update()
-                .where(BLOCKS.c.id == lease.block_id, BLOCKS.c.state == BlockState.FAILED, BLOCKS.c.ended_at.is_(None))
-                .values(ended_at=now(), n_failed=BLOCKS.c.n_features - sum(done[1:], done[0]))
-            )
+            this = BLOCKS.update().where(BLOCKS.c.id == lease.block_id)
+            closed = this.where(BLOCKS.c.state == BlockState.FAILED, BLOCKS.c.ended_at.is_(None)).values(ended_at=now())
             if connection.execute(closed).rowcount:
                 if features:
                     self._store.save_in(connection, lease.label_set_id or 0, features)
+                done = done_of(connection, lease)
+                connection.execute(this.values(**done, n_failed=BLOCKS.c.n_features - sum(done.values())))
                 end_if_over(connection, lease.job_id)
 
     def waiting(self, kind: JobKind, at_most: int) -> int:
@@ -302,24 +299,11 @@ def _shares(kind: JobKind) -> Any:
 def _leases() -> Any:
     return select(
         BLOCKS.c.id.label("block_id"), BLOCKS.c.job_id, JOBS.c.kind, BLOCKS.c.number, BLOCKS.c.stage,
-        BLOCKS.c.attempts.label("attempt"), func.coalesce(BLOCKS.c.owner, "").label("owner"), BLOCKS.c.first,
-        BLOCKS.c.last, BLOCKS.c.chosen, JOBS.c.label_set_id, JOBS.c.gather, JOBS.c.budget_usd, JOBS.c.budget_tokens,
+        BLOCKS.c.attempts.label("attempt"), BLOCKS.c.first, BLOCKS.c.last, BLOCKS.c.chosen,
+        JOBS.c.label_set_id, JOBS.c.gather, JOBS.c.budget_usd, JOBS.c.budget_tokens,
     ).join(JOBS, JOBS.c.id == BLOCKS.c.job_id)  # fmt: skip
 
 
 def _set_aside(row: dict[str, Any]) -> tuple[Lease, str]:
     reason = row.pop("reason")
     return Lease(**{**row, "kind": JobKind(row["kind"])}), str(reason)
-
-
-def _more(features: Sequence[LabeledFeature]) -> dict[str, Any]:
-    """The block's counts after these results."""
-    found = Counter(feature.state for feature in features)
-    usage = sum((feature.usage for feature in features), Usage())
-    return {
-        **{f"n_{state}": BLOCKS.c[f"n_{state}"] + found[state] for state in (*DONE_COUNTS, State.FAILED)},
-        "requests": BLOCKS.c.requests + usage.requests,
-        "tokens_in": BLOCKS.c.tokens_in + usage.tokens_in,
-        "tokens_out": BLOCKS.c.tokens_out + usage.tokens_out,
-        "cost_usd": None if usage.cost_usd is None else BLOCKS.c.cost_usd + usage.cost_usd,
-    }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import case, select
 
 from labeler.errors import InputError, NotFoundError
 from labeler.store.imported_tables import NO_FOLDER
@@ -62,6 +62,11 @@ def list_saes(store: Store, after: int, limit: int) -> list[SaeInfo]:
     ]
 
 
+def newest_saes(store: Store, limit: int, also: Collection[int] = ()) -> list[SaeInfo]:
+    """The newest first; those of `also` are among them."""
+    return [SaeInfo(**row) for row in _newest(store, select(SAES), SAES.c.id, limit, also)]
+
+
 def find_sae(store: Store, reference: str) -> SaeInfo:
     """The SAE with this id, or whose weights have this SHA-256 (8 or more characters of it).
 
@@ -91,6 +96,17 @@ def list_evidence(store: Store, sae: int | None, after: int, limit: int) -> list
     return [EvidenceInfo(**row) for row in _rows(store, query)]
 
 
+def newest_gathered(store: Store, limit: int, also: Collection[int] = ()) -> list[tuple[EvidenceInfo, SaeInfo]]:
+    """What was gathered here, and of which SAE, the newest first; the evidence of `also` is among it."""
+    here = select(*(EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__)).where(
+        ~EVIDENCE.c.path.startswith(NO_FOLDER)
+    )
+    found = [EvidenceInfo(**row) for row in _newest(store, here, EVIDENCE.c.id, limit, also)]
+    of = select(SAES).where(SAES.c.id.in_({evidence.sae_id for evidence in found}))
+    saes = {row["id"]: SaeInfo(**row) for row in _rows(store, of)}
+    return [(evidence, saes[evidence.sae_id]) for evidence in found]
+
+
 def find_evidence(store: Store, reference: str) -> EvidenceInfo:
     """The evidence with this id or this hash. Raises NotFoundError."""
     by_id = reference.isascii() and reference.isdecimal() and len(reference) <= 9
@@ -117,6 +133,12 @@ def list_sets(store: Store, sae: int | None, after: int, limit: int) -> list[Set
     if sae is not None:
         query = query.where(EVIDENCE.c.sae_id == sae)
     return [SetInfo(**row) for row in _rows(store, query)]
+
+
+def newest_sets(store: Store, sae: int | None, limit: int, also: Collection[int] = ()) -> list[SetInfo]:
+    """The newest first; those of `also` are among them, where they are of this SAE."""
+    query = _sets() if sae is None else _sets().where(EVIDENCE.c.sae_id == sae)
+    return [SetInfo(**row) for row in _newest(store, query, LABEL_SETS.c.id, limit, also)]
 
 
 def find_set(store: Store, label_set_id: int) -> SetInfo:
@@ -156,6 +178,12 @@ def end_of_part(store: Store, label_set_id: int, after: int, limit: int) -> int 
             connection.execute(query.order_by(RESULTS.c.feature_index).offset(limit - 1).limit(2)).scalars().all()
         )
     return last_two[0] if len(last_two) == 2 else None
+
+
+def _newest(store: Store, query: Any, key: Any, limit: int, also: Collection[int]) -> list[dict[str, Any]]:
+    named_first = case((key.in_(also), 0), else_=1)
+    rows = _rows(store, query.order_by(named_first, key.desc()).limit(limit))
+    return sorted(rows, key=lambda row: -row["id"])
 
 
 def _rows(store: Store, query: Any) -> list[dict[str, Any]]:

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, exists, func, select
 
 from labeler.records import State
 from labeler.store.column_tables import CHANGES, COLUMNS
-from labeler.store.database import Database, fetch_plain
+from labeler.store.database import Database, fetch_plain, insert_into
 from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import LABEL_SETS, RESULTS
 
@@ -63,7 +62,7 @@ def mark(connection: Connection, label_set_id: int, features: Iterable[int], wri
 @cache
 def _marking(dialect: str) -> Any:
     # One statement, compiled once, whatever the number of parts: each save of each worker runs it.
-    insert = (postgresql if dialect == "postgresql" else sqlite).insert(CHANGES)
+    insert = insert_into(CHANGES, dialect)
     keys = ["label_set_id", "part", "writer"]
     return insert.on_conflict_do_update(index_elements=keys, set_={"n": CHANGES.c.n + 1})
 
@@ -181,6 +180,28 @@ def version_of(connection: Connection, label_set_id: int) -> str:
     return _version(dict(map(tuple, connection.execute(query))))
 
 
+def count_states(connection: Connection) -> Counter[str]:
+    """Results of all label sets by state: from the figures of the parts, and from the rows of those that have changed since."""
+    of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
+    figures = select(COLUMNS.c.content).where(
+        # Label sets by name, for the index: the figures are few among large columns.
+        COLUMNS.c.label_set_id.in_(select(LABEL_SETS.c.id)), COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES,
+        ~exists().where(of_part),
+    )  # fmt: skip
+    changed = select(CHANGES.c.label_set_id, CHANGES.c.part).distinct().subquery()
+    first = changed.c.part * PART
+    rows = (
+        select(RESULTS.c.state, func.count())
+        .join(changed, RESULTS.c.label_set_id == changed.c.label_set_id)
+        .where(RESULTS.c.feature_index.between(first, first + PART - 1))
+        .group_by(RESULTS.c.state)
+    )
+    counts = Counter(dict(map(tuple, connection.execute(rows))))
+    for (content,) in fetch_plain(connection, figures):
+        counts.update(orjson.loads(content)["states"])
+    return counts
+
+
 def _version(versions: Mapping[int, int]) -> str:
     return hashlib.sha256(repr(sorted(versions.items())).encode()).hexdigest()[:24]
 
@@ -196,7 +217,7 @@ def version_of_rows(connection: Connection, label_set_id: int) -> str:
 
 def keep_whole(connection: Connection, label_set_id: int, name: str, content: bytes) -> None:
     """Keep what was computed of the whole label set; it says itself of which version it is."""
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(COLUMNS)
+    insert = insert_into(COLUMNS, connection.dialect.name)
     values = {"label_set_id": label_set_id, "part": WHOLE, "name": name, "version": 0, "content": content}
     connection.execute(
         insert.values(values).on_conflict_do_update(

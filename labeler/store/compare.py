@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, select
 
 from labeler.errors import MismatchError
 from labeler.score.interval import t_quantile
-from labeler.store.columns import STATES, bring_up_to_date, read_columns
+from labeler.store.columns import STATES, bring_up_to_date, keep_whole, read_columns, version_of, whole
 from labeler.store.queries import among
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
 Arrays = Mapping[str, np.ndarray]
+_KEPT = "comparison 1"  # another number when it is made in another way
 _READ = ("feature_index", "state", "label", "score", "score_low", "score_high")
 
 
@@ -55,8 +58,14 @@ class Comparison:
     mean_interval: tuple[float, float] | None = None  # 95%, Student's t over features; None for fewer than 3
 
 
+_JSON = TypeAdapter(Comparison)
+
+
 def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
-    """Raises NotFoundError, and MismatchError for label sets of different SAEs."""
+    """The last one of each `a` is kept, and holds until a result of either changes.
+
+    Raises NotFoundError, and MismatchError for label sets of different SAEs.
+    """
     store.label_set(a), store.label_set(b)
     with store.database.reading() as connection:
         saes = select(EVIDENCE.c.sae_id).join(LABEL_SETS, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
@@ -65,9 +74,20 @@ def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
     for label_set in (a, b):
         bring_up_to_date(store.database, label_set)
     with store.database.reading() as connection:
-        all_a, all_b = (read_columns(connection, label_set, _READ).arrays for label_set in (a, b))
-        in_a, in_b = _in_both(all_a, all_b)
-        largest = _largest(connection, (a, b), in_a, in_b, limit)
+        head = orjson.dumps([b, limit, *(version_of(connection, label_set) for label_set in (a, b))])
+        kept = whole(connection, a, _KEPT)
+        if kept is not None and kept.startswith(head):
+            return _JSON.validate_json(kept[len(head) :])
+        compared = _compared(connection, a, b, limit)
+    with store.database.writing() as connection:
+        keep_whole(connection, a, _KEPT, head + _JSON.dump_json(compared))
+    return compared
+
+
+def _compared(connection: Connection, a: int, b: int, limit: int) -> Comparison:
+    all_a, all_b = (read_columns(connection, label_set, _READ).arrays for label_set in (a, b))
+    in_a, in_b = _in_both(all_a, all_b)
+    largest = _largest(connection, (a, b), in_a, in_b, limit)
     n = in_a["state"].size
     only: dict[str, Any] = {"n_only_in_a": all_a["state"].size - n, "n_only_in_b": all_b["state"].size - n}
     return Comparison(a, b, n, _states(in_a, in_b), largest=largest, **only, **_numbers(in_a, in_b))

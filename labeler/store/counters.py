@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.errors import LabelerError
-from labeler.store.database import Database
+from labeler.store.database import Database, insert_into
 from labeler.store.service_tables import COUNTERS
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def add_up(connection: Connection, counts: Counts) -> None:
         {"name": name, "label": json.dumps(labels), "value": float(value)}
         for (name, labels), value in sorted(counts.items())
     ]
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(COUNTERS)
+    insert = insert_into(COUNTERS, connection.dialect.name)
     more = {"value": COUNTERS.c.value + insert.excluded.value}
     connection.execute(insert.values(rows).on_conflict_do_update(index_elements=["name", "label"], set_=more))
 

@@ -11,6 +11,7 @@ from typing import Any
 from labeler.errors import InputError
 
 _LONGEST = 500
+_LARGEST = 1e300  # of a number in a position
 
 
 def make_cursor(query: object, position: Sequence[int | float]) -> str:
@@ -51,7 +52,7 @@ def _decode(cursor: str) -> list[Any]:
 def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return type(value) is int and 0 <= value < 1 << 31
-    return type(value) in (int, float) and abs(value) < float("inf")
+    return type(value) in (int, float) and abs(value) < _LARGEST  # an integer may be too large for a float
 
 
 def _digest(query: object) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -95,6 +96,11 @@ class Database:
             raise
 
 
+def insert_into(table: Table, dialect: str) -> Any:
+    """An INSERT that knows ON CONFLICT, in the words of this dialect."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
 def fetch_plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
     """The rows of a query of numbers, texts and bytes, from the driver: SQLAlchemy would only wrap them, at half the speed.
 
@@ -125,7 +131,8 @@ def _engine(url: str, pooled: bool) -> Engine:
             # is known not to fork. It should be there: closing the last one writes SQLite's journal back, which takes
             # longer than any of our transactions.
             options = {"poolclass": QueuePool, "pool_size": 8} if pooled else {"poolclass": NullPool}
-        engine = create_engine(parsed, **options)
+        # Errors end up in logs, where no label, review or text that was asked about belongs.
+        engine = create_engine(parsed, hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise InputError(
             "--db: expected a file, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (which needs the extra `postgres`); "

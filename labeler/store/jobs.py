@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 from sqlalchemy.exc import IntegrityError
 
 from labeler.errors import ConflictError, InputError, NotFoundError
@@ -33,6 +33,7 @@ _ROWS_AT_ONCE = 2_000
 # Features: enough blocks to share a small job out, few enough to keep a large one cheap.
 BLOCK_SIZES = (16, 128)
 LONGEST_SELECTION = 1_000_000  # characters
+_LISTED = 200  # of them in a list of jobs
 
 
 class Jobs:
@@ -66,23 +67,31 @@ class Jobs:
         if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
             return earlier
         check_request(features, budget_usd, budget_tokens)
+        _check_priority(priority)
         manifest, path = self._store.evidence(evidence_id)
         if path.startswith(NO_FOLDER):
             raise ConflictError(
                 f"evidence {evidence_id} stands for a label set that was imported from {path.removeprefix(NO_FOLDER)}: there "
                 "is nothing to label from; name evidence that was gathered"
             )
-        label_set = self._store.label_set_for(manifest, path, recipe)
-        facts = StoredFacts(self._store, label_set.id, evidence_id, scores_of)
-        chosen = select_features(features, label_set.n_features, facts)
+        facts = StoredFacts(self._store, self._label_set_of(evidence_id, recipe), evidence_id, scores_of)
+        chosen = select_features(features, manifest["sae"]["n_features"], facts)
         if len(chosen) == 0:
-            raise InputError(f"features {features!r}: no feature is selected")
+            raise InputError(f"features {features[:_LISTED]!r}: no feature is selected")
         blocks = list(_cut(chosen, *self._block_sizes))
+        # Last: a request that is refused leaves no label set, which would be the newest one.
+        label_set = self._store.label_set_for(manifest, path, recipe)
         values = {
             "kind": JobKind.LABEL, "evidence_id": evidence_id, "label_set_id": label_set.id, "features": features,
             "budget_usd": budget_usd, "budget_tokens": budget_tokens, "n_features": len(chosen),
         }  # fmt: skip
         return self._insert(values, blocks, priority, idempotency_key, _hash(asked))
+
+    def _label_set_of(self, evidence_id: int, recipe: Recipe) -> int:
+        """The label set that such a job goes into; 0 where it is to be made."""
+        this = (LABEL_SETS.c.evidence_id == evidence_id) & (LABEL_SETS.c.recipe_hash == recipe.hash)
+        with self._database.reading() as connection:
+            return connection.execute(select(LABEL_SETS.c.id).where(this)).scalar_one_or_none() or 0
 
     def submit_gather(
         self, request: GatherRequest, *, priority: int = 5, idempotency_key: str | None = None
@@ -91,6 +100,7 @@ class Jobs:
         asked = {"gather": request.to_dict(), "priority": priority}
         if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
             return earlier
+        _check_priority(priority)
         n = request.n_shards
         stages = [0] + [1] * n + [2]
         blocks = [
@@ -115,8 +125,6 @@ class Jobs:
     def _insert(
         self, values: dict[str, Any], blocks: list[dict[str, Any]], priority: int, key: str | None, request_hash: str
     ) -> JobInfo:
-        if not 0 <= priority <= 9:
-            raise InputError(f"priority is {priority}: choose between 0 (first) and 9 (last)")
         common = {"state": JobState.QUEUED, "priority": priority, "idempotency_key": key, "request_hash": request_hash}
         values = {**values, **common, "n_blocks": len(blocks), "created_at": now()}
         try:
@@ -135,12 +143,12 @@ class Jobs:
         with self._database.reading() as connection:
             row = connection.execute(_infos().where(JOBS.c.id == job_id)).mappings().one_or_none()
         if row is None:
-            raise NotFoundError(f"job {job_id}: not in database {self._database.name}")
+            raise _no_job(job_id)
         return _info(row)
 
     def page(self, before: int | None = None, limit: int = 50, state: JobState | None = None) -> list[JobInfo]:
-        """Jobs by falling id, those before the cursor `before`: the last id of the page before."""
-        query = _infos().order_by(JOBS.c.id.desc()).limit(limit)
+        """Jobs by falling id, those before the cursor `before`: the last id of the page before. Long selections are cut."""
+        query = _infos(_cut_short(JOBS.c.features)).order_by(JOBS.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(JOBS.c.id < before)
         if state is not None:
@@ -210,7 +218,7 @@ class Jobs:
             return
         state = connection.execute(select(JOBS.c.state).where(JOBS.c.id == job_id)).scalar_one_or_none()
         if state is None:
-            raise NotFoundError(f"job {job_id}: not in database {self._database.name}")
+            raise _no_job(job_id)
         raise ConflictError(f"job {job_id} is {state} and cannot be {word}: only one that is {' or '.join(states)} can")
 
 
@@ -224,6 +232,11 @@ def check_request(features: str, budget_usd: float | None, budget_tokens: int | 
             raise InputError(f"{name} is {budget}: a job needs more than 0; leave it out for no limit")
 
 
+def _check_priority(priority: int) -> None:
+    if not 0 <= priority <= 9:
+        raise InputError(f"priority is {priority}: choose between 0 (first) and 9 (last)")
+
+
 def _cut(chosen: Sequence[int], smallest: int, largest: int) -> Iterator[dict[str, Any]]:
     size = max(smallest, min(largest, len(chosen) // 16))
     for number, low in enumerate(range(0, len(chosen), size)):
@@ -235,6 +248,10 @@ def _cut(chosen: Sequence[int], smallest: int, largest: int) -> Iterator[dict[st
         }  # fmt: skip
 
 
+def _no_job(job_id: int) -> NotFoundError:
+    return NotFoundError(f"job {job_id}: there is none here")
+
+
 def _n_done(job_id: Any) -> Any:
     done = BLOCKS.c.n_labeled + BLOCKS.c.n_silent + BLOCKS.c.n_rare
     return select(func.coalesce(func.sum(done), 0)).where(BLOCKS.c.job_id == job_id).scalar_subquery()
@@ -244,9 +261,17 @@ def _hash(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _infos() -> Any:
-    own = [JOBS.c[name] for name in JobInfo.__dataclass_fields__ if name != "recipe"]
-    return select(*own, LABEL_SETS.c.recipe).join(LABEL_SETS, LABEL_SETS.c.id == JOBS.c.label_set_id, isouter=True)
+def _infos(features: Any = JOBS.c.features) -> Any:
+    own = [JOBS.c[name] for name in JobInfo.__dataclass_fields__ if name not in ("recipe", "features")]
+    return select(*own, features, LABEL_SETS.c.recipe).join(
+        LABEL_SETS, LABEL_SETS.c.id == JOBS.c.label_set_id, isouter=True
+    )
+
+
+def _cut_short(text: Any) -> Any:
+    """In the query: a selection may be a megabyte long, and a list shows its beginning."""
+    is_long = func.length(text) > _LISTED
+    return case((is_long, func.substr(text, 1, _LISTED).concat("…")), else_=text).label(text.name)
 
 
 def _info(row: Any) -> JobInfo:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from labeler.errors import InputError
+from labeler.errors import InputError, MismatchError
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import State
+from labeler.store.catalogue import find_evidence, find_set
 from labeler.store.store import Store
 from labeler.store.tables import LABEL_SETS, RESULTS
 
@@ -39,7 +40,7 @@ class StoredFacts:
     def _earlier(self) -> int:
         """The label set whose scores are meant: as said, else the newest other one of this evidence."""
         if self._scores_of is not None:
-            return self._store.label_set(self._scores_of).id
+            return self._of_same_sae(self._scores_of)
         others = select(LABEL_SETS.c.id).where(
             LABEL_SETS.c.evidence_id == self._evidence_id, LABEL_SETS.c.id != self._label_set_id
         )
@@ -51,6 +52,15 @@ class StoredFacts:
                 "label it once with a cheaper recipe, or select by density"
             )
         return int(newest)
+
+    def _of_same_sae(self, label_set_id: int) -> int:
+        wanted, other = find_evidence(self._store, str(self._evidence_id)), find_set(self._store, label_set_id)
+        if other.sae_id != wanted.sae_id:
+            raise MismatchError(
+                f"scores_of: label set {label_set_id} is of SAE {other.sae_id}, and evidence {wanted.id} of SAE {wanted.sae_id}: "
+                "their features have nothing to do with each other; name a label set of the same SAE"
+            )
+        return label_set_id
 
     def _features(self, label_set_id: int, where: Any) -> np.ndarray:
         query = select(RESULTS.c.feature_index).where(RESULTS.c.label_set_id == label_set_id, where)

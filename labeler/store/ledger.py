@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import select
@@ -39,8 +40,10 @@ class SqlLedger:
 
     def _insert(self, replies: Sequence[tuple[str, StoredReply]]) -> list[None]:
         insert = self._store._insert(REPLIES).on_conflict_do_nothing(index_elements=["key"])
+        # In the order of keys, as all do it: two that meet wait for each other, and never both.
+        rows = [_row(key, reply) for key, reply in sorted(replies, key=itemgetter(0))]
         with self._store.database.writing() as connection:
-            connection.execute(insert, [_row(key, reply) for key, reply in replies])
+            connection.execute(insert, rows)
         return [None] * len(replies)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from labeler.store.people import person_rows
-from labeler.store.queries import LabelFilter, LabelRow, rows_at, sets_of
+from labeler.store.queries import LabelRow, among, rows_at
 from labeler.store.store import Store
+from labeler.store.tables import EVIDENCE, LABEL_SETS
 
 
 class Choose(StrEnum):
@@ -24,7 +25,7 @@ def lookup_labels(
     store: Store,
     pairs: Sequence[tuple[int, int]],
     *,
-    label_sets: Sequence[int] | None = None,
+    label_sets: Collection[int] | None = None,
     choose: Choose = Choose.NEWEST,
 ) -> list[LabelRow | None]:
     """The label of each (SAE id, feature index), in their order; None where no label set has one."""
@@ -33,11 +34,25 @@ def lookup_labels(
         wanted.setdefault(sae, set()).add(feature)
     found: dict[tuple[int, int], LabelRow] = {}
     with store.database.reading() as connection:
-        for sae, features in wanted.items():
-            sets = [s for s in sets_of(connection, LabelFilter(sae=sae)) if label_sets is None or s in label_sets]
-            for row in _labels_of(connection, sorted(sets, reverse=True), features, choose):
+        for sae, sets in _sets_of(connection, wanted, label_sets).items():
+            for row in _labels_of(connection, sets, wanted[sae], choose):
                 found[sae, row["feature_index"]] = {**row, "sae": sae}
     return [found.get(pair) for pair in pairs]
+
+
+def _sets_of(connection: Connection, saes: Iterable[int], label_sets: Collection[int] | None) -> dict[int, list[int]]:
+    """The label sets of each of these SAEs, the newest first; of all, or of those in `label_sets`."""
+    query = (
+        select(EVIDENCE.c.sae_id, LABEL_SETS.c.id)
+        .join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)
+        .where(among(connection, EVIDENCE.c.sae_id, list(saes)))
+    )
+    if label_sets is not None:
+        query = query.where(among(connection, LABEL_SETS.c.id, list(label_sets)))
+    found: dict[int, list[int]] = {}
+    for sae, label_set in connection.execute(query.order_by(LABEL_SETS.c.id.desc())):
+        found.setdefault(sae, []).append(label_set)
+    return found
 
 
 def _labels_of(connection: Connection, sets: Sequence[int], features: set[int], choose: Choose) -> Iterable[LabelRow]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from labeler.records import State
 from labeler.store.job_tables import BLOCKS, JOBS
@@ -65,14 +65,26 @@ def progress_of(store: Store, job_id: int) -> JobProgress:
 
 def failures_of(store: Store, job_id: int, after: int = -1, limit: int = 100) -> list[Failure]:
     """The failed features of a job by rising index, those after the cursor `after`."""
+    # Block by block, as they lie in a row: a query over all failures of the label set would look for each in every block.
+    failing = select(BLOCKS.c.id).where(BLOCKS.c.job_id == job_id, BLOCKS.c.n_failed > 0, BLOCKS.c.last > after)
+    found: list[Failure] = []
+    with store.database.reading() as connection:
+        for block_id in connection.execute(failing.order_by(BLOCKS.c.number)).scalars().all():
+            found += _failures_in(connection, block_id, after, limit - len(found))
+            if len(found) >= limit:
+                break
+    return found
+
+
+def _failures_in(connection: Connection, block_id: int, after: int, limit: int) -> list[Failure]:
+    failed = (RESULTS.c.label_set_id == JOBS.c.label_set_id) & (RESULTS.c.state == State.FAILED) & _inside()
     query = (
         select(RESULTS.c.feature_index, RESULTS.c.reason)
-        .where(_failed_in(job_id), RESULTS.c.feature_index > after)
-        .order_by(RESULTS.c.feature_index)
-        .limit(limit)
+        .select_from(BLOCKS.join(JOBS, JOBS.c.id == BLOCKS.c.job_id).join(RESULTS, failed))
+        .where(BLOCKS.c.id == block_id, RESULTS.c.feature_index > after)
     )
-    with store.database.reading() as connection:
-        return [Failure(index, reason or "") for index, reason in connection.execute(query)]
+    rows = connection.execute(query.order_by(RESULTS.c.feature_index).limit(limit))
+    return [Failure(index, reason or "") for index, reason in rows]
 
 
 def _blocks(connection: Connection, job_id: int) -> dict[str, int]:
@@ -91,7 +103,7 @@ def _sums(connection: Connection, job_id: int) -> dict[str, Any]:
 
 def _errors(connection: Connection, job_id: int, label_set_id: int) -> dict[str, int]:
     kind = (
-        func.split_part(RESULTS.c.reason, ":", 1)
+        case((RESULTS.c.reason.contains(":"), func.split_part(RESULTS.c.reason, ":", 1)))
         if connection.dialect.name == "postgresql"
         else func.substr(RESULTS.c.reason, 1, func.instr(RESULTS.c.reason, ":") - 1)
     )
@@ -102,13 +114,6 @@ def _errors(connection: Connection, job_id: int, label_set_id: int) -> dict[str,
     query = select(kind, func.count(result.feature_index)).select_from(BLOCKS.outerjoin(RESULTS, failed))
     rows = connection.execute(query.where(BLOCKS.c.job_id == job_id, BLOCKS.c.n_failed > 0).group_by(kind)).all()
     return {name or "other": n for name, n in rows if n}
-
-
-def _failed_in(job_id: int) -> Any:
-    """Failed results of the features of this job."""
-    of_job = select(BLOCKS.c.id).where(BLOCKS.c.job_id == job_id, _inside()).exists()
-    label_set_id = select(JOBS.c.label_set_id).where(JOBS.c.id == job_id).scalar_subquery()
-    return (RESULTS.c.label_set_id == label_set_id) & (RESULTS.c.state == State.FAILED) & of_job
 
 
 def _inside() -> Any:

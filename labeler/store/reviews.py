@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.errors import InputError, NotFoundError
+from labeler.store.database import insert_into
 from labeler.store.search import index_person_label
 from labeler.store.service_tables import REVIEWS, STANDINGS
 from labeler.store.store import Store
@@ -68,7 +68,7 @@ def _stand(connection: Connection, review: dict[str, Any]) -> None:
     if review["text"] is not None:
         changed |= {"text": review["text"], "reviewer": review["reviewer"], "written_at": review["created_at"]}
         index_person_label(connection, **key, text=review["text"])
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(STANDINGS)
+    insert = insert_into(STANDINGS, connection.dialect.name)
     connection.execute(insert.values(**key, **changed).on_conflict_do_update(index_elements=list(key), set_=changed))
 
 

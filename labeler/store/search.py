@@ -2,6 +2,9 @@
 
     red "blue sky" -green        with `red` and the phrase, without `green`; words are stemmed as English
 
+There are no other signs and no operators: `or` is a word like any other. PostgreSQL leaves out English stop words, in labels
+and in searches (`the year` finds what `year` finds, and `the` alone nothing), where SQLite looks for them too.
+
 Triggers keep the index (migration 0004): a label that is saved is found at once, and so is one that a person wrote. In
 SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set; with 2^31 added, it is
 that of the person's label.
@@ -9,6 +12,7 @@ that of the person's label.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,13 +55,14 @@ def search_labels(
 ) -> Hits:
     """The best hits in these label sets, those behind the position of a hit. Raises InputError."""
     with store.database.reading() as connection:
-        values = {"query": _query(connection, words), "most": RANKED_AT_MOST + 1, "limit": limit}
+        found, values = _hits(connection, label_sets)
+        values |= {"query": _query(connection, words), "most": RANKED_AT_MOST + 1, "limit": limit}
         place, order = "TRUE", ("label_set_id", "feature_index", "by_person")
         if after is not None:
             place = f"(-rank, {', '.join(order)}) > (-:rank, :label_set_id, :feature_index, :by_person)"
             values |= dict(zip(("rank", *order), after, strict=True))
         statement = sql(
-            f"WITH hits AS ({_hits(connection, label_sets)}) SELECT label_set_id, feature_index, rank, by_person, "
+            f"WITH hits AS ({found}) SELECT label_set_id, feature_index, rank, by_person, "
             f"(SELECT count(*) FROM hits) AS n FROM hits WHERE {place} ORDER BY rank DESC, {', '.join(order)} LIMIT :limit"
         )
         rows = connection.execute(statement, values).all()
@@ -66,19 +71,27 @@ def search_labels(
     return Hits(hits, min(n, RANKED_AT_MOST), n <= RANKED_AT_MOST)
 
 
-def _hits(connection: Connection, label_sets: Sequence[int]) -> str:
-    ids = [int(i) for i in label_sets]
+def _hits(connection: Connection, label_sets: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """The hits of :query in these label sets, :most of them, and the other values that the statement needs."""
     if connection.dialect.name == "postgresql":
         return (
             "SELECT label_set_id, feature_index, by_person::integer AS by_person, ts_rank(document, q)::float8 AS rank "
             "FROM (SELECT * FROM label_search, websearch_to_tsquery('english', :query) q WHERE document @@ q "
-            f"AND label_set_id = ANY(ARRAY{ids}::integer[]) LIMIT :most) AS found"
-        )
-    inside = " OR ".join(f"rowid BETWEEN {i << 32} AND {((i + 1) << 32) - 1}" for i in ids) or "FALSE"
+            "AND label_set_id = ANY(CAST(:sets AS integer[])) LIMIT :most) AS found"
+        ), {"sets": list(label_sets)}
+    # The range is what the index can go by; for a single label set it says all.
+    values: dict[str, Any] = {
+        "low": min(label_sets, default=0) << 32,
+        "high": (max(label_sets, default=0) + 1 << 32) - 1,
+    }
+    inside = "rowid BETWEEN :low AND :high"
+    if len(label_sets) != 1:
+        inside += " AND rowid >> 32 IN (SELECT value FROM json_each(:sets))"
+        values["sets"] = json.dumps(list(label_sets))
     return (
         f"SELECT rowid >> 32 AS label_set_id, rowid & {_PERSON - 1} AS feature_index, (rowid & {_PERSON}) <> 0 AS by_person, "
-        f"-bm25(label_search) AS rank FROM label_search WHERE label_search MATCH :query AND ({inside}) LIMIT :most"
-    )
+        f"-bm25(label_search) AS rank FROM label_search WHERE label_search MATCH :query AND {inside} LIMIT :most"
+    ), values
 
 
 def index_person_label(connection: Connection, label_set_id: int, feature_index: int, text: str) -> None:
@@ -132,15 +145,19 @@ def _expected(connection: Connection, hits: str, values: dict[str, Any]) -> floa
 
 def _query(connection: Connection, words: str) -> str:
     """The search as this database reads it. Raises InputError where it holds no word to look for."""
-    terms = [(minus, phrase or word) for minus, phrase, word in _TERM.findall(words)]
-    wanted = [term for minus, term in terms if not minus and _is_word(term)]
+    terms = [(is_wanted, f'"{term}"') for is_wanted, term in terms_of(words) if _is_word(term)]
+    wanted = [term for is_wanted, term in terms if is_wanted]
+    unwanted = [term for is_wanted, term in terms if not is_wanted]
     if not wanted or "\x00" in words:
         raise InputError(f'search {words!r}: expected a word to look for, such as: year "end of line" -python')
     if connection.dialect.name == "postgresql":
-        return words  # websearch_to_tsquery takes anything
-    unwanted = [term for minus, term in terms if minus and _is_word(term)]
-    query = " AND ".join(f'"{term}"' for term in wanted)
-    return f"({query})" + "".join(f' NOT "{term}"' for term in unwanted)
+        return " ".join([*wanted, *(f"-{term}" for term in unwanted)])
+    return f"({' AND '.join(wanted)})" + "".join(f" NOT {term}" for term in unwanted)
+
+
+def terms_of(words: str) -> list[tuple[bool, str]]:
+    """The words and phrases of a search, as they stand there: (whether it is wanted, the term)."""
+    return [(not minus, phrase or word) for minus, phrase, word in _TERM.findall(words)]
 
 
 def _is_word(term: str) -> bool:

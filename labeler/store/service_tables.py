@@ -90,11 +90,6 @@ class CounterRow(SQLModel, table=True):
     value: float
 
 
-def is_modelled(name: str | None, kind: str, _parents: object) -> bool:
-    """For Alembic's comparison: the full-text index differs by database, and stands in its migration only."""
-    return kind != "table" or not str(name).startswith("label_search")
-
-
 REVIEWS, STANDINGS, API_KEYS, ACTIVATIONS, COUNTERS = (
     SQLModel.metadata.tables[name] for name in ("review", "standing", "api_key", "activation_request", "counter")
 )

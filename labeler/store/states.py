@@ -58,7 +58,6 @@ class Lease:
     number: int
     stage: int
     attempt: int
-    owner: str
     first: int
     last: int
     chosen: str | None

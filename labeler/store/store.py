@@ -10,13 +10,12 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.errors import NotFoundError
 from labeler.recipe import Recipe
-from labeler.records import LabeledFeature, State
+from labeler.records import LabeledFeature, State, Usage
 from labeler.store.columns import bring_up_to_date, mark
-from labeler.store.database import Database
+from labeler.store.database import Database, insert_into
 from labeler.store.rows import row_of
 from labeler.store.summary import LabelSetSummary, named_scores, summarise
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
@@ -99,7 +98,7 @@ class Store:
                 select(EVIDENCE.c.manifest, EVIDENCE.c.path).where(EVIDENCE.c.id == evidence_id)
             ).one_or_none()
         if row is None:
-            raise NotFoundError(f"evidence {evidence_id}: not in database {self.database.name}")
+            raise NotFoundError(f"evidence {evidence_id}: there is none here")
         return dict(row.manifest), row.path
 
     def _evidence_in(self, connection: Connection, manifest: dict[str, Any], path: str) -> int:
@@ -121,7 +120,7 @@ class Store:
         return int(connection.execute(select(table.c.id).where(*same)).scalar_one())
 
     def _insert(self, table: Table) -> Any:
-        return (postgresql if self.database.dialect == "postgresql" else sqlite).insert(table)
+        return insert_into(table, self.database.dialect)
 
     def label_sets(self) -> list[LabelSetInfo]:
         """All label sets, oldest first."""
@@ -132,8 +131,7 @@ class Store:
         with self.database.reading() as connection:
             row = connection.execute(_infos().where(LABEL_SETS.c.id == label_set_id)).mappings().one_or_none()
         if row is None:
-            known = ", ".join(str(s.id) for s in self.label_sets()) or "none"
-            raise NotFoundError(f"label set {label_set_id}: not in database {self.database.name}; there are {known}")
+            raise NotFoundError(f"label set {label_set_id}: there is none here; `labeler sets` lists those there are")
         return LabelSetInfo(**row)
 
     def newest_label_set(self) -> LabelSetInfo:
@@ -153,7 +151,7 @@ class Store:
         with self.database.reading() as connection:
             value = connection.execute(select(column).where(where)).scalar_one_or_none()
         if value is None:
-            self.label_set(label_set_id)  # raises, naming those that exist
+            self.label_set(label_set_id)  # raises
         return dict(value or {})
 
     def finished(self, label_set_id: int, low: int, high: int, *, retry_failed: bool = True) -> set[int]:
@@ -165,7 +163,7 @@ class Store:
             return set(connection.execute(select(RESULTS.c.feature_index).where(wanted)).scalars())
 
     def save(self, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
-        """Keep results, all or none. A feature that is saved again replaces what was there."""
+        """Keep results, all or none. A feature that is saved again replaces what was there, but a failure no result."""
         if not features:
             return
         with self.database.writing() as connection:
@@ -182,9 +180,23 @@ class Store:
         mark(connection, label_set_id, (row["feature_index"] for row in rows), self._writer)
         statement = self._insert(RESULTS)
         replaced = {c.name: statement.excluded[c.name] for c in RESULTS.c if not c.primary_key}
-        upsert = statement.on_conflict_do_update(index_elements=["label_set_id", "feature_index"], set_=replaced)
+        # Another job of this recipe may have done what failed here, and its result was paid for.
+        is_better = (statement.excluded.state != State.FAILED) | (RESULTS.c.state == State.FAILED)
+        upsert = statement.on_conflict_do_update(
+            index_elements=["label_set_id", "feature_index"], set_=replaced, where=is_better
+        )
         for low in range(0, len(rows), _ROWS_AT_ONCE):
             connection.execute(upsert, rows[low : low + _ROWS_AT_ONCE])
+
+    def outcomes_in(
+        self, connection: Connection, label_set_id: int, features: Sequence[int]
+    ) -> dict[int, tuple[State, Usage]]:
+        """The state of those of these features that have a result, and what it has cost."""
+        result = RESULTS.c
+        query = select(
+            result.feature_index, result.state, result.requests, result.tokens_in, result.tokens_out, result.cost_usd
+        ).where(result.label_set_id == label_set_id, result.feature_index.in_(features))
+        return {feature: (State(state), Usage(*cost)) for feature, state, *cost in connection.execute(query)}
 
     def rows(self, label_set_id: int, batch: int = 2000) -> Iterator[dict[str, Any]]:
         """All results of a label set in the order of features, `batch` in memory at a time."""
@@ -228,8 +240,7 @@ class Store:
 
     def named_scores(self, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
         """The values of a score that has no column of its own, and why it is undefined where it is, counted."""
-        with self.database.reading() as connection:
-            return named_scores(connection, label_set_id, name)
+        return named_scores(self.database, label_set_id, name)
 
 
 def _infos() -> Any:

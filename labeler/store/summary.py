@@ -138,8 +138,24 @@ def _outermost(n: int) -> int:
     return k
 
 
-def named_scores(connection: Connection, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-    """The values of a score that has no column of its own, and how often it was undefined, by reason."""
+def named_scores(database: Database, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
+    """The values of a score that has no column of its own, and how often it was undefined, by reason.
+
+    They are kept as the summary is: every row is read for them.
+    """
+    bring_up_to_date(database, label_set_id)
+    with database.reading() as connection:
+        version, kept = version_of(connection, label_set_id), whole(connection, label_set_id, f"scores {name}")
+        if kept is not None and (stored := orjson.loads(kept))["version"] == version:
+            return stored["values"], stored["reasons"]
+        values, reasons = _read_scores(connection, label_set_id, name)
+    content = orjson.dumps({"version": version, "values": values, "reasons": reasons})
+    with database.writing() as connection:
+        keep_whole(connection, label_set_id, f"scores {name}", content)
+    return values, reasons
+
+
+def _read_scores(connection: Connection, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
     values: list[float] = []
     reasons: dict[str, int] = {}
     query = select(RESULTS.c.scores).where(

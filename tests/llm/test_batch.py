@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from labeler.errors import BudgetError, ConfigurationError, EndpointDownError, EndpointError, LLMError, RefusedError
+from labeler.llm import batch as batch_module
 from labeler.llm.batch import Batches, BatchRecord, Progress
 from labeler.llm.budget import Budget
 from labeler.llm.client import OpenAILLM
 from labeler.llm.dry import DryLLM
-from labeler.llm.ledger import MemoryLedger, ledger_key
+from labeler.llm.ledger import MemoryLedger, StoredReply, ledger_key
 from labeler.llm.patience import Patience
 from labeler.llm.prices import Price, Prices
 from labeler.llm.prompt import LLM, AnyPrompt, EmbeddingPrompt, Message, Prompt, Reply
@@ -195,6 +197,28 @@ def test_a_server_that_hangs_up_while_it_makes_a_batch_makes_one(stub_server: St
     run(stub_server, sends(prompts(5)), ledger)
     assert len(ledger) == 5
     assert len(stub_server.batches.batches) == 1
+
+
+class SeenLedger(MemoryLedger):
+    """Keeps no reply, and counts how many of those that were put are alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen = list[weakref.ref[StoredReply]]()
+        self.n_alive, self.n_put = 0, 0
+
+    async def put(self, key: str, reply: StoredReply) -> None:
+        self._seen.append(weakref.ref(reply))
+        self.n_put += 1
+        self.n_alive = max(self.n_alive, sum(ref() is not None for ref in self._seen))
+
+
+def test_replies_are_kept_in_groups_and_let_go(stub_server: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "_PUT_AT_ONCE", 4)
+    ledger, asked = SeenLedger(), prompts(30)
+    run(stub_server, sends(asked), ledger)
+    assert ledger.n_put == len(asked)
+    assert ledger.n_alive <= 2 * 4
 
 
 def test_what_expires_is_what_is_missing(stub_server: StubServer) -> None:

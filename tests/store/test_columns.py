@@ -14,7 +14,7 @@ from labeler.errors import NotFoundError
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State
 from labeler.score.null import benjamini_hochberg
-from labeler.store import Store, columns, summary
+from labeler.store import Store, columns, compare, summary
 from labeler.store.compare import compare_sets
 from labeler.store.scatter import scatter_of
 from labeler.store.summary import LabelSetSummary
@@ -88,6 +88,30 @@ def test_only_what_changed_is_read_again(store: Store, label_set: int) -> None:
     store.count_changes(label_set)
     with store.database.reading() as connection:
         assert columns.changed_parts(connection, label_set) == []
+
+
+def test_states_are_counted_from_rows_only_where_they_changed(store: Store, label_set: int) -> None:
+    other = store.label_set_for(_world(), "/evidence", Recipe(seed=1)).id
+
+    def counted() -> Counter[str]:
+        with store.database.reading() as connection:
+            return columns.count_states(connection)
+
+    assert counted() == Counter()
+    store.save(label_set, _results(0))
+    store.save(other, _results(1, range(100)))
+    of_rows = [Counter(row["state"] for row in store.rows(which)) for which in (label_set, other)]
+    assert counted() == of_rows[0] + of_rows[1], "nothing is in columns yet"
+    store.count_changes(label_set)
+    assert counted() == of_rows[0] + of_rows[1]
+    Store(store.database).save(label_set, [failed(i) for i in range(60, 70)])
+    store.save(label_set, [silent(65)])
+    expected = Counter(row["state"] for which in (label_set, other) for row in store.rows(which))
+    assert counted() == expected, "two parts have changed, one of them by two writers"
+    store.count_changes(label_set)
+    with store.database.writing() as connection:
+        connection.exec_driver_sql(f"DELETE FROM result WHERE label_set_id = {label_set}")
+    assert counted() == expected, "the rows of what has not changed are not asked"
 
 
 def test_a_change_while_it_is_counted_is_not_lost(
@@ -171,6 +195,39 @@ def test_label_sets_with_different_features_are_compared_where_both_have_one(sto
     falling = sorted(pairs, key=lambda f: (-abs(pairs[f][1] - pairs[f][0]), f))
     assert [d.feature_index for d in compared.largest] == falling[:7]
     assert asdict(compared.largest[0])["score_a"] == pairs[falling[0]][0]
+
+
+def test_a_comparison_is_kept_until_a_result_changes(
+    store: Store, label_set: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = store.label_set_for(_world(), "/evidence", Recipe(seed=1)).id
+    store.save(label_set, _results(1))
+    store.save(other, _results(2))
+    first = compare_sets(store, label_set, other)
+    with monkeypatch.context() as without:
+        without.setattr(compare, "read_columns", None)  # to compare again would break down
+        assert compare_sets(store, label_set, other) == first
+    assert len(compare_sets(store, label_set, other, limit=3).largest) == 3
+    back = compare_sets(store, other, label_set)
+    assert (back.n_higher_in_a, back.n_higher_in_b) == (first.n_higher_in_b, first.n_higher_in_a)
+    for changed in (label_set, other):
+        before = compare_sets(store, label_set, other)
+        store.save(changed, [labeled(5, -0.99 if changed == other else 0.99, "another text")])
+        after = compare_sets(store, label_set, other)
+        assert after != before
+    assert after.largest[0].feature_index == 5
+    assert after.largest[0].label_b == "another text"
+
+
+def test_scores_without_a_column_are_read_once(store: Store, label_set: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(label_set, _results(0, range(20)))
+    first = store.named_scores(label_set, "simulation")
+    assert len(first[0]) > 5
+    with monkeypatch.context() as without:
+        without.setattr(summary, "_read_scores", None)
+        assert store.named_scores(label_set, "simulation") == first
+    store.save(label_set, [labeled(30, 0.25)])
+    assert store.named_scores(label_set, "simulation") == ([*first[0], 0.25], first[1])
 
 
 def test_label_sets_without_results_compare_to_nothing(store: Store, label_set: int) -> None:

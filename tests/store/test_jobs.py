@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event, select
 
-from labeler.errors import ConflictError, InputError, NotFoundError
+from labeler.errors import ConflictError, InputError, MismatchError, NotFoundError
 from labeler.recipe import Recipe
-from labeler.store import Store
+from labeler.records import LabeledFeature, Usage
+from labeler.store import Store, open_store
 from labeler.store.blocks import LOST_AT_MOST, Blocks
+from labeler.store.job_tables import BLOCKS
 from labeler.store.jobs import Jobs
 from labeler.store.progress import failures_of, progress_of
 from labeler.store.states import BlockState, GatherRequest, JobKind, JobState, Lease, Order
@@ -55,7 +60,8 @@ def test_every_feature_is_in_exactly_one_block(store: Store, jobs: Jobs, blocks:
     features = [f for lease in taken for f in lease.features]
     assert features == [*range(10), 20, *range(22, 50)]
     assert info.n_features == len(features)
-    assert {lease.owner for lease in taken} == {"w"}
+    with store.database.reading() as connection:
+        assert set(connection.execute(select(BLOCKS.c.owner)).scalars()) == {"w"}
 
 
 def test_a_million_features_are_accepted_in_a_moment(store: Store, jobs: Jobs, blocks: Blocks) -> None:
@@ -141,6 +147,101 @@ def test_what_was_labelled_before_counts_from_the_start_and_costs_nothing(
     progress = progress_of(store, info.id)
     assert progress.counts == {"labeled": 1, "silent": 1, "rare": 0, "failed": 0, "pending": 14}
     assert progress.requests == 0
+
+
+def test_a_failure_never_replaces_what_another_job_has_labelled(store: Store, jobs: Jobs, blocks: Blocks) -> None:
+    evidence_id = evidence(store)
+    one, two = jobs.submit(evidence_id, Recipe(), "0-15"), jobs.submit(evidence_id, Recipe(), "5-20")
+    mine, theirs = take(blocks), take(blocks)
+    for lease in (mine, theirs):
+        blocks.begin(lease)
+    blocks.save(mine, [labeled(5, text="kept"), failed(6)])
+    blocks.save(theirs, [failed(5), silent(6), failed(7)])
+    rows = {row["feature_index"]: (row["state"], row["label"]) for row in store.rows(one.label_set_id or 0)}
+    assert rows == {5: ("labeled", "kept"), 6: ("silent", None), 7: ("failed", None)}
+    assert progress_of(store, two.id).counts == {"labeled": 1, "silent": 1, "rare": 0, "failed": 1, "pending": 13}
+    assert [f.feature_index for f in failures_of(store, two.id)] == [7]
+
+
+def test_a_block_that_is_set_aside_loses_no_label_of_another_job(store: Store, jobs: Jobs, blocks: Blocks) -> None:
+    evidence_id = evidence(store)
+    poison = jobs.submit(evidence_id, Recipe(), "0-15")
+    for _ in range(LOST_AT_MOST):
+        lose(blocks, take(blocks))
+    other = jobs.submit(evidence_id, Recipe(), "3")
+    blocks.save(take(blocks), [labeled(3, text="kept")])
+    ((aside, reason),) = blocks.to_set_aside()
+    blocks.set_aside(aside, [failed(i, f"lost: {reason}") for i in range(16)])
+    row = store.row(other.label_set_id or 0, 3)
+    assert row is not None
+    assert (row["state"], row["label"]) == ("labeled", "kept")
+    counts = progress_of(store, poison.id).counts
+    assert counts == {"labeled": 1, "silent": 0, "rare": 0, "failed": 15, "pending": 0}
+
+
+def test_a_retry_costs_what_it_buys_anew(store: Store, jobs: Jobs, blocks: Blocks) -> None:
+    """The replies that a failed feature had come out of the ledger, and are in the usage of its next result."""
+    info = jobs.submit(evidence(store), Recipe(), "0-15")
+
+    def attempt(usage: Usage, result: Callable[[int], LabeledFeature]) -> None:
+        lease = take(blocks)
+        blocks.begin(lease)
+        blocks.save(lease, [replace(result(3), usage=usage)])
+        blocks.finish(lease)
+
+    def costs() -> tuple[int, int, int, float | None]:
+        now = progress_of(store, info.id)
+        return now.requests, now.tokens_in, now.tokens_out, now.cost_usd
+
+    attempt(Usage(2, 200, 20, 1.0), failed)
+    jobs.retry(info.id)
+    attempt(Usage(2, 200, 20, 1.0), failed)
+    assert costs() == (2, 200, 20, 1.0)
+    jobs.retry(info.id)
+    attempt(Usage(3, 300, 25, 1.25), labeled)
+    assert costs() == (3, 300, 25, 1.25)
+
+
+def test_failures_come_by_page_and_kind_whatever_their_words(store: Store, jobs: Jobs, blocks: Blocks) -> None:
+    reasons = {1: "refused: no", 3: "no colon", 20: "refused: no", 22: "timeout: late", 31: "none either"}
+    info = jobs.submit(evidence(store), Recipe(), "0-15,17,19,20,22-31")
+    other = jobs.submit(evidence(store), Recipe(), "18,40-49")
+    leases = [take(blocks) for _ in range(info.n_blocks + other.n_blocks)]
+    for lease in sorted(leases, key=lambda lease: lease.first):
+        failing = [failed(f, reasons.get(f, "other: job")) for f in lease.features if f in reasons or f in (18, 44)]
+        blocks.save(lease, failing)
+    assert progress_of(store, info.id).errors == {"refused": 2, "timeout": 1, "other": 2}
+    assert [(f.feature_index, f.reason) for f in failures_of(store, info.id)] == list(reasons.items())
+    assert [f.feature_index for f in failures_of(store, info.id, after=1, limit=2)] == [3, 20]
+    assert [f.feature_index for f in failures_of(store, info.id, after=20, limit=2)] == [22, 31]
+    assert [f.feature_index for f in failures_of(store, other.id)] == [18, 44]
+
+
+def test_looking_for_failures_takes_no_longer_for_those_of_other_jobs(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "labeler.db"))
+    jobs, blocks = Jobs(store), Blocks(store)
+    evidence_id = evidence(store, 4000)
+    info = jobs.submit(evidence_id, Recipe(), "1000-3999")
+    blocks.save(take(blocks), [failed(1000)])
+    n_before = _n_steps(lambda: failures_of(store, info.id))
+    store.save(info.label_set_id or 0, [failed(f) for f in range(1000)])
+    assert _n_steps(lambda: failures_of(store, info.id)) <= n_before + 1
+    store.close()
+
+
+def _n_steps(ask: Callable[[], object]) -> int:
+    """Thousands of steps of SQLite's machine that this takes, the same on any computer."""
+    steps: list[int] = []
+
+    def count(connection: Any, _: object) -> None:
+        connection.set_progress_handler(lambda: steps.append(1), 1000)
+
+    event.listen(Engine, "connect", count)
+    try:
+        ask()
+    finally:
+        event.remove(Engine, "connect", count)
+    return len(steps)
 
 
 def test_a_lost_attempt_can_neither_save_nor_finish(store: Store, jobs: Jobs, blocks: Blocks) -> None:
@@ -296,6 +397,29 @@ def test_pages_go_by_cursor(store: Store, jobs: Jobs) -> None:
     assert jobs.page(state=JobState.PAUSED) == []
 
 
+def test_a_list_of_jobs_shows_the_beginning_of_long_selections(store: Store, jobs: Jobs) -> None:
+    evidence_id = evidence(store)
+    long = ",".join(["1-3"] * 1000)
+    whole, short = jobs.submit(evidence_id, Recipe(), long), jobs.submit(evidence_id, Recipe(), "7")
+    gathering = jobs.submit_gather(GatherRequest("subject", "sae", "corpus", "/out"))
+    assert [j.features for j in jobs.page()] == [None, "7", long[:200] + "…"]
+    assert (whole.features, jobs.get(whole.id).features) == (long, long)
+    assert jobs.page(limit=1) == [gathering]
+    assert jobs.page(before=gathering.id, limit=1) == [short]
+
+
+def test_scores_of_another_sae_select_nothing_here(store: Store, jobs: Jobs) -> None:
+    small, large = evidence(store, 30), evidence(store, 60)
+    sae = manifest()["sae"] | {"sha256": "b" * 64, "n_features": 60}
+    other = store.label_set_for(manifest(hash="other", sae=sae), "/other", Recipe())
+    store.save(other.id, [labeled(0), labeled(59)])
+    for asked in (small, large):
+        with pytest.raises(MismatchError, match=f"scores_of: label set {other.id} is of SAE"):
+            jobs.submit(asked, Recipe(), "score>0", scores_of=other.id)
+    same = store.label_set_for(manifest(hash="again", sae=sae), "/again", Recipe())
+    assert jobs.submit(same.evidence_id, Recipe(seed=1), "score>0", scores_of=other.id).n_features == 2
+
+
 def test_selections_by_condition(store: Store, jobs: Jobs, blocks: Blocks, tmp_path: Path) -> None:
     evidence_id = evidence(store)
     cheap = store.label_set_for(store.evidence(evidence_id)[0], str(tmp_path), Recipe(seed=7))
@@ -346,6 +470,7 @@ def test_bad_requests_leave_no_job(store: Store, jobs: Jobs) -> None:
     with pytest.raises(NotFoundError, match="job 77"):
         jobs.cancel(77)
     assert jobs.page() == []
+    assert store.label_sets() == [], "what is refused leaves no empty label set, which would be the newest"
 
 
 def test_workers_that_claim_at_once_share_the_blocks_out(store: Store, jobs: Jobs, blocks: Blocks) -> None:

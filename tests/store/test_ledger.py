@@ -63,6 +63,21 @@ def test_replies_that_arrive_together_are_all_kept(store: Store) -> None:
     assert asyncio.run(run()) == [*replies.values(), None]
 
 
+def test_replies_are_written_in_the_order_of_their_keys(store: Store) -> None:
+    """So that two writers with the same replies never hold what the other one waits for."""
+
+    async def run() -> None:
+        ledger = SqlLedger(store)
+        # The first one goes alone, and the others gather meanwhile.
+        await asyncio.gather(*(ledger.put(key, REPLY) for key in ("m", "z", "b", "y", "a")))
+
+    asyncio.run(run())
+    order = "ctid" if store.database.dialect == "postgresql" else "rowid"
+    with store.database.reading() as connection:
+        written = connection.execute(text(f"SELECT key FROM llm_reply ORDER BY {order}")).scalars().all()
+    assert written == ["m", "a", "b", "y", "z"]
+
+
 def test_a_reply_is_kept_though_its_buyer_is_cancelled(store: Store) -> None:
     async def run() -> None:
         ledger = SqlLedger(store)

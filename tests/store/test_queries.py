@@ -10,22 +10,26 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import inspect
+from sqlalchemy import Engine, event, inspect
 
 from labeler.errors import InputError, MismatchError, NotFoundError
+from labeler.evidence.store import BY_OTHERS
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State
 from labeler.store import Store, catalogue, standing
 from labeler.store import queries as queries_module
 from labeler.store import search as search_module
+from labeler.store.activations import readable_evidence
 from labeler.store.compare import compare_sets
+from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.database import Database
+from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.lookup import Choose, lookup_labels
 from labeler.store.queries import LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
 from labeler.store.reviews import Verdict, add_review
 from labeler.store.rows import row_of
 from labeler.store.search import search_labels
-from labeler.store.tables import RESULTS
+from labeler.store.tables import EVIDENCE, RESULTS, now
 from tests.results import failed, labeled, manifest, silent, statistics
 
 OTHER_SAE = manifest()["sae"] | {"sha256": "b" * 64}
@@ -234,15 +238,72 @@ def test_a_feature_has_a_label_in_each_set(store: Store, sets: tuple[int, int, i
     assert one_label(store, 1, 99) is None
 
 
+@pytest.mark.parametrize("number", [10**320, -(10**320), float("nan"), float("inf")])
+def test_a_cursor_with_a_number_beyond_all_numbers_is_damaged(number: float) -> None:
+    with pytest.raises(InputError, match="cursor: damaged"):
+        read_cursor("query", make_cursor("query", (number, 1)), (float, int))
+    assert read_cursor("query", make_cursor("query", (7, 1)), (float, int)) == (7.0, 1)
+
+
+def test_many_saes_are_looked_up_by_one_query(store: Store, sets: tuple[int, int, int]) -> None:
+    n_queries: list[str] = []
+
+    def count(*asked: Any) -> None:
+        n_queries.append(asked[2])
+
+    pairs = [(1, 3), (other_sae(store), 4), *((sae, 0) for sae in range(100, 400))]
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        found = lookup_labels(store, pairs, label_sets=range(1, 2000))
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+    assert [row is not None for row in found] == [True, True] + [False] * 300
+    assert len(n_queries) < 10
+
+
+def test_the_newest_evidence_is_the_newest_of_all(store: Store, sets: tuple[int, int, int]) -> None:
+    same = {"sae_id": 1, "path": "/gathered", "created_at": now()}
+    rows = [{**same, "hash": f"h{i}", "manifest": manifest()} for i in range(600)]
+    by_others = {**same, "hash": "theirs", "manifest": manifest(**{BY_OTHERS: {}})}
+    with store.database.writing() as connection:
+        connection.execute(EVIDENCE.insert(), [*rows, by_others])
+    assert readable_evidence(store, 1).hash == "h599"
+
+
 def test_search_finds_what_was_saved_and_forgets_what_was_replaced(store: Store, sets: tuple[int, int, int]) -> None:
     store.save(1, [labeled(0, 0.5, "zebra crossings"), labeled(1, 0.5, "a zebra, and a zebra")])
     found = search_labels(store, "zebra", sets, 10)
     assert {(h.label_set_id, h.feature_index) for h in found.hits} == {(1, 0), (1, 1)}
     assert (found.n_hits, found.complete) == (2, True)
     assert found.hits[0].rank >= found.hits[1].rank
-    store.save(1, [labeled(0, 0.5, "horses"), failed(1)])
+    store.save(1, [labeled(0, 0.5, "horses"), silent(1)])
     assert search_labels(store, "zebra", sets, 10).hits == ()
     assert [h.feature_index for h in search_labels(store, "horse", sets, 10).hits] == [0], "words are stemmed"
+
+
+def test_a_search_means_the_same_in_both_databases(store: Store, sets: tuple[int, int, int]) -> None:
+    texts = ["cats", "dogs", "cats or dogs", "blue sky", "sky blue"]
+    store.save(1, [labeled(i, text=text) for i, text in enumerate(texts)])
+
+    def found(words: str) -> list[int]:
+        return sorted(h.feature_index for h in search_labels(store, words, [1], 10).hits)
+
+    assert found("cats or dogs") == [2], "`or` is a word like any other"
+    assert found('"cats or dogs"') == [2]
+    assert found("cats -dogs") == [0]
+    assert found('blue "sky"') == [3, 4]
+    assert found('"blue sky"') == [3]
+    assert found('sky -"blue sky"') == [4]
+    assert found('dogs -"cats or dogs"') == [1]
+
+
+def test_a_search_goes_over_any_number_of_label_sets(store: Store, sets: tuple[int, int, int]) -> None:
+    store.save(1, [labeled(0, text="zebra")])
+    store.save(3, [labeled(1, text="zebra")])
+    many = [*range(3, 1502), 1]
+    assert [(h.label_set_id, h.feature_index) for h in search_labels(store, "zebra", many, 10).hits] == [(1, 0), (3, 1)]
+    assert search_labels(store, "zebra", range(4, 1504), 10).hits == ()
+    assert [h.label_set_id for h in search_labels(store, "zebra", [2, 3], 10).hits] == [3]
 
 
 def test_search_pages_hold_each_hit_once(store: Store, sets: tuple[int, int, int]) -> None:
@@ -332,6 +393,25 @@ def test_saes_are_found_by_id_and_by_hash(store: Store, sets: tuple[int, int, in
     assert catalogue.find_evidence(store, "other").sae_id == other
     assert [s.id for s in catalogue.list_sets(store, 1, 1, 10)] == [2]
     assert list(catalogue.sets_of(store, other)) == [3]
+
+
+def test_of_many_the_newest_are_listed_and_what_is_asked_for(store: Store, sets: tuple[int, int, int]) -> None:
+    imported = store.add_evidence(manifest(hash="third"), NO_FOLDER + "labels.csv")
+    other = other_sae(store)
+    first, last = (catalogue.find_evidence(store, hash_).id for hash_ in ("e" * 16, "other"))
+
+    def evidence(limit: int, *also: int) -> list[tuple[int, int]]:
+        return [(e.id, sae.id) for e, sae in catalogue.newest_gathered(store, limit, also)]
+
+    assert evidence(9) == evidence(2, first, 99) == [(last, other), (first, 1)]
+    assert evidence(1) == [(last, other)]
+    assert evidence(1, first) == [(first, 1)]
+    assert evidence(1, imported) == [(last, other)], "there is nothing to label from"
+    assert [s.id for s in catalogue.newest_sets(store, None, 2)] == [sets[2], sets[1]]
+    assert [s.id for s in catalogue.newest_sets(store, None, 2, [sets[0]])] == [sets[2], sets[0]]
+    assert [s.id for s in catalogue.newest_sets(store, 1, 1, [sets[2]])] == [sets[1]], "of this SAE alone"
+    assert [s.id for s in catalogue.newest_saes(store, 1)] == [other]
+    assert [s.id for s in catalogue.newest_saes(store, 1, [1])] == [1]
 
 
 def test_the_end_of_a_part(store: Store, sets: tuple[int, int, int]) -> None:

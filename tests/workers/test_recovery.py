@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
+from labeler.evidence.store import EvidenceFolder
 from labeler.logs import JsonFormatter, logged_as
-from labeler.store.states import Beat
-from workers.recovery import Watch
+from labeler.recipe import Recipe
+from labeler.store import open_store
+from labeler.store.blocks import LOST_AT_MOST, Blocks
+from labeler.store.jobs import Jobs
+from labeler.store.progress import progress_of
+from labeler.store.states import Beat, JobKind
+from tests.results import failed, labeled
+from workers.recovery import Watch, set_aside
 
 
 def test_silence_is_measured_by_our_own_monotonic_clock() -> None:
@@ -33,6 +41,28 @@ def test_what_is_finished_is_forgotten() -> None:
     watch.silent([beat], now=0.0)
     watch.silent([], now=5.0)
     assert watch.silent([beat], now=12.0) == []
+
+
+def test_what_had_failed_before_its_block_was_lost_keeps_its_reason_and_cost(
+    planted_evidence: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "labeler.db"))
+    jobs, blocks = Jobs(store), Blocks(store)
+    evidence = store.add_evidence(EvidenceFolder(planted_evidence).manifest, str(planted_evidence))
+    job = jobs.submit(evidence, Recipe(), "0-2")
+    for attempt in range(LOST_AT_MOST):
+        lease = blocks.claim(JobKind.LABEL, "w")
+        assert lease is not None
+        if attempt == 0:
+            blocks.save(lease, [failed(1), labeled(2)])
+        blocks.lose(lease, "broke down")
+    for lease, reason in blocks.to_set_aside():
+        set_aside(store, lease, reason)
+    rows = {row["feature_index"]: (row["state"], row["reason"], row["requests"]) for row in store.rows(1)}
+    lost = "lost: broke down, three times without progress"
+    assert rows == {0: ("failed", lost, 0), 1: ("failed", "refused: no", 1), 2: ("labeled", None, 2)}
+    assert progress_of(store, job.id).counts == {"labeled": 1, "silent": 0, "rare": 0, "failed": 2, "pending": 0}
+    store.close()
 
 
 def test_what_a_worker_logs_says_of_which_block(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,40 @@
+"""A step of a gathering job, in the folder that it was told to write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labeler.errors import MismatchError
+from labeler.settings import Settings
+from labeler.store.states import GatherRequest, JobKind, Lease
+from tests.gathering import CONFIG
+from tests.planted import Planted
+from workers.gather import gather
+from workers.hold import Holding
+from workers.resources import Resources
+
+
+def test_evidence_of_another_pass_is_not_taken_for_what_was_asked(
+    planted: Planted, planted_evidence: Path, tmp_path: Path
+) -> None:
+    asked = GatherRequest(
+        str(planted.subject), str(planted.sae), str(planted.corpus), str(planted_evidence), config=CONFIG
+    )
+    worker = Resources(Settings(database=str(tmp_path / "labeler.db")))
+
+    def prepare(request: GatherRequest) -> None:
+        worker.jobs.submit_gather(request)
+        lease = worker.blocks.claim(JobKind.GATHER, "w")
+        assert isinstance(lease, Lease)
+        gather(lease, Holding(worker.blocks, lease, 30.0), worker)
+        worker.blocks.finish(lease)
+
+    try:
+        prepare(asked)  # the pass that it holds: there is nothing left to do
+        with pytest.raises(MismatchError, match="holds a pass with another config"):
+            prepare(replace(asked, config=replace(CONFIG, seed=1)))
+    finally:
+        worker.close()
