@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
+from labeler.files import whole_file
 from labeler.store.activations import OPEN, RequestState
 from labeler.store.states import ACTIVE
 
@@ -151,8 +152,7 @@ class Client:
 
         A broken download goes on where it broke, unless the label set has changed since.
         """
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
+        with whole_file(path) as file:
             download = _Download(self._http, f"/v1/sets/{label_set}/export", {"format": format}, file)
             for attempt in range(self._attempts):
                 try:
@@ -161,9 +161,7 @@ class Client:
                 except httpx2.TransportError as error:
                     if attempt == self._attempts - 1:
                         raise StorageError(f"the download of label set {label_set} broke off: {error}") from error
-            n = file.tell()
-        partial.replace(path)
-        return n
+            return file.tell()
 
     # Jobs
 

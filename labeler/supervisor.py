@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-_LONGEST_WAIT = 30.0  # seconds between two starts of a process that keeps dying
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a process that died is started again
+_HEALTHY = 60.0  # seconds; whoever lived for so long does not keep dying
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,17 @@ class Program:
 
     name: str
     command: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""  # given whole: configuration that should not be seen in a list of processes
     is_last: bool = False  # to be stopped, since the others need it to stop well
 
 
 class Supervisor:
-    """`with Supervisor(logs) as them: them.start(program); ...; them.watch()`."""
+    """`with Supervisor(logs) as them: them.start(program); ...`, and then `them.watch_once()` again and again."""
 
-    def __init__(self, logs: Path, *, stop_seconds: float = 30.0) -> None:
-        self._logs, self._stop_seconds = logs, stop_seconds
+    def __init__(self, logs: Path, *, stop_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logs, self._stop_seconds, self._clock = logs, stop_seconds, clock
         self._running: dict[str, tuple[Program, subprocess.Popen[bytes]]] = {}
+        self._started_at: dict[str, float] = {}
         self._waits: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
 
@@ -40,7 +41,7 @@ class Supervisor:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{program.name}.log").open("ab") as log:
             process = subprocess.Popen(
-                program.command, env={**os.environ, **program.environment}, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                program.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
                 # A session of its own: Ctrl-C is for the supervisor alone, which stops them in order.
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
@@ -48,6 +49,7 @@ class Supervisor:
         process.stdin.write(program.stdin)
         process.stdin.close()
         self._running[program.name] = (program, process)
+        self._started_at[program.name] = self._clock()
 
     def watch_once(self) -> list[str]:
         """Start again what has died; the names of those that did. One that keeps dying waits longer each time."""
@@ -55,18 +57,19 @@ class Supervisor:
         for name, (program, process) in list(self._running.items()):
             if process.poll() is None:
                 continue
-            now = time.monotonic()
+            now = self._clock()
             if name not in self._not_before:
                 died.append(name)
-                self._waits[name] = min(_LONGEST_WAIT, 2 * self._waits.get(name, 0.25))
-                self._not_before[name] = now + self._waits[name]
+                self._not_before[name] = now + self._next_wait(name, now)
             if now >= self._not_before[name]:
                 del self._not_before[name]
                 self.start(program)
         return died
 
-    def pids(self) -> dict[str, int]:
-        return {name: process.pid for name, (_, process) in self._running.items()}
+    def _next_wait(self, name: str, now: float) -> float:
+        is_first = name not in self._waits or now - self._started_at[name] >= _HEALTHY
+        self._waits[name] = _FIRST_WAIT if is_first else min(_LONGEST_WAIT, 2 * self._waits[name])
+        return self._waits[name]
 
     def __enter__(self) -> Supervisor:
         return self

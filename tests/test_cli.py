@@ -128,7 +128,7 @@ def test_shards_are_merged_by_a_command(run, planted: Planted, tmp_path: Path) -
         ({"corpus": "/no/such/corpus"}, "no such file or folder"),
         ({"hookpoint": "gpt_neox.layer.0"}, "the nearest are"),
         ({"shard": "3/2"}, "expected I/N"),
-        ({"dtype": "int4"}, "choose one of"),
+        ({"dtype": "int4"}, "choose float32 or bfloat16"),
         ({"tokens": 0}, "tokens"),
         ({"sequence-tokens": 4096}, "longer than the 128 positions"),
     ],
@@ -231,7 +231,9 @@ def test_a_full_disk_keeps_what_was_done(planted: Planted, tmp_path: Path) -> No
 
     def ended(limits: dict[int, int]) -> subprocess.CompletedProcess[str]:
         lines = ["\n".join([str(limits[limit]), *words]) for limit, words in runs.items()]
-        return subprocess.run([sys.executable, "-c", _LIMITED, *lines], capture_output=True, text=True, check=True)
+        # -B: Python itself would leave what it compiles cut short, and the next process would stumble over it.
+        words = [sys.executable, "-B", "-c", _LIMITED, *lines]
+        return subprocess.run(words, capture_output=True, text=True, check=True)
 
     full = ended({limit: limit for limit in folders})
     assert ended_as(full) == ["3", "3"], full.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,31 @@ def test_an_endpoint_of_no_use_ends_the_run_with_its_reason(
     assert done.code == 4
     assert "401: key revoked (check OPENAI_API_KEY" in done.err
     assert json.loads(run("sets", "--json").out)[0]["summary"]["counts"]["failed"] == 0
+
+
+def test_a_demo_with_failures_says_so_in_its_exit_code(
+    run: Any, stub_server: StubServer, planted_evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labeler.demo.run.gather_demo", lambda *_: planted_evidence)
+    asked = ["demo", "--out", tmp_path / "demo", "--features", "0-3", *words(planted_evidence, stub_server)[2:-1]]
+    stub_server.behave = lambda number, body: stub.MALFORMED
+    done = run(*asked)
+    assert (done.code, "4 features failed" in done.err) == (4, True)
+    assert (tmp_path / "demo" / "report.html").exists()
+
+
+def test_no_more_features_are_begun_than_may_be_asked_about(
+    run: Any, stub_server: StubServer, planted_evidence: Path
+) -> None:
+    assert run(*words(planted_evidence, stub_server, "--features", "0-3", "--concurrency", 1)).code == 0
+    is_label = ["The feature detects: " not in json.dumps(body) for body in stub_server.bodies]
+    assert (is_label.count(True), is_label.count(False) > 4) == (4, True)
+    assert (True, True) not in pairwise(is_label)  # each is simulated before the next one
+
+
+def test_the_words_of_a_provider_do_not_reach_the_terminal_as_commands(
+    run: Any, stub_server: StubServer, planted_evidence: Path
+) -> None:
+    stub_server.behave = lambda number, body: stub.fails(401, "\x1b[2Jkey revoked")
+    done = run(*words(planted_evidence, stub_server))
+    assert (done.code, "\x1b" in done.err, "␛[2Jkey revoked" in done.err) == (4, False, True)

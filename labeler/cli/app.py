@@ -68,5 +68,8 @@ def _fail(error: BaseException, message: str, exit_code: int) -> None:
         import traceback
 
         traceback.print_exception(error)
-    typer.echo(f"error: {message}", err=True)
+    from labeler.terminal import visible
+
+    # It may hold the words of a provider or of a file, which are data.
+    typer.echo("\n".join(map(visible, f"error: {message}".split("\n"))), err=True)
     sys.exit(exit_code)

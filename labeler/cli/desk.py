@@ -116,8 +116,10 @@ class Service:
         self._client = client
 
     def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found:
+        from labeler.selection import read_features
+
         if features.startswith("@"):
-            features = ",".join(Path(features[1:]).read_text("utf-8").replace(",", " ").split())
+            features = ",".join(map(str, read_features(Path(features[1:]))))
         budget = {"usd": asked.pop("budget_usd"), "tokens": asked.pop("budget_tokens")}
         if recipe is not None:
             asked["recipe"] = _recipe(recipe)

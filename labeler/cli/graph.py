@@ -130,10 +130,12 @@ def _described(report: Report, by_layer: Mapping[int, Labels], out: Path) -> dic
 
 
 def _tell(report: Report, by_layer: Mapping[int, Labels], out: Path) -> None:
+    from labeler.terminal import visible
+
     for layer, of in sorted(by_layer.items()):
-        say(f"layer {layer}: label set {of.label_set}, {of.hookpoint}, {of.n_features:,} features")
+        say(f"layer {layer}: label set {of.label_set}, {visible(of.hookpoint)}, {of.n_features:,} features")
     kept = f", {report.n_kept:,} keep the label they had" if report.n_kept else ""
     say(f"{report.n_labeled:,} of {report.n_nodes:,} nodes of features have a label now{kept}: {out}")
     for reason, n in report.reasons.most_common():
-        nodes = [node for node, why in report.without.items() if why == reason][:_SHOWN]
-        say(f"no label for {n:,}: {reason} ({', '.join(nodes)}{', ...' if n > _SHOWN else ''})")
+        nodes = [visible(node) for node, why in report.without.items() if why == reason][:_SHOWN]
+        say(f"no label for {n:,}: {visible(reason)} ({', '.join(nodes)}{', ...' if n > _SHOWN else ''})")

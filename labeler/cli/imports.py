@@ -30,7 +30,9 @@ def import_labels(
     """Keep an exported label set in the database, as a label set of its own that says where it came from."""
     from dataclasses import asdict
 
+    from labeler.export.columns import REVIEWS
     from labeler.imports.labels import import_labels as bring_in
+    from labeler.terminal import visible
 
     done = bring_in(store_at(db), file, card, part=part)
     if as_json:
@@ -38,5 +40,10 @@ def import_labels(
         return
     contexts = f" with {done.n_contexts:,} contexts" if done.n_contexts else ""
     say(f"{done.n_features:,} features{contexts} of {file} are label set {done.label_set}, marked as imported")
-    if done.columns_left_out:
-        typer.echo(f"left out, since no label set has such columns: {', '.join(done.columns_left_out)}", err=True)
+    if reviews := [name for name in done.columns_left_out if name in REVIEWS]:
+        typer.echo(
+            f"left out: what people said of the labels ({', '.join(reviews)}); the file does not say when, nor who gave a verdict",
+            err=True,
+        )
+    if others := [visible(name) for name in done.columns_left_out if name not in REVIEWS]:
+        typer.echo(f"left out, since no label set has such columns: {', '.join(others)}", err=True)

@@ -124,10 +124,12 @@ def list_(
 @jobs.command()
 def show(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
     """One job: how far it is, what it has cost, what has failed."""
+    from labeler.terminal import visible
+
     with desk_at(db, url) as desk:
         _show(desk.job(job), as_json)
         for failure in () if as_json else desk.failures(job, limit=10):
-            say(f"  feature {failure.feature_index}: {failure.reason}")
+            say(f"  feature {failure.feature_index}: {visible(failure.reason)}")
 
 
 @jobs.command()
@@ -188,11 +190,13 @@ def _show(found: Found, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_described(info, progress), default=str))
         return
+    from labeler.terminal import visible
+
     say(_line(info, progress))
     if info.reason:
-        say(f"  {info.reason}")
+        say(f"  {visible(info.reason)}")
     for kind, n in progress.errors.items():
-        say(f"  {n} features failed: {kind}")
+        say(f"  {n} features failed: {visible(kind)}")
 
 
 def _described(info: JobInfo | Job, progress: JobProgress | Progress) -> dict[str, Any]:

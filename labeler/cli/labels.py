@@ -1,4 +1,4 @@
-"""Commands that make, show and export labels: demo, label, show, export, sets."""
+"""Commands that make and show labels: demo, label, show, sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from labeler.cli.options import (
     store_at,
 )
 from labeler.cli.planning import show_plan
-from labeler.errors import InputError
 
 if TYPE_CHECKING:
     from labeler.llm.batch import Batches
@@ -67,13 +66,15 @@ def demo(
     with gather_progress() as on_progress:
         evidence = gather_demo(out, tokens, on_progress)
     database = str(out / "labeler.db")
-    label_set, _ = _label(evidence, features, chosen, database, asking)
+    label_set, counts = _label(evidence, features, chosen, database, asking)
     finish_demo(out, evidence, database, label_set, stdout())
     say(
         f"\n{time.monotonic() - began:.0f} s. Open {out}/report.html in a browser. The label set is in {out}/labels.jsonl, .csv and "
         f".parquet, and {out}/labels.jsonl.card.md says how it was made.\n"
         f"One feature: labeler show {quoted(evidence)} 0 --db {quoted(out / 'labeler.db')}"
     )
+    if counts.get("failed"):
+        raise typer.Exit(4)
 
 
 @app.command()
@@ -147,7 +148,7 @@ def _label(
     from labeler.labeling.missing import label_missing
     from labeler.labeling.processes import processes_worth
     from labeler.selection import parse_features
-    from labeler.terminal import progress
+    from labeler.terminal import progress, visible
 
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
@@ -181,8 +182,8 @@ def _label(
                     )
                 else:
                     await label_missing(
-                        folder, wanted, recipe, llm, store, label_set, on_result=on_result, on_start=on_start,
-                        n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                        folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
+                        on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
                     )  # fmt: skip
             finally:
                 if llm is not None:
@@ -190,7 +191,7 @@ def _label(
 
         asyncio.run(run())
     for reason, n in failures.most_common(5):
-        typer.echo(f"error: {n} features failed: {reason}", err=True)
+        typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
     if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
         typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
     if failures:
@@ -235,51 +236,6 @@ def show(
     from labeler.terminal import feature_panel, stdout
 
     stdout().print(feature_panel(view.result, contexts, explained=view.explain))
-
-
-@app.command()
-def export(
-    format: Annotated[
-        str,
-        typer.Option(
-            help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
-            "neuronpedia: the tree that its import reads."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="PATH", help="The file or folder to write; the card goes inside or beside it.")
-    ],
-    label_set: Annotated[int | None, typer.Option("--label-set", metavar="ID", help="Default: the newest.")] = None,
-    top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
-    model: Annotated[
-        str | None, typer.Option(help="neuronpedia: the model's id there. Default: the subject's name.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAYER-SET", help="neuronpedia: the source's id there. Default: after the hookpoint and SAE."
-        ),
-    ] = None,
-    db: Database = None,
-    as_json: Json = False,
-) -> None:
-    """Take a label set away, with the card that says how it was made."""
-    from labeler.export.formats import export_as
-
-    store = store_at(db)
-    chosen = store.newest_label_set().id if label_set is None else label_set
-    if format == "neuronpedia":
-        from labeler.neuronpedia.write import N_TOP, write_tree
-
-        n_rows = write_tree(store, chosen, out, model=model, source=source, n_top=top_contexts or N_TOP)
-    elif model or source:
-        raise InputError(f"--model and --source go with --format neuronpedia, and not with {format}")
-    else:
-        n_rows = export_as(store, chosen, format, out, top_contexts)
-    if as_json:
-        typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
-    else:
-        say(f"{n_rows:,} features of label set {chosen} in {out}")
 
 
 @app.command()

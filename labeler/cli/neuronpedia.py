@@ -84,6 +84,7 @@ def check_neuronpedia(
 ) -> None:
     """Would Neuronpedia's import read this tree? Each problem with its file, line and rule; exit code 2 where there is one."""
     from labeler.neuronpedia.check import check_tree, summary
+    from labeler.terminal import visible
 
     checked = check_tree(tree, most)
     if as_json:
@@ -91,7 +92,7 @@ def check_neuronpedia(
         typer.echo(json.dumps({"rows": checked.rows, "problems": problems}))
     else:
         for problem in checked.problems:
-            typer.echo(str(problem))
+            typer.echo(visible(str(problem)))
     if checked.problems:
         n = len(checked.problems)
         found = f"{n} or more problems" if n == most else "1 problem" if n == 1 else f"{n} problems"

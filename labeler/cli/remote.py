@@ -112,5 +112,7 @@ def _show(found: Iterable[Label], as_json: bool) -> None:
 
 
 def _line(label: Label) -> str:
+    from labeler.terminal import visible
+
     score = "  —  " if label.score is None else f"{label.score:5.2f}"
-    return f"{label.sae}/{label.feature_index}  {score}  {label.label or f'{label.state}: {label.reason}'}"
+    return f"{label.sae}/{label.feature_index}  {score}  {visible(label.label or f'{label.state}: {label.reason}')}"

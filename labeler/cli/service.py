@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine: queue, workers, API and pages. Ctrl-C stops all of it."""
     with _only_here(data):
+        _check_port(port)
         environment, programs = _programs(data.resolve(), port, processes, base_url)
         os.environ |= environment
         from labeler.store.jobs import Jobs
@@ -65,9 +67,8 @@ def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tu
         Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True),
         Program("worker-label", [*_PYTHON, "-m", "workers", "label", "--processes", str(processes)]),
         Program("worker-gather", [*_PYTHON, "-m", "workers", "gather"]),
+        Program("api", [*_PYTHON, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]),
     ]
-    if find_spec("api.__main__") is not None:
-        programs.append(Program("api", [*_PYTHON, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]))
     return environment, programs
 
 
@@ -79,41 +80,58 @@ def _run(data: Path, port: int, programs: list[Program]) -> None:
         try:
             for program in programs:
                 supervisor.start(program)
-            _greet(supervisor, data, port, has_api=any(p.name == "api" for p in programs))
+            _greet(partial(_watch, supervisor, data), data, port)
             while True:
-                for name in supervisor.watch_once():
-                    typer.echo(f"{name} ended and is started again; see {data}/logs/{name}.log", err=True)
-                time.sleep(0.2)
+                _watch(supervisor, data)
         except KeyboardInterrupt:
             say("stopping: blocks in hand are given back, what is done is kept")
     say(f"stopped; `labeler up --data {data}` continues")
+
+
+def _watch(supervisor: Supervisor, data: Path) -> None:
+    for name in supervisor.watch_once():
+        typer.echo(f"{name} ended and is started again; see {data}/logs/{name}.log", err=True)
+    time.sleep(0.2)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _greet(supervisor: Supervisor, data: Path, port: int, *, has_api: bool) -> None:
-    address = f"http://127.0.0.1:{port}"
-    if has_api and not _answers(f"{address}/healthz", 60.0):
-        typer.echo(f"the API does not answer yet; see {data}/logs/api.log", err=True)
+def _greet(watch: Callable[[], None], data: Path, port: int, seconds: float = 60.0) -> None:
+    """Say where it is once the API answers, and after `seconds` that it does not; `watch` meanwhile."""
+    address, patience_until = f"http://127.0.0.1:{port}", time.monotonic() + seconds
+    while not _answers(f"{address}/healthz"):
+        if time.monotonic() >= patience_until:
+            typer.echo(f"the API does not answer: see {data}/logs/api.log. It is still waited for", err=True)
+            patience_until = math.inf
+        watch()
     say(f"labeler is up: {address}   data and logs: {data}   Ctrl-C stops it")
     say(f"Try: curl -s {address}/v1/jobs")
     say(f"Gather into {data}, and then: labeler jobs submit EVIDENCE --url {address}")
 
 
-def _answers(url: str, seconds: float) -> bool:
-    from urllib.error import URLError
+def _answers(url: str) -> bool:
     from urllib.request import urlopen
 
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    try:
+        with urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:  # URLError is one
+        return False
+
+
+def _check_port(port: int) -> None:
+    """Raises InputError for a port that the API could not have, where something else might answer in its place."""
+    import socket
+
+    with socket.socket() as probe:
+        # As the API itself binds it: what a service that has just stopped leaves behind is no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            with urlopen(url, timeout=2) as response:
-                return bool(response.status == 200)
-        except (URLError, OSError):
-            time.sleep(0.1)
-    return False
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(f"port {port}: {os.strerror(error.errno or 0)}; choose another with --port") from error
 
 
 @contextmanager

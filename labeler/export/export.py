@@ -5,8 +5,6 @@ Files are streamed, so memory does not grow with the number of features, and app
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
 from labeler.export.columns import TOP_CONTEXTS
 from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
-from labeler.files import clear_disk_errors, write_atomically
+from labeler.files import strict_json, whole_file, write_atomically
 from labeler.records import Source, Split
 from labeler.store import LabelSetInfo, Store
 from labeler.store.imported import has_contexts, imported_contexts, is_imported
@@ -35,26 +33,29 @@ def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
+    check_is_file(path, format)
     info = store.label_set(label_set_id)
-    rows, seen = read_rows(store, label_set_id), Seen()
+    rows, count = read_rows(store, label_set_id), RowCount()
     if top_contexts:
         rows = with_top_contexts(store, info, rows, top_contexts)
     card = build_card(store, label_set_id)
-    with clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            for piece in encode_rows(format, seen.watch(rows), lambda: card):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    write_atomically(path.with_name(path.name + ".card.md"), card_markdown(card).encode())
+    with whole_file(path) as file:
+        file.writelines(encode_rows(format, count.watch(rows), lambda: card))
+    write_card(path, format, card, card_markdown(card))
+    return count.n
+
+
+def check_is_file(path: Path, format: str) -> None:
+    """Raises InputError for a folder, which no file can take the place of."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
+
+
+def write_card(path: Path, format: str, card: dict[str, Any], markdown: str) -> None:
+    """The card beside the file at `path`, in which Parquet has it already."""
+    write_atomically(path.with_name(path.name + ".card.md"), markdown.encode())
     if format != "parquet":
-        write_atomically(path.with_name(path.name + ".card.json"), _json(card, indent=1).encode())
-    return seen.n
+        write_atomically(path.with_name(path.name + ".card.json"), strict_json(card, indent=1).encode())
 
 
 def with_top_contexts(store: Store, info: LabelSetInfo, rows: LabelRows, n: int) -> LabelRows:
@@ -88,7 +89,7 @@ def _brought(store: Store, info: LabelSetInfo, n: int) -> ContextsOf:
     return contexts_of
 
 
-class Seen:
+class RowCount:
     """How many rows have gone by, and the last feature among them."""
 
     def __init__(self) -> None:
@@ -112,8 +113,3 @@ def _top_contexts(folder: EvidenceFolder, feature_index: int, n: int) -> list[di
         {"text": c.text, "tokens": list(c.tokens), "activations": list(c.activations)}
         for c in folder.contexts(strongest, Source.TOP, Split.EXPLAIN)
     ]
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    # Strict: a NaN is a bug of ours, and no other reader would take it.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from itertools import count
@@ -13,11 +12,10 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 
-from labeler.errors import InputError
 from labeler.export.card import build_card, card_markdown
-from labeler.export.export import Seen, with_top_contexts
+from labeler.export.export import RowCount, with_top_contexts
 from labeler.export.stream import encode_rows, read_rows
-from labeler.files import clear_disk_errors, write_atomically, write_json
+from labeler.files import whole_folder, write_atomically, write_json
 from labeler.store import Store
 
 _ROWS_A_SHARD = 250_000
@@ -31,19 +29,12 @@ def export_dataset(store: Store, label_set_id: int, folder: Path, *, top_context
     Raises InputError for a folder that holds something, NotFoundError for an unknown label set, StorageError on a full
     disk. The folder appears whole or not at all.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already: name a new folder for the dataset")
     card = build_card(store, label_set_id)
-    partial = folder.with_name(folder.name + ".partial")
-    with clear_disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "data").mkdir(parents=True)
+    with whole_folder(folder) as partial:
+        (partial / "data").mkdir()
         n_rows, schema = _write_shards(store, label_set_id, partial / "data", card, top_contexts)
         write_json(partial / "card.json", card)
         write_atomically(partial / "README.md", _readme(card, n_rows, schema).encode())
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
     return n_rows
 
 
@@ -53,12 +44,12 @@ def _write_shards(
     info, size = store.label_set(label_set_id), _ROWS_A_SHARD_WITH_CONTEXTS if top_contexts else _ROWS_A_SHARD
     n_rows, after = 0, -1
     for number in count():
-        rows, seen = read_rows(store, label_set_id, after, size), Seen()
+        rows, passed = read_rows(store, label_set_id, after, size), RowCount()
         if top_contexts:
             rows = with_top_contexts(store, info, rows, top_contexts)
         with (folder / f"labels-{number:05d}.parquet").open("wb") as file:
-            file.writelines(encode_rows("parquet", seen.watch(rows), lambda: card))
-        n_rows, after = n_rows + seen.n, seen.last
+            file.writelines(encode_rows("parquet", passed.watch(rows), lambda: card))
+        n_rows, after = n_rows + passed.n, passed.last
         if not _more(store, label_set_id, after):
             return n_rows, rows.schema
     raise AssertionError("count() does not end")

@@ -1,17 +1,16 @@
 """A label set as one self-contained HTML page: no network, no other file, readable years from now.
 
-The page is drawn from two JSON blocks: a row for every feature, and for some of them the contexts. Everything that
-came from a model or a corpus reaches the page as JSON text, and from there only as text nodes.
+The page is drawn from two JSON blocks: a row for every feature, and the contexts of each. It is for label sets of a few
+thousand features, such as the demo's: all of them are in memory at once, and in the page. Everything that came from a
+model or a corpus reaches the page as JSON text, and from there only as text nodes.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import heapq
 import json
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,22 +56,18 @@ def write_report(
     card: Mapping[str, Any],
     features: Iterable[LabeledFeature],
     evidence_contexts: ReadContexts | None = None,
-    max_features: int = 2048,
-    seed: int = 0,
 ) -> None:
     """Write a label set as one HTML file.
 
-    `features` is read once. Contexts are embedded for all features up to `max_features`; beyond that for the best
-    quarter of `max_features`, the worst quarter, and a seeded sample; the page says so. `evidence_contexts` gives the
-    contexts of a feature's evidence, to show what the explainer saw beside what the simulations already hold.
+    `features` is read once. `evidence_contexts` gives the contexts of a feature's evidence, to show what the explainer saw
+    beside what the simulations already hold.
     Raises StorageError where `path` cannot be written.
     """
-    summary, detailed = Summary(), Detailed(max_features, seed)
+    summary, shown = Summary(), list[_Cut]()
     for feature in features:
         summary.add(feature)
-        detailed.add(feature)
-    chosen = detailed.chosen()
-    page = render(manifest, card, summary, embed_details(chosen, evidence_contexts))
+        shown.append(_cut(feature))
+    page = render(manifest, card, summary, embed_details(shown, evidence_contexts))
     # A lone surrogate cannot be UTF-8; inside the JSON its backslash escape is the same character again.
     write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
 
@@ -160,51 +155,7 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-# Which features are shown in detail, and what of them
-
-
-class Detailed:
-    """The features whose contexts are embedded, chosen in one pass with room for `max_features` of them."""
-
-    def __init__(self, max_features: int, seed: int) -> None:
-        self.max_features = max(0, max_features)
-        self._sample = _Largest(self.max_features)
-        self._best, self._worst = _Largest(self.max_features // 4), _Largest(self.max_features // 4)
-        self._random = random.Random(seed)
-
-    def add(self, feature: LabeledFeature) -> None:
-        # Only what is shown is kept: a label set of an SAE with all its simulations would not fit in memory.
-        kept = _cut(feature)
-        score = feature.score("simulation")
-        self._sample.add(self._random.random(), kept)
-        if score is not None and score.value is not None:
-            self._best.add(score.value, kept)
-            self._worst.add(-score.value, kept)
-
-    def chosen(self) -> dict[int, _Cut]:
-        found: dict[int, _Cut] = {}
-        for cut in (*self._best.members(), *self._worst.members(), *self._sample.members()):
-            if len(found) < self.max_features:
-                found.setdefault(cut.feature.feature_index, cut)
-        return dict(sorted(found.items()))
-
-
-class _Largest:
-    """The `n` members of largest key."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self._heap: list[tuple[float, int, _Cut]] = []
-
-    def add(self, key: float, cut: _Cut) -> None:
-        entry = (key, cut.feature.feature_index, cut)
-        if len(self._heap) < self.n:
-            heapq.heappush(self._heap, entry)
-        elif self._heap and entry[:2] > self._heap[0][:2]:
-            heapq.heapreplace(self._heap, entry)
-
-    def members(self) -> list[_Cut]:
-        return [cut for _, _, cut in sorted(self._heap, key=lambda e: e[:2], reverse=True)]
+# The contexts
 
 
 @dataclass(frozen=True)
@@ -236,11 +187,12 @@ def _shown(members: Sequence[Any], source: Source, split: Split) -> list[Any]:
     return [members[round(i * (len(members) - 1) / (n - 1))] for i in range(n)]
 
 
-def embed_details(chosen: Mapping[int, _Cut], evidence_contexts: ReadContexts | None) -> dict[str, Any]:
+def embed_details(shown: Iterable[_Cut], evidence_contexts: ReadContexts | None) -> dict[str, Any]:
     """The contexts of features as JSON values: token texts once, contexts as indices into them, activations sparse."""
     tokens: dict[str, int] = {}
     features = {}
-    for index, cut in chosen.items():
+    for cut in sorted(shown, key=lambda cut: cut.feature.feature_index):
+        index = cut.feature.feature_index
         gathered = evidence_contexts(index) if evidence_contexts is not None else ()
         features[str(index)] = _detail(cut, gathered, tokens)
     return {"tokens": list(tokens), "features": features}
@@ -305,7 +257,6 @@ def render(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summar
         "base-uri 'none'; form-action 'none'",
         data=_safe_json(data),
         details=_safe_json(details),
-        n_detailed=len(details["features"]),
         about=about(manifest, card, summary),
         provenance=[("evidence", list(_flat(manifest))), ("label set", list(_flat(card)))],
         summary=summary,

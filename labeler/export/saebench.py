@@ -7,8 +7,7 @@ Only what is known is written: a field of `eval_config` that is not there played
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -19,7 +18,7 @@ from sqlalchemy import select
 from labeler import __version__
 from labeler.errors import InputError
 from labeler.export.card import build_card
-from labeler.files import clear_disk_errors
+from labeler.files import strict_json, whole_file
 from labeler.records import State
 from labeler.store import LabelSetInfo, Store
 from labeler.store.tables import RESULTS, in_utc
@@ -46,16 +45,16 @@ def export_saebench(store: Store, label_set_id: int, path: Path) -> int:
             "label with a recipe that asks for them, such as `--recipe standard`"
         )
     head = _summary(store.label_set(label_set_id), build_card(store, label_set_id), values, undefined)
-    with clear_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(_json(head, indent=1)[:-2] + ',\n "eval_result_unstructured": {')
-            for number, (feature, latent) in enumerate(_latents(store, label_set_id)):
-                file.write(f'{"," if number else ""}\n  "{feature}": {_json(latent)}')
-            file.write("\n }\n}\n")
-        partial.replace(path)
+    with whole_file(path) as file:
+        file.writelines(text.encode() for text in _texts(head, _latents(store, label_set_id)))
     return len(values)
+
+
+def _texts(head: dict[str, Any], latents: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    yield strict_json(head, indent=1)[:-2] + ',\n "eval_result_unstructured": {'
+    for number, (feature, latent) in enumerate(latents):
+        yield f'{"," if number else ""}\n  "{feature}": {strict_json(latent)}'
+    yield "\n }\n}\n"
 
 
 def _summary(
@@ -142,7 +141,3 @@ def _sae_lens_names(path: str) -> tuple[str | None, str | None]:
     """The release and the id in SAELens's registry, where the SAE was named by them."""
     release, slash, sae_id = path.removeprefix("sae-lens:").partition("/")
     return (release, sae_id) if path.startswith("sae-lens:") and slash else (None, None)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)

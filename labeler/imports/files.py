@@ -105,14 +105,19 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def unknown_columns(path: Path) -> list[str]:
-    """Columns of the file that no label set has; they are not imported."""
+    """Columns of the file that are not imported: those that no label set has, and REVIEWS.
+
+    Of a verdict the file does not say who gave it, and of no review when: nobody could stand for it here.
+    """
     kind = kind_of(path)
     if kind == "parquet":
         names = pq.read_schema(path).names
+    elif kind == "jsonl":
+        _, row = next(_jsonl(path))
+        names = list(row)
     else:
-        with path.open("rb") as file:
-            first = file.readline()
-        names = list(orjson.loads(first)) if kind == "jsonl" else next(csv.reader([first.decode("utf-8-sig")]))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file))
     return [name for name in names if name not in COLUMNS and name != TOP_CONTEXTS]
 
 

@@ -33,7 +33,7 @@ class Imported:
     label_set: int
     n_features: int
     n_contexts: int
-    columns_left_out: list[str]  # that no label set has
+    columns_left_out: list[str]  # what people said of the labels, and what no label set has
 
 
 def import_labels(store: Store, path: Path, card: Path | None = None, *, part: bool = False) -> Imported:
@@ -44,9 +44,10 @@ def import_labels(store: Store, path: Path, card: Path | None = None, *, part: b
     """
     says = read_card(path, card)
     n_features, n_contexts = _check(path, Belongs(path, says), part)
+    left_out = unknown_columns(path)
     batches = _batches(path, says)
     label_set = save_imported(store, origins_of(path, says, n_features), batches)
-    return Imported(label_set, n_features, n_contexts, unknown_columns(path))
+    return Imported(label_set, n_features, n_contexts, left_out)
 
 
 def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:

@@ -7,7 +7,7 @@ lines.py       the tree -> rows, each with its place; problems name file, line a
 check.py       a rule for each sentence about the tree; rules.py those about rows
 read.py        the tree -> evidence (labeler/evidence/given.py)
 dashboards.py  SAEDashboard's batch JSON -> the same
-labels.py      explanations and scores of a tree -> label sets
+labels.py      explanations and scores of a tree -> label sets; spool.py what they put aside
 mirror.py      one feature, as `GET /api/feature/{model}/{source}/{index}` answers
 
 There and back, labels, defined scores with all that is known of them, contexts with their exact activations, densities,

@@ -17,6 +17,7 @@ from labeler.neuronpedia.layout import EXPLANATIONS, SCORES
 from labeler.neuronpedia.lines import Placed
 from labeler.neuronpedia.read import Tree, index_at
 from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS
+from labeler.neuronpedia.spool import Spool
 from labeler.records import Label, LabeledFeature, Score, State, Usage
 from labeler.store import Store
 from labeler.store.rows import row_of
@@ -24,8 +25,6 @@ from labeler.store.rows import row_of
 _ROWS_AT_ONCE = 500
 _FIELDS = {f.name for f in fields(Score)}
 _TOLERANCE = 1e-9
-
-Scores = dict[str, list[tuple[str, Score]]]  # by explanation: (who scored, the score)
 
 
 @dataclass(frozen=True)
@@ -64,32 +63,29 @@ def who(model: str | None, *, ours: bool) -> str:
 
 def read_labels(tree: Tree) -> Iterator[tuple[Kind, Placed, list[tuple[str, Score]]]]:
     """Each explanation with its scores. Raises FormatError naming file and line."""
-    scores = _scores(tree)
-    of_kind: Counter[tuple[Any, ...]] = Counter()
-    for placed in tree.rows(EXPLANATIONS):
-        row = placed.row
-        text = row["description"]
-        if not isinstance(text, str) or not text.strip():
-            raise FormatError(str(placed.problem("needed-keys", "'description' is no text")))
-        type, model = (None if row.get(k) is None else str(row[k]) for k in ("typeName", "explanationModelName"))
-        place = (type, model, index_at(placed))
-        yield Kind(type, model, of_kind[place]), placed, scores.pop(str(row["id"]), [])
-        of_kind[place] += 1
-    if scores:
-        raise FormatError(
-            f"{tree.folder / SCORES}: scores of explanation {next(iter(scores))!r}, which is not in the tree [reference]"
-        )
+    with Spool() as spool:
+        _put_aside(tree, spool)
+        for placed in tree.rows(EXPLANATIONS):
+            row = placed.row
+            text = row["description"]
+            if not isinstance(text, str) or not text.strip():
+                raise FormatError(str(placed.problem("needed-keys", "'description' is no text")))
+            type, model = (None if row.get(k) is None else str(row[k]) for k in ("typeName", "explanationModelName"))
+            nth = spool.count(type, model, index_at(placed))
+            yield Kind(type, model, nth), placed, spool.take(str(row["id"]))
+        if (left := spool.left()) is not None:
+            raise FormatError(
+                f"{tree.folder / SCORES}: scores of explanation {left!r}, which is not in the tree [reference]"
+            )
 
 
-def _scores(tree: Tree) -> Scores:
-    found: Scores = {}
+def _put_aside(tree: Tree, spool: Spool) -> None:
+    """The scores: they come in an order of their own."""
     for placed in tree.rows(SCORES):
         row = placed.row
-        score = _score(placed, str(row["explanationScoreTypeName"]))
-        ours = str(row["explanationScoreTypeName"]).startswith(OURS)
-        model = row.get("explanationScoreModelName")
-        found.setdefault(str(row["explanationId"]), []).append((who(model, ours=ours), score))
-    return found
+        kind = str(row["explanationScoreTypeName"])
+        made_by = who(row.get("explanationScoreModelName"), ours=kind.startswith(OURS))
+        spool.add(str(row["explanationId"]), made_by, _score(placed, kind))
 
 
 def _score(placed: Placed, type: str) -> Score:

@@ -57,7 +57,7 @@ class Placed:
 
 def read_table(folder: Path, needed: Collection[str], key: str, report: Report) -> Iterator[Placed]:
     """All rows of a data folder that can be read, in the order of batches. `key` is the column of which no value comes twice."""
-    known = Seen(key)
+    duplicates = Duplicates(key)
     for file in batch_files(folder, report):
         first: frozenset[str] | None = None
         for placed in read_lines(file, report):
@@ -71,9 +71,9 @@ def read_table(folder: Path, needed: Collection[str], key: str, report: Report) 
                 differing = ", ".join(sorted(map(repr, keys ^ first)))
                 report(placed.problem("same-keys", f"differs from the first line of the file in {differing}"))
                 continue
-            known.add(placed)
+            duplicates.add(placed)
             yield placed
-    known.report(report)
+    duplicates.report(report)
 
 
 def batch_files(folder: Path, report: Report) -> list[Path]:
@@ -133,11 +133,35 @@ def _row(file: Path, number: int, line: bytes, report: Report) -> Placed | None:
     return Placed(file, number, row)
 
 
-class Seen:
-    """Values that may come once only. 16 bytes a row, whatever the values: a hash of each, and its line.
+class Known:
+    """Values that have come, 8 bytes each, whatever they are: a hash of each.
 
     Two of a million values share a 64-bit hash by chance once in 37 million trees.
     """
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._sorted = np.zeros(0, np.uint64)
+
+    def add(self, value: object) -> None:
+        self._hashes.append(_hash(value))
+
+    def __contains__(self, value: object) -> bool:
+        """Quick where all are added before the first one is asked for."""
+        if len(self._sorted) != len(self._hashes):
+            self._sorted = np.sort(np.frombuffer(self._hashes, dtype=np.uint64))
+        sought = np.uint64(_hash(value))
+        at = int(np.searchsorted(self._sorted, sought))
+        return at < len(self._sorted) and bool(self._sorted[at] == sought)
+
+
+def _hash(value: object) -> int:
+    digest = hashlib.blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+class Duplicates:
+    """Values that may come once only, 16 bytes each: a hash, as in `Known`, and its line."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -149,8 +173,7 @@ class Seen:
         if not self._files or self._files[-1] != placed.file:
             self._files.append(placed.file)
             self._starts.append(len(self._hashes))
-        digest = hashlib.blake2b(str(placed.row.get(self.key)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        self._hashes.append(int.from_bytes(digest, "little"))
+        self._hashes.append(_hash(placed.row.get(self.key)))
         self._lines.append(placed.line)
 
     def report(self, report: Report) -> None:

@@ -18,7 +18,7 @@ _CREATOR = "labeler"
 
 
 @dataclass
-class Seen:
+class NamesUsed:
     """What the rows name and the config folder must know."""
 
     types: set[str] = field(default_factory=set)
@@ -27,13 +27,13 @@ class Seen:
     score_models: set[str] = field(default_factory=set)
 
 
-def write_config(folder: Path, seen: Seen, info: LabelSetInfo) -> None:
+def write_config(folder: Path, used: NamesUsed) -> None:
     folder.mkdir(parents=True)
     described = {
-        "explanation_type": (seen.types or {OURS + EXPLAINERS["lookup"]}, _about_type, True),
-        "explanation_model_type": (seen.models or {LOOKUP_MODEL}, _about_model, False),
-        "explanation_score_type": (seen.score_types or {OURS + "simulation"}, _about_score, True),
-        "explanation_score_model": (seen.score_models or {LOOKUP_MODEL}, _about_model, False),
+        "explanation_type": (used.types or {OURS + EXPLAINERS["lookup"]}, _about_type, True),
+        "explanation_model_type": (used.models or {LOOKUP_MODEL}, _about_model, False),
+        "explanation_score_type": (used.score_types or {OURS + "simulation"}, _about_score, True),
+        "explanation_score_model": (used.score_models or {LOOKUP_MODEL}, _about_model, False),
     }
     for name, (found, about, owned) in described.items():
         _write_lines(

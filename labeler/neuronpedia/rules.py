@@ -24,7 +24,7 @@ from labeler.neuronpedia.layout import (
     TOP,
     is_source,
 )
-from labeler.neuronpedia.lines import Placed, Problem, Report, read_plain, read_table
+from labeler.neuronpedia.lines import Known, Placed, Problem, Report, read_plain, read_table
 
 _PAIRS = (
     ("freq_hist_data_bar_heights", "freq_hist_data_bar_values"),
@@ -57,8 +57,8 @@ class Source:
         self.folder, self.config, self.report = folder, config, report
         self.model, self.source = folder.parent.name, folder.name
         self.set = self.source.partition("-")[2]
-        self.features: set[int] | None = None  # None: there is no such folder
-        self.explanations: set[str] | None = None
+        self.features: Known | None = None  # None: there is no such folder
+        self.explanations: Known | None = None
 
     def check(self) -> dict[str, int]:
         if not self.folder.is_dir() or not is_source(self.source):
@@ -76,8 +76,8 @@ class Source:
             self.report(Problem("table", self.folder / ACTIVATIONS, None, "is missing"))
         if not there & {FEATURES, EXPLANATIONS}:
             self.report(Problem("table", self.folder, None, "holds neither features nor explanations"))
-        self.features = set() if FEATURES in there else None
-        self.explanations = set() if EXPLANATIONS in there else None
+        self.features = Known() if FEATURES in there else None
+        self.explanations = Known() if EXPLANATIONS in there else None
         return {table: self._table(table, rule) for table, rule in rules.items() if table in there}
 
     def _metadata(self) -> None:
@@ -105,10 +105,15 @@ class Source:
             self.report(Problem("metadata", self.folder / extra[0], None, "is none of the files that are read"))
 
     def _table(self, table: str, rule: Callable[[Placed], None]) -> int:
-        files: dict[Path, set[str]] = {}
+        n_features: dict[Path, int] = {}  # of each file, counted no further than it must have
+        here: set[str] = set()
         key, n = "index" if table == FEATURES else "id", 0
         for placed in read_table(self.folder / table, KEYS[table], key, self.report):
-            files.setdefault(placed.file, set()).add(str(placed.row.get("explanationId", placed.row.get("index"))))
+            if placed.file not in n_features:
+                here = set()
+            if len(here) < FEATURES_PER_FILE:
+                here.add(str(placed.row.get("explanationId", placed.row.get("index"))))
+            n_features[placed.file] = len(here)
             n += 1
             if placed.row[AUTHOR[table]] != BOT:
                 self.report(placed.problem("author", f"{AUTHOR[table]!r} is not the bot's, {BOT}"))
@@ -117,17 +122,17 @@ class Source:
             if table != SCORES:
                 self._names(placed)
             rule(placed)
-        self._files(table, files)
+        self._files(table, n_features)
         return n
 
-    def _files(self, table: str, files: dict[Path, set[str]]) -> None:
-        if len(files) > FILES_PER_FOLDER:
+    def _files(self, table: str, n_features: dict[Path, int]) -> None:
+        if len(n_features) > FILES_PER_FOLDER:
             self.report(
-                Problem("too-many-files", self.folder / table, None, f"{len(files):,} files, and 1,000 are read")
+                Problem("too-many-files", self.folder / table, None, f"{len(n_features):,} files, and 1,000 are read")
             )
-        for file, features in list(files.items())[:-1]:
-            if len(features) < FEATURES_PER_FILE:
-                what = f"{len(features):,} features: write {FEATURES_PER_FILE:,} or more in all files but the last"
+        for file, n in list(n_features.items())[:-1]:
+            if n < FEATURES_PER_FILE:
+                what = f"{n:,} features: write {FEATURES_PER_FILE:,} or more in all files but the last"
                 self.report(Problem("small-file", file, None, what))
 
     def _names(self, placed: Placed) -> None:
@@ -175,7 +180,7 @@ class Source:
     def _explanation(self, placed: Placed) -> None:
         row = placed.row
         assert self.explanations is not None
-        self.explanations.add(str(row["id"]))
+        self.explanations.add(row["id"])
         if not isinstance(row["description"], str) or not row["description"].strip():
             self.report(placed.problem("needed-keys", "'description' is no text"))
         embedding = row["embedding"]
@@ -190,7 +195,7 @@ class Source:
             self.report(placed.problem("score", f"'value' is {row['value']!r}: expected a number within 0..1"))
         if not _is_json(row["jsonDetails"]):
             self.report(placed.problem("score", "'jsonDetails' is no text of JSON"))
-        if self.explanations is None or str(row["explanationId"]) not in self.explanations:
+        if self.explanations is None or row["explanationId"] not in self.explanations:
             self.report(placed.problem("reference", f"explanation {row['explanationId']!r} is not in the tree"))
         names = {
             "explanationScoreTypeName": "explanation_score_type",
@@ -204,7 +209,7 @@ class Source:
             if not (name is None and optional) and name not in self.config[file]:
                 self.report(placed.problem("reference", f"{key!r} {name!r} is not in v1/config/{file}.jsonl"))
 
-    def _refers(self, placed: Placed, known: set[int] | None) -> None:
+    def _refers(self, placed: Placed, known: Known | None) -> None:
         # A tree of explanations alone belongs to features that are over there already.
         index = index_of(placed.row["index"])
         if known is not None and index is not None and index not in known:

@@ -6,8 +6,6 @@ The tree appears whole or not at all, and the same label set always gives the sa
 from __future__ import annotations
 
 import gzip
-import json
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +16,7 @@ from sqlalchemy import select
 from labeler.errors import InputError
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.export.card import build_card, card_markdown
-from labeler.files import clear_disk_errors, write_atomically
+from labeler.files import strict_json, whole_folder, write_atomically
 from labeler.neuronpedia.layout import (
     ACTIVATIONS,
     EXPLANATIONS,
@@ -30,7 +28,7 @@ from labeler.neuronpedia.layout import (
     Place,
     place_of,
 )
-from labeler.neuronpedia.metadata import Seen, write_config, write_metadata
+from labeler.neuronpedia.metadata import NamesUsed, write_config, write_metadata
 from labeler.neuronpedia.rows import FeatureRows, Names, Result, Row, explanation_row, score_rows
 from labeler.store import Store
 from labeler.store.imported import is_imported
@@ -59,30 +57,18 @@ def write_tree(
     place = _place(manifest, model, source)
     elsewhere = BY_OTHERS in manifest or is_imported(info.evidence_path)
     folder = None if elsewhere else EvidenceFolder(info.evidence_path)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is in use: choose a new or empty folder for the tree")
     per_file = max(FEATURES_PER_FILE, -(-info.n_features // FILES_PER_FOLDER))
-    with clear_disk_errors(out):
-        partial = out.with_name(out.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out) as partial:
         base = partial / VERSION / place.model / place.source
         base.mkdir(parents=True)
-        try:
-            if folder is not None:
-                _write_features(FeatureRows(folder, place, info.created_at, n_top), folder.n_features, base, per_file)
-            n_labels, seen = _write_labels(store, label_set_id, place, names, base, per_file)
-            write_config(partial / VERSION / "config", seen, info)
-            write_metadata(base, place, manifest, info)
-            card = build_card(store, label_set_id)
-            write_atomically(partial / "card.json", (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode())
-            write_atomically(partial / "card.md", card_markdown(card).encode())
-            if out.exists():
-                out.rmdir()
-            out.parent.mkdir(parents=True, exist_ok=True)
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        if folder is not None:
+            _write_features(FeatureRows(folder, place, info.created_at, n_top), folder.n_features, base, per_file)
+        n_labels, used = _write_labels(store, label_set_id, place, names, base, per_file)
+        write_config(partial / VERSION / "config", used)
+        write_metadata(base, place, manifest, info)
+        card = build_card(store, label_set_id)
+        write_atomically(partial / "card.json", (strict_json(card, indent=1) + "\n").encode())
+        write_atomically(partial / "card.md", card_markdown(card).encode())
     return n_labels
 
 
@@ -109,20 +95,20 @@ def _write_features(rows: FeatureRows, n_features: int, base: Path, per_file: in
 
 def _write_labels(
     store: Store, label_set_id: int, place: Place, names: Names, base: Path, per_file: int
-) -> tuple[int, Seen]:
-    seen, n_labels = Seen(), 0
+) -> tuple[int, NamesUsed]:
+    used, n_labels = NamesUsed(), 0
     with _Batches(base / EXPLANATIONS, per_file) as explanations, _Batches(base / SCORES, per_file) as scores:
         for result in labeled_results(store, label_set_id):
             row = explanation_row(place, names, result)
             of_label = list(score_rows(names, row["id"], result))
             explanations.add([row])
             scores.add(of_label)
-            seen.types.add(row["typeName"])
-            seen.models.add(row["explanationModelName"])
-            seen.score_types |= {score["explanationScoreTypeName"] for score in of_label}
-            seen.score_models |= {score["explanationScoreModelName"] for score in of_label}
+            used.types.add(row["typeName"])
+            used.models.add(row["explanationModelName"])
+            used.score_types |= {score["explanationScoreTypeName"] for score in of_label}
+            used.score_models |= {score["explanationScoreModelName"] for score in of_label}
             n_labels += 1
-    return n_labels, seen
+    return n_labels, used
 
 
 def labeled_results(store: Store, label_set_id: int, only: int | None = None) -> Iterator[Result]:

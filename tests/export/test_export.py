@@ -180,6 +180,7 @@ def test_an_interrupted_export_leaves_the_old_file(
     with pytest.raises(StorageError, match="No space left"):
         export_label_set(store, 1, "jsonl", out)
     assert out.read_bytes() == before
+    assert list(tmp_path.glob("*.partial")) == []
 
 
 def test_top_contexts_are_added_where_asked_for(planted_evidence: Path, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from labeler.errors import InputError
+from labeler.errors import InputError, StorageError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export import hf
 from labeler.export.card import build_card
 from labeler.export.columns import COLUMNS
+from labeler.export.formats import export_as
 from labeler.export.hf import export_dataset
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
@@ -100,11 +101,29 @@ def test_a_label_set_without_results_is_an_empty_dataset(tmp_path: Path) -> None
 def test_nothing_is_overwritten(made: Store, tmp_path: Path, run) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="name a new folder"):
+    with pytest.raises(InputError, match="name a new or empty folder"):
         export_dataset(made, 1, tmp_path / "mine")
     done = run("export", "--format", "hf", "--out", tmp_path / "new", "--db", tmp_path / "made.db")
     assert done.code == 0, done.err
     assert (tmp_path / "new" / "README.md").exists()
     again = run("export", "--format", "hf", "--out", tmp_path / "new", "--db", tmp_path / "made.db")
     assert again.code == 2
-    assert run("export", "--format", "xlsx", "--out", "x", "--db", tmp_path / "made.db").err.count("hf, saebench") == 1
+    assert run("export", "--format", "xlsx", "--out", "x", "--db", tmp_path / "made.db").err.count("saebench") == 1
+
+
+def test_an_error_leaves_nothing_behind(made: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object):  # type: ignore[no-untyped-def]
+        yield b"half"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("labeler.export.hf.encode_rows", broken)
+    with pytest.raises(StorageError, match="No space left"):
+        export_dataset(made, 1, tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("set")] == []
+
+
+def test_each_format_is_named_once_where_one_is_not_known(made: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"one of jsonl, csv, parquet, hf, saebench, neuronpedia$"):
+        export_as(made, 1, "xlsx", tmp_path / "x")
+    with pytest.raises(InputError, match="go with --format neuronpedia, and not with csv"):
+        export_as(made, 1, "csv", tmp_path / "x", model="gpt2-small")

@@ -246,24 +246,9 @@ def test_a_lookup_label_set_says_that_it_is_the_baseline(tmp_path: Path, explain
     assert ("of 1 labels score above it" in words) is not said
 
 
-def test_over_the_limit_best_worst_and_a_sample_are_detailed(tmp_path: Path) -> None:
-    features = [labeled(i, scored(i / 100)) for i in range(100)]
-    found = page(tmp_path, *features, max_features=20)
-    again = page(tmp_path, *features, max_features=20)
-    other = page(tmp_path, *features, max_features=20, seed=1)
-    detailed = {int(i) for i in found.details["features"]}
-    assert len(detailed) == 20
-    assert len(found.rows) == 100
-    assert {95, 96, 97, 98, 99} | {0, 1, 2, 3, 4} < detailed
-    assert again.details == found.details
-    assert other.details["features"].keys() != found.details["features"].keys()
-    assert "Contexts are in this file for 20 of 100 features" in found.words()
-
-
-def test_up_to_the_limit_all_are_detailed_and_nothing_is_said(tmp_path: Path) -> None:
-    found = page(tmp_path, *(labeled(i, scored(i / 100)) for i in range(20)), max_features=20)
-    assert len(found.details["features"]) == 20
-    assert "Contexts are in this file for" not in found.words()
+def test_every_feature_has_its_details_in_the_order_of_features(tmp_path: Path) -> None:
+    found = page(tmp_path, *(labeled(i, scored(i / 100)) for i in (7, 2, 30)))
+    assert list(found.details["features"]) == ["2", "7", "30"]
 
 
 def test_a_page_of_nothing_known_is_still_a_page(tmp_path: Path) -> None:

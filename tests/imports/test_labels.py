@@ -26,6 +26,7 @@ from labeler.store.catalogue import newest_evidence
 from labeler.store.compare import compare_sets
 from labeler.store.imported import evidence_folder
 from labeler.store.jobs import Jobs
+from labeler.store.reviews import Verdict, add_review
 from tests.results import failed, labeled, manifest, silent
 
 KINDS = ("jsonl", "csv", "parquet")
@@ -347,3 +348,18 @@ def test_a_longer_file_needs_no_more_memory(here: Store, tmp_path: Path, monkeyp
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0], f"{peaks[0]:,} bytes, then {peaks[1]:,}"
+
+
+def test_blank_lines_are_no_rows(made: Store, here: Store, tmp_path: Path) -> None:
+    path = exported(made, "jsonl", tmp_path)
+    path.write_text("\n" + path.read_text("utf-8").replace("\n", "\n\n"), "utf-8")
+    assert import_labels(here, path).n_features == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_people_said_stays_behind_and_that_is_said(run, made: Store, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
+    add_review(made, 1, 0, Verdict.BETTER, "ann", "a greeting")
+    done = run("import", "labels", exported(made, kind, tmp_path))
+    assert done.code == 0, done.err
+    assert "left out: what people said of the labels (verdict, person_label, person)" in done.err
+    assert "no label set has" not in done.err

@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from labeler.export.card import build_card, card_markdown
 from labeler.labeling.missing import label_missing
 from labeler.neuronpedia.check import check_tree
 from labeler.neuronpedia.labels import read_labels, save_labels
-from labeler.neuronpedia.read import find_tree, read_tree
+from labeler.neuronpedia.read import Tree, find_tree, read_tree
 from labeler.neuronpedia.write import write_tree
 from labeler.pipeline import label_features
 from labeler.recipe import ContextsConfig, Recipe
@@ -246,6 +249,46 @@ def test_a_score_of_others_keeps_its_name_and_value(tree: Path) -> None:
     change(tree / SOURCE / "scores/batch-0.jsonl.gz", edit)
     _, _, scores = next(iter(read_labels(find_tree(tree))))
     assert {(who, s.name, s.value, s.low) for who, s in scores} == {("m", "eleuther_fuzz", 0.75, None)}
+
+
+def test_scores_find_their_explanation_in_any_order(tree: Path) -> None:
+    change(tree / SOURCE / "scores/batch-0.jsonl.gz", lambda rows: rows.reverse())
+    n_before = {placed.row["id"]: [] for _, placed, _ in read_labels(find_tree(tree))}
+    for row in read_rows(tree / SOURCE / "scores/batch-0.jsonl.gz"):
+        n_before[row["explanationId"]].append(row["value"])
+    found = {
+        p.row["id"]: [max(0.0, s.value or 0.0) for _, s in scores] for _, p, scores in read_labels(find_tree(tree))
+    }
+    assert found == n_before
+
+
+def test_labels_are_read_and_checked_in_memory_that_hardly_grows(tree: Path) -> None:
+    """Python's own memory. What is kept of a row is a hash or two: 16 bytes each, and a copy while they are sorted."""
+    peaks: dict[Callable[[], object], list[int]] = {
+        lambda: sum(1 for _ in read_labels(Tree(tree / SOURCE))): [],
+        lambda: check_tree(tree): [],
+    }
+    for n in (500, 2500):
+        labels_alone(tree, n)
+        for read, measured in peaks.items():
+            tracemalloc.start()
+            read()
+            measured.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert check_tree(tree).problems == []
+    for few, many in peaks.values():
+        assert (many - few) / 2000 < 100, f"bytes a feature; {few:,}, then {many:,}"
+
+
+def labels_alone(tree: Path, n: int) -> None:
+    """As many features with an explanation and a score."""
+    for table in ("explanations", "scores"):
+        path = tree / SOURCE / table / "batch-0.jsonl.gz"
+        row = read_rows(path)[0]
+        of = {"explanations": ("id", "index"), "scores": ("id", "explanationId")}[table]
+        write_rows(path, [{**row, **dict.fromkeys(of, str(i))} for i in range(n)])
+    for table in ("features", "activations"):
+        shutil.rmtree(tree / SOURCE / table, ignore_errors=True)
 
 
 def test_a_density_that_nobody_says_is_unknown(tree: Path, tmp_path: Path) -> None:

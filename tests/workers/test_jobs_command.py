@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from labeler.store import open_store
+from labeler.store.blocks import Blocks
+from labeler.store.states import JobKind
 from tests.planted import N_FEATURES
+from tests.results import failed
 
 
 def test_a_job_from_submission_to_cancellation(run, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]
@@ -24,6 +28,18 @@ def test_a_job_from_submission_to_cancellation(run, planted_evidence: Path) -> N
     assert "cannot be resumed: only one that is paused can" in refused.err
     run("jobs", "cancel", job["id"])
     assert run("jobs", "watch", job["id"]).code == 4
+
+
+def test_reasons_are_no_commands_for_the_terminal(run, planted_evidence: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    job = json.loads(run("jobs", "submit", planted_evidence, "--json").out)
+    store = open_store(str(tmp_path / "labeler.db"))
+    lease = Blocks(store).claim(JobKind.LABEL, "a worker")
+    assert lease is not None
+    Blocks(store).save(lease, [failed(3, "refused\x1b[2J: no\x07")])
+    store.close()
+    shown = run("jobs", "show", job["id"]).out
+    assert "1 features failed: refused␛[2J\n" in shown
+    assert "feature 3: refused␛[2J: no␇\n" in shown
 
 
 def test_a_list_in_a_file_is_read_here_and_not_by_a_worker(run, planted_evidence: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

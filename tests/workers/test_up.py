@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
+from labeler.cli import service
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
 from labeler.store.states import JobState
+from labeler.supervisor import Program, Supervisor
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
@@ -111,6 +116,59 @@ def test_up_goes_on_where_it_was_killed_and_leaves_nothing_behind(
     assert second.wait(30) == 0
     assert alive(started) == []
     store.close()
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = [LABELER, "up", "--data", str(tmp_path / "data"), "--port", str(port)]
+        refused = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert refused.returncode == 2
+    assert f"port {port}: Address already in use; choose another with --port" in refused.stderr
+    assert not (tmp_path / "data" / "logs").exists()
+
+
+def test_it_is_announced_once_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    port, before = free_port(), []
+    with ExitStack() as stack:
+
+        def watch() -> None:
+            before.append(capsys.readouterr())
+            if len(before) == 2:
+                api = stack.enter_context(HTTPServer(("127.0.0.1", port), Healthy))
+                threading.Thread(target=api.serve_forever, args=(0.01,), daemon=True).start()
+                stack.callback(api.shutdown)
+
+        service._greet(watch, Path("data"), port, seconds=0)
+    assert "the API does not answer: see data/logs/api.log" in before[0].err
+    assert [said.out for said in before] == [""] * len(before)
+    assert "".join(said.err for said in before[1:]) == ""
+    assert f"labeler is up: http://127.0.0.1:{port} " in capsys.readouterr().out
+
+
+def test_only_what_keeps_dying_waits_longer_each_time(tmp_path: Path) -> None:
+    now, waited = 0.0, []
+    with Supervisor(tmp_path, clock=lambda: now) as them:
+        them.start(Program("brief", [sys.executable, "-c", "print('began')"]))
+        for lived in (0, 0, 0, 60, 0):
+            now += lived
+            wait(lambda: them.watch_once() == ["brief"])
+            died, n_before = now, starts(tmp_path / "brief.log")
+            assert n_before == len(waited) + 1
+            while them._not_before:
+                now += 0.25
+                assert them.watch_once() == []
+            waited.append(now - died)
+    assert waited == [0.5, 1.0, 2.0, 0.5, 1.0]
+
+
+def starts(log: Path) -> int:
+    return log.read_text().count("began")
 
 
 def submit(store: Store, evidence: Path) -> int:

@@ -223,7 +223,7 @@
       ["mean where it fires", f.n_firings ? significant(f.mean) : "—"],
       ["maximum", f.n_firings ? significant(f.max) : "—"],
     ]);
-    if (detail && detail.histogram.length) drawHistogram(panel, detail.histogram);
+    if (detail.histogram.length) drawHistogram(panel, detail.histogram);
   }
 
   function drawScore(panel, f, detail) {
@@ -240,7 +240,7 @@
     }
     const shown = ([, value, reason, low, high, n]) =>
       value === null ? reason : number(value) + (low === null ? "" : `, 95% interval ${number(low)} to ${number(high)}`) + `, n ${n}`;
-    const named = Object.fromEntries((detail?.scores ?? []).map((score) => [score[0], shown(score)]));
+    const named = Object.fromEntries(detail.scores.map((score) => [score[0], shown(score)]));
     const entries = [
       ["sequences scored", f.n_failed ? `${f.n} (${f.n_failed} without a usable simulation)` : String(f.n)],
       ["token baseline", data.is_lookup ? `${number(f.baseline)} (the label is the baseline)` : number(f.baseline)],
@@ -275,7 +275,6 @@
 
   function drawContexts(body, f, detail) {
     const section = add(body, "section", { class: "contexts" });
-    if (!detail) return void add(section, "p", { class: "notice" }, "The contexts of this feature are not in this file; the numbers above are.");
     if (!detail.groups.length) return void add(section, "p", { class: "none" }, "There are no contexts to show.");
     const scales = add(section, "p", { class: "scales" });
     add(scales, "span", {}, `activation, 0 to ${significant(f.max)} `).append(ramp("truth"));

@@ -1,0 +1,86 @@
+"""`labeler export`: take a label set away, out of the database or from a running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from labeler.cli.app import app
+from labeler.cli.options import Database, Json, Url, say, store_at
+from labeler.errors import InputError, NotFoundError
+
+
+@app.command()
+def export(
+    format: Annotated[
+        str,
+        typer.Option(
+            help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
+            "neuronpedia: the tree that its import reads."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="The file or folder to write; the card goes inside or beside it.")
+    ],
+    label_set: Annotated[int | None, typer.Option("--label-set", metavar="ID", help="Default: the newest.")] = None,
+    top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="neuronpedia: the model's id there. Default: the subject's name.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER-SET", help="neuronpedia: the source's id there. Default: after the hookpoint and SAE."
+        ),
+    ] = None,
+    db: Database = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Take a label set away, with the card that says how it was made.
+
+    Where a running service is given, and no --db beside it, from that: jsonl, csv or parquet.
+    """
+    if url is not None and db is None:
+        _check_service_has(format, top_contexts, model or source)
+        chosen, n_rows = _from_service(url, label_set, format, out)
+    else:
+        from labeler.export.formats import export_as
+
+        store = store_at(db)
+        chosen = store.newest_label_set().id if label_set is None else label_set
+        n_rows = export_as(store, chosen, format, out, top_contexts, model, source)
+    if as_json:
+        typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
+    else:
+        say(f"{n_rows:,} features of label set {chosen} in {out}")
+
+
+def _check_service_has(format: str, top_contexts: int, place: str | None) -> None:
+    from labeler.export.stream import FORMATS
+
+    asked = {f"--format {format}": format not in FORMATS, "--top-contexts": top_contexts, "--model or --source": place}
+    if what := next((name for name, is_asked in asked.items() if is_asked), None):
+        raise InputError(
+            f"{what} needs the database, and a service is given: name its database with --db; the service itself "
+            f"has {', '.join(FORMATS)}, without contexts"
+        )
+
+
+def _from_service(url: str, label_set: int | None, format: str, out: Path) -> tuple[int, int]:
+    """The label set's id and how many features it has a result of, as its card says."""
+    from labeler.client import Client
+    from labeler.export.export import check_is_file, write_card
+
+    check_is_file(out, format)
+    with Client(url) as client:
+        chosen = max((s.id for s in client.sets()), default=None) if label_set is None else label_set
+        if chosen is None:
+            raise NotFoundError(f"{url}: the service has no label set yet")
+        client.export(chosen, format, out)
+        card = client.card(chosen)
+        write_card(out, format, card, client.card_markdown(chosen))
+    return chosen, sum(c["features"] for state, c in card["coverage"].items() if state != "pending")
