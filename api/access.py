@@ -86,6 +86,11 @@ class Access:
             raise RequestProblem(429, f"this key may ask {key.rate}; wait", {"Retry-After": str(seconds)})
 
 
+def access_of(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
+
+
 def _is_from_here(request: Request) -> bool:
     """A connection from this machine that nobody forwarded."""
     if request.client is None or any(name in request.headers for name in _FORWARDED):
@@ -111,10 +116,9 @@ def check_binding(store: Store, host: str) -> None:
 
 def _needs(scope: Scope) -> Callable[..., Caller]:
     def check(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
-        access: Access = request.app.state.access
         # By its cookie a browser may read here, what the pages link to; what changes something needs the header.
         by_cookie = of_cookie(request) if request.method in _SAFE else None
-        return access.caller(request, given or by_cookie, scope)
+        return access_of(request).caller(request, given or by_cookie, scope)
 
     return check
 

@@ -21,7 +21,7 @@ from api.folders import Folders
 from api.metrics import Metrics
 from api.middleware import BodyGuard, NameGuard, RequestLog
 from api.pages import pages
-from api.pages.render import show_errors_as_pages
+from api.pages.render import as_page, show_errors_as_pages
 from api.problems import add_handlers
 from api.routes import health, mirror, v1
 from api.spool import Spool
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.store, app.state.settings = store, settings
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()
     app.state.metrics = Metrics(store, _queue_depths if settings.redis else dict)
-    app.state.spool, app.state.finder = Spool(), Finder(store, settings)
+    app.state.spool, app.state.finder, app.state.n_watchers = Spool(), Finder(store, settings), 0
     describe(app)
     add_handlers(app)
     app.include_router(v1)
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.add_middleware(BodyGuard)
     app.add_middleware(NameGuard, hosts=settings.hosts)
-    app.add_middleware(RequestLog, metrics=app.state.metrics)
+    app.add_middleware(RequestLog, metrics=app.state.metrics, shown=as_page)
     return app
 
 

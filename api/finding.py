@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,11 @@ from anyio import from_thread
 from labeler.errors import ConflictError
 from labeler.llm.patience import Patience
 from labeler.settings import Settings
-from labeler.store import Store
+from labeler.store import Store, catalogue
+from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.embeddings import nearest_labels
+from labeler.store.people import rows_of_hits
+from labeler.store.queries import LabelRow
 from labeler.store.search import Hits, search_labels
 from labeler.wire import SearchBy
 
@@ -24,6 +28,14 @@ _PATIENCE = Patience(timeout=10.0, n_retries=1, n_retries_unanswered=1, first_wa
 _KEPT = 256  # queries whose next pages cost nothing
 
 
+@dataclass(frozen=True)
+class FoundPage:
+    rows: list[tuple[LabelRow, float]]  # with the rank of each, the best first
+    n_hits: int  # that were ranked
+    complete: bool
+    next_cursor: str | None
+
+
 class Finder:
     """`model` places queries by meaning; None where no embeddings endpoint is configured."""
 
@@ -31,6 +43,19 @@ class Finder:
         self.model = settings.embeddings_model
         self._store, self._settings = store, settings
         self._llm: OpenAILLM | None = None
+
+    def page(
+        self, text: str, by: SearchBy, sae: str | None, label_set: int | None, limit: int, cursor: str | None
+    ) -> FoundPage:
+        """Hits in the label sets of an SAE, or of all; `label_set`: of them this one. Raises as `find`, and NotFoundError."""
+        sae_id = None if sae is None else catalogue.find_sae(self._store, sae).id
+        sets = [s for s in catalogue.sets_of(self._store, sae_id) if label_set in (None, s)]
+        query = ("search", text, sae_id, label_set, by)
+        found = self.find(text, by, sets, limit + 1, read_cursor(query, cursor, (float, int, int, int)))
+        shown = found.hits[:limit]
+        rows = zip(rows_of_hits(self._store, shown), shown, strict=True)
+        more = make_cursor(query, shown[-1].position) if len(found.hits) > limit else None
+        return FoundPage([(row, hit.rank) for row, hit in rows if row is not None], found.n_hits, found.complete, more)
 
     def find(
         self, text: str, by: SearchBy, label_sets: Sequence[int], limit: int, after: tuple[float, int, int, int] | None

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, func, select
 
 from labeler.store import BLOCKS, JOBS, Store
 from labeler.store.blocks import LEASE_EXPIRED
+from labeler.store.columns import count_states
 from labeler.store.counters import LLM_SECONDS, Labels, read_counters
-from labeler.store.tables import RESULTS
 
-_FRESH_SECONDS = 15.0  # a million features take a tenth of a second to count
+_FRESH_SECONDS = 15.0  # a million features take a tenth of a second to count while all of them are new
 
 
 class Metrics:
@@ -61,8 +61,8 @@ class _Stored(Collector):
 
 
 def _counted(connection: Connection) -> Iterator[Metric]:
+    yield _by_name("features", "Features that have a result, by state.", "state", count_states(connection))
     for name, help_text, table in (
-        ("features", "Features that have a result, by state.", RESULTS),
         ("jobs", "Jobs by state.", JOBS),
         ("blocks", "Blocks of jobs by state.", BLOCKS),
     ):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import AfterValidator, BaseModel
 
-from api.access import Access
+from api.conditional import precondition
 from api.finding import Finder
 from labeler.settings import Settings
 from labeler.store import Store
@@ -44,11 +44,6 @@ def _finder(request: Request) -> Finder:
     return finder
 
 
-def _access(request: Request) -> Access:
-    access: Access = request.app.state.access
-    return access
-
-
 def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
@@ -79,6 +74,11 @@ JobId = Annotated[int, Path(ge=1, le=_LARGEST, examples=[1])]
 Words = Annotated[Text, AfterValidator(_composed)]
 
 
+def ids_in(text: str) -> list[int]:
+    """The id that a field of a form names; none where it names none."""
+    return [int(text)] if text.isascii() and text.isdecimal() and len(text) < 10 else []
+
+
 def page_by_id(name: str, found: Sequence[Any], limit: int, kind: type[T]) -> Page[T]:
     """A page of things with ids, of which one more than `limit` was asked for."""
     shown = found[:limit]
@@ -96,7 +96,4 @@ def kept(request: Request, answer: BaseModel | bytes, media_type: str = "applica
     body = answer if isinstance(answer, bytes) else answer.model_dump_json().encode()
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    asked = [t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")]
-    if tag in asked or "*" in asked:
-        return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=media_type)
+    return precondition(request, tag) or Response(body, headers=headers, media_type=media_type)

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from api.problems import RequestProblem
+
 _MOST = 6  # files that are kept
 _KEPT_SECONDS = 3600.0  # since one was last asked for
 _PIECE = 1 << 18
 _LOOK = 0.02  # seconds between two looks at how far it is
 _AT_ONCE = 2  # that are written
+_MOST_UNFINISHED = 32  # that are written or wait for it: each has a thread
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +79,18 @@ class Spool:
         self._lock, self._turn = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
     def get(self, name: str, pieces: Callable[[], Iterator[bytes]]) -> Spooled:
-        """The file of this name, begun if it is not there: `pieces` is run in a thread of its own."""
+        """The file of this name, begun if it is not there: `pieces` is run in a thread of its own.
+
+        Raises RequestProblem (429) where too many wait already.
+        """
         with self._lock:
             found = self._files.get(name)
             if found is None or found.error is not None:
                 self._make_room()
+                if sum(not f.is_finished for f in self._files.values()) >= _MOST_UNFINISHED:
+                    raise RequestProblem(
+                        429, f"{_MOST_UNFINISHED} exports wait already: ask again in a minute", {"Retry-After": "60"}
+                    )
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="labeler-exports-")
                 found = self._files[name] = Spooled(Path(self._folder.name) / name)
                 threading.Thread(target=self._fill, args=(found, pieces), name=f"export {name}", daemon=True).start()

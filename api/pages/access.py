@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials
 
-from api.access import COOKIE, Access, Caller, bearer, of_cookie
+from api.access import COOKIE, Caller, access_of, bearer, of_cookie
 from api.pages.render import render
 from api.problems import RequestProblem
 from labeler.errors import InputError
@@ -46,14 +46,12 @@ Given = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
 
 def _viewer(request: Request, given: Given) -> Caller:
-    access: Access = request.app.state.access
-    return access.caller(request, given or of_cookie(request), Scope.READ)
+    return access_of(request).caller(request, given or of_cookie(request), Scope.READ)
 
 
 def _editor(request: Request, given: Given) -> Caller:
     check_origin(request)
-    access: Access = request.app.state.access
-    return access.caller(request, given or of_cookie(request), Scope.SUBMIT)
+    return access_of(request).caller(request, given or of_cookie(request), Scope.SUBMIT)
 
 
 Viewer = Annotated[Caller, Depends(_viewer)]  # of a page that shows
@@ -72,8 +70,7 @@ def sign_in(request: Request, form: Form) -> Response:
     check_origin(request)
     key, target = form.get("key", "").strip(), inside(form.get("next", "/"))
     try:
-        access: Access = request.app.state.access
-        access.caller(request, HTTPAuthorizationCredentials(scheme="Bearer", credentials=key), Scope.READ)
+        access_of(request).caller(request, HTTPAuthorizationCredentials(scheme="Bearer", credentials=key), Scope.READ)
     except RequestProblem as problem:
         return render(request, "sign_in.html.j2", status=problem.status, next=target, problem=problem.detail)
     response = RedirectResponse(target, 303)

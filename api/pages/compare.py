@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Annotated, Any
-from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -17,23 +14,18 @@ from api.parameters import StoreOf
 from labeler.errors import InputError
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SetInfo
-from labeler.store.columns import changed_parts, version_of
-from labeler.store.compare import Comparison, compare_sets
+from labeler.store.compare import compare_sets
 from labeler.store.queries import labels_at
 from labeler.wire import Id
 
 router = APIRouter()
-_LARGEST = 25
 _SETS = 500  # to choose from
-_KEPT = 100  # comparisons
-_kept: WeakKeyDictionary[Store, OrderedDict[tuple[Any, ...], Comparison]] = WeakKeyDictionary()
-_lock = threading.Lock()
 SetChoice = Annotated[Id | None, Query()]
 
 
 @router.get("/compare")
 def compare_page(request: Request, store: StoreOf, _: Viewer, a: SetChoice = None, b: SetChoice = None) -> Response:
-    sets = catalogue.list_sets(store, None, 0, _SETS)
+    sets = catalogue.newest_sets(store, None, _SETS, [i for i in (a, b) if i is not None])
     values: dict[str, Any] = {"sets": _by_sae(sets), "a": a, "b": b, "problem": None, "compared": None}
     if a is not None and b is not None:
         try:
@@ -53,7 +45,7 @@ def _by_sae(sets: list[SetInfo]) -> dict[str, list[SetInfo]]:
 def _compared(store: Store, a: int, b: int) -> dict[str, Any]:
     """Raises NotFoundError, and MismatchError for label sets of different SAEs."""
     infos = [catalogue.find_set(store, label_set) for label_set in (a, b)]
-    found = _comparison(store, a, b)
+    found = compare_sets(store, a, b)
     features = [difference.feature_index for difference in found.largest]
     rows = labels_at(store, [(label_set, f) for f in features for label_set in (a, b)])
     return {
@@ -61,25 +53,3 @@ def _compared(store: Store, a: int, b: int) -> dict[str, Any]:
         "medians": [store.summary(label_set).medians.get("score") for label_set in (a, b)],
         "states": sorted({state for counts in found.states.values() for state in counts} | found.states.keys()),
     }  # fmt: skip
-
-
-def _comparison(store: Store, a: int, b: int) -> Comparison:
-    """The comparison is kept in this process for as long as neither label set changes."""
-    versions = []
-    with store.database.reading() as connection:
-        for label_set in (a, b):
-            if changed_parts(connection, label_set):
-                return compare_sets(store, a, b, _LARGEST)
-            versions.append(version_of(connection, label_set))
-    with _lock:
-        kept = _kept.setdefault(store, OrderedDict())
-        key = (a, b, *versions)
-        if (found := kept.get(key)) is not None:
-            kept.move_to_end(key)
-            return found
-    found = compare_sets(store, a, b, _LARGEST)
-    with _lock:
-        kept[key] = found
-        while len(kept) > _KEPT:
-            kept.popitem(last=False)
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -27,6 +27,7 @@ class Shown:
     peak: float
     place: str  # among the firing windows, where it is known: "decile 3"
     reason: str | None = None  # why there is no simulation
+    n_flagged: int = 0  # simulated strengths that rest on little
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def _shown(
     text = Markup('<span class="before">{}</span>').format(_plain(before)) if before else Markup("")
     text += heat(context.tokens, context.activations, most, predicted, highest)
     place = f"decile {context.stratum}" if context.stratum else "silent" if context.stratum == 0 else ""
-    return Shown(text, context.document, context.peak, place, None if simulation is None else simulation.reason)
+    shown = Shown(text, context.document, context.peak, place)
+    return shown if simulation is None else replace(shown, reason=simulation.reason, n_flagged=simulation.n_flagged)
 
 
 def _before(folder: EvidenceFolder, context: Context) -> str:

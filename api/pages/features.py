@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -22,7 +22,7 @@ from labeler.errors import InputError, NotFoundError
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.records import Source
-from labeler.showing import FeatureView, feature_view
+from labeler.showing import FeatureView
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.imported import evidence_folder, imported_contexts, is_imported
@@ -54,7 +54,7 @@ def _place(store: Store, sae: str, index: int, wanted: int | None) -> Place:
     info = catalogue.find_sae(store, sae)
     if index >= info.n_features:
         raise NotFoundError(f"feature {index}: SAE {info.id} has features 0 to {info.n_features - 1}")
-    sets = newest_sets(store, info)
+    sets = newest_sets(store, info, wanted)
     return Place(info, index, sets, chosen_set(info, sets, wanted))
 
 
@@ -66,7 +66,7 @@ def feature_page(
     place = _place(store, sae, index, set)
     labels = labels_of_feature(store, place.sae.id, index)
     if set is None and labels:  # the newest set that has something to say of this feature
-        place = replace(place, chosen=chosen_set(place.sae, place.sets, labels[0]["label_set_id"]))
+        place = _place(store, sae, index, labels[0]["label_set_id"])
     own = next((row for row in labels if place.chosen and row["label_set_id"] == place.chosen.id), None)
     evidence = _evidence(store, request.app.state.folders, place)
     values = {
@@ -93,20 +93,13 @@ def _recipes(store: Store, labels: list[dict[str, Any]]) -> dict[int, dict[str, 
 def _evidence(store: Store, folders: Folders, place: Place) -> dict[str, Any]:
     """What the evidence folder says; where it cannot be read, the reason, and the rest of the page stands."""
     try:
-        path = (
-            catalogue.newest_evidence(store, place.sae.id).path
-            if place.chosen is None
-            else evidence_folder(store, place.chosen.id)
-        )
-        folder = folders.folder(path)
-        view = feature_view(folder, place.index, store, None if place.chosen is None else place.chosen.id)
-    except InputError as error:
-        because_none = isinstance(error, NotFoundError) and place.chosen is None
-        reason = str(error) if because_none else "the evidence folder cannot be read on the machine that serves this"
+        chosen = None if place.chosen is None else place.chosen.id
+        folder, view = folders.view(store, place.sae.id, place.index, chosen)
+    except NotFoundError as error:
         groups, most = _brought(store, place)
         return {
             "view": None, "groups": groups, "neighbours": [], "histogram": None, "most": most,
-            "contexts_reason": f"There are no {'other ' if groups else ''}contexts here: {reason}.",
+            "contexts_reason": f"There are no {'other ' if groups else ''}contexts here: {error}.",
         }  # fmt: skip
     most = view.result.statistics.max or max((c.peak for c in view.explain), default=0.0)
     return {

@@ -11,7 +11,7 @@ from api.access import Caller
 from api.pages.access import Editor, Viewer
 from api.pages.render import render
 from api.parameters import Cursor, JobId, StoreOf
-from api.routes.jobs import AnnounceOf
+from api.routes.jobs import CHANGES, AnnounceOf
 from labeler.errors import ConflictError
 from labeler.store import Store, catalogue
 from labeler.store.cursors import make_cursor, read_cursor
@@ -22,12 +22,7 @@ from labeler.store.states import ACTIVE, JobInfo, JobKind, JobState
 
 router = APIRouter()
 _JOBS, _FAILURES = 25, 50  # on a page
-_CHANGES = {
-    "pause": lambda jobs, job: jobs.pause(job, "paused on its page"),
-    "resume": lambda jobs, job: jobs.resume(job),
-    "cancel": lambda jobs, job: jobs.cancel(job, "cancelled on its page"),
-    "retry": lambda jobs, job: jobs.retry(job),
-}
+Ids = Annotated[str, Query(pattern=rf"^[0-9]{{1,9}}(,[0-9]{{1,9}}){{0,{_JOBS - 1}}}$")]
 After = Annotated[int, Query(ge=-1, le=2**31 - 1)]
 
 
@@ -45,10 +40,11 @@ def job_list(
     )  # fmt: skip
 
 
-@router.get("/jobs/{job}/line")
-def job_line(request: Request, store: StoreOf, _: Viewer, job: JobId) -> Response:
-    """The part of the list that asks for itself anew."""
-    return render(request, "job_line.html.j2", job=Jobs(store).get(job), p=progress_of(store, job), active=ACTIVE)
+@router.get("/jobs/lines")
+def job_lines(request: Request, store: StoreOf, _: Viewer, ids: Ids) -> Response:
+    """The progress of jobs of the list that go on: one request for all of them, which asks for itself anew."""
+    jobs = [(Jobs(store).get(int(job)), progress_of(store, int(job))) for job in ids.split(",")]
+    return render(request, "job_lines.html.j2", jobs=jobs, active=ACTIVE, swaps=True)
 
 
 @router.get("/jobs/{job}")
@@ -90,11 +86,11 @@ def job_failures(request: Request, store: StoreOf, _: Viewer, job: JobId, after:
 @router.post("/jobs/{job}/{word}")
 def change_job(
     request: Request, store: StoreOf, caller: Editor, announce: AnnounceOf, job: JobId,
-    word: Annotated[str, Path(pattern=f"^({'|'.join(_CHANGES)})$")],
+    word: Annotated[str, Path(pattern=f"^({'|'.join(CHANGES)})$")],
 ) -> Response:  # fmt: skip
     jobs = Jobs(store)
     try:
-        announce(_CHANGES[word](jobs, job))
+        announce(CHANGES[word](jobs, job, "on its page"))
     except ConflictError as error:  # it has gone on while the page was looked at
         return _page(request, store, caller, jobs.get(job), problem=str(error))
     return RedirectResponse(f"/jobs/{job}", 303)

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from api.folders import Folders
 from api.pages.access import Editor, Form, Viewer
 from api.pages.render import render
-from api.parameters import SettingsOf, StoreOf
+from api.parameters import SettingsOf, StoreOf, ids_in
 from api.problems import RequestProblem
 from api.requests import recipe_of
 from api.routes.jobs import AnnounceOf
@@ -34,14 +34,13 @@ from labeler.recipes import known_recipes
 from labeler.selection import select_features
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
-from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.jobs import Jobs, check_request
 from labeler.store.known import StoredFacts
 from labeler.wire import JobRequest
 
 router = APIRouter()
 _SAMPLE = 16  # features whose prompts are measured: half a second
-_SAES = 100  # in the list to choose from
+_CHOICES = 200  # of evidence, in the list to choose from
 _DEFAULTS = {
     "evidence": "", "features": "all", "recipe": "standard", "explainer": "", "simulator": "", "budget_usd": "",
     "budget_tokens": "", "priority": "5",
@@ -128,15 +127,13 @@ def _form(
     values = {"recipe": None, "budget": None, "digest": "", "stale": False, **shown}
     return render(
         request, "job_new.html.j2", 422 if problem else 200, given=given, problem=problem, plan=plan, once=secrets.token_hex(8),
-        choices=_choices(store), recipes=known_recipes(), models=sorted(Prices.load(settings.prices).by_model), **values,
+        choices=_choices(store, given["evidence"]), recipes=known_recipes(), models=sorted(Prices.load(settings.prices).by_model), **values,
     )  # fmt: skip
 
 
-def _choices(store: Store) -> list[tuple[catalogue.EvidenceInfo, catalogue.SaeInfo]]:
-    """Each SAE's newest evidence first, then older ones."""
-    saes = {sae.id: sae for sae in catalogue.list_saes(store, 0, _SAES)}
-    evidence = catalogue.list_evidence(store, None, 0, 5 * _SAES)
-    return [(e, saes[e.sae_id]) for e in reversed(evidence) if e.sae_id in saes and not e.path.startswith(NO_FOLDER)]
+def _choices(store: Store, given: str) -> list[tuple[catalogue.EvidenceInfo, catalogue.SaeInfo]]:
+    """The newest evidence, and in any case the one that is given: a list without it would show another one as chosen."""
+    return catalogue.newest_gathered(store, _CHOICES, ids_in(given))
 
 
 def _last_explainer(store: Store) -> str:

@@ -34,7 +34,7 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
     """The page. What the templates get beside `values`: `path`, `signed_in`, `embedded`, and the filters of words.py."""
     page = _environment().get_template(template)
     text = page.render(
-        path=request.url.path, address=str(request.url), query=request.url.query, signed_in=COOKIE in request.cookies,
+        path=request.url.path, signed_in=COOKIE in request.cookies,
         embedded=embedded, version=__version__, **values,
     )  # fmt: skip
     headers = {
@@ -44,6 +44,7 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
         "Cross-Origin-Opener-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
         "Cache-Control": "private, no-cache",
+        "Vary": "HX-Request",  # under one address a page and a part of it: a browser that goes back must not show the part
     }
     if not embedded:
         headers["X-Frame-Options"] = "SAMEORIGIN"
@@ -107,23 +108,26 @@ def show_errors_as_pages(app: FastAPI) -> None:
     def shown(handler: Handler) -> Handler:
         async def handle(request: Request, error: Exception) -> Response:
             answer = handler(request, error)
-            response = answer if isinstance(answer, Response) else await answer
-            if response.media_type != MEDIA_TYPE or not _wants_page(request):
-                return response
-            problem = json.loads(bytes(response.body))
-            page = await run_in_threadpool(
-                render, request, "problem.html.j2", response.status_code, problem=problem,
-                next=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
-            )  # fmt: skip
-            for name in ("retry-after", "www-authenticate"):
-                if name in response.headers:
-                    page.headers[name] = response.headers[name]
-            return page
+            return await as_page(request, answer if isinstance(answer, Response) else await answer)
 
         return handle
 
     for kind, handler in list(app.exception_handlers.items()):
         app.exception_handlers[kind] = shown(handler)
+
+
+async def as_page(request: Request, answer: Response) -> Response:
+    """A problem as a page, to who wants one; any other answer as it is."""
+    if answer.media_type != MEDIA_TYPE or not _wants_page(request):
+        return answer
+    page = await run_in_threadpool(
+        render, request, "problem.html.j2", answer.status_code, problem=json.loads(bytes(answer.body)),
+        next=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
+    )  # fmt: skip
+    for name in ("retry-after", "www-authenticate"):
+        if name in answer.headers:
+            page.headers[name] = answer.headers[name]
+    return page
 
 
 def _wants_page(request: Request) -> bool:

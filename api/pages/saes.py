@@ -44,7 +44,7 @@ def sae_page(
 ) -> Response:
     """Asked by htmx, the table alone."""
     info = catalogue.find_sae(store, sae)
-    sets = newest_sets(store, info)
+    sets = newest_sets(store, info, set)
     chosen = chosen_set(info, sets, set)
     asked = read_asked(request.query_params, chosen)
     page = Page((), None) if chosen is None else list_labels(store, asked.where, asked.sort, _ROWS, cursor)
@@ -58,9 +58,9 @@ def sae_page(
     return render(request, "sae.html.j2", **values, **_about(store, info, chosen))
 
 
-def newest_sets(store: Store, sae: SaeInfo) -> list[SetInfo]:
-    """The label sets of an SAE, the newest first."""
-    return catalogue.list_sets(store, sae.id, 0, _SETS)[::-1]
+def newest_sets(store: Store, sae: SaeInfo, wanted: int | None) -> list[SetInfo]:
+    """The label sets of an SAE, the newest first; of very many the newest, and the one that is asked for."""
+    return catalogue.newest_sets(store, sae.id, _SETS, () if wanted is None else (wanted,))
 
 
 def chosen_set(sae: SaeInfo, sets: list[SetInfo], wanted: int | None) -> SetInfo | None:
@@ -146,7 +146,7 @@ def random_feature(
 ) -> Response:
     """A feature that has a label, where there is one."""
     info = catalogue.find_sae(store, sae)
-    sets = newest_sets(store, info)
+    sets = newest_sets(store, info, set)
     chosen = chosen_set(info, sets, set)
     index = chance.randrange(info.n_features)
     if chosen is not None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.responses import RedirectResponse, Response
 
 from api.access import Caller
 from api.pages.access import Editor, Form, Viewer
 from api.pages.render import render
-from api.parameters import SettingsOf, StoreOf
+from api.parameters import SettingsOf, StoreOf, ids_in
 from api.problems import RequestProblem
 from api.routes.activations import RequestId, ask_about
 from labeler.errors import InputError
@@ -49,10 +49,12 @@ def empty(
 
 
 @router.post("/try")
-def ask(request: Request, store: StoreOf, settings: SettingsOf, caller: Editor, form: Form) -> Response:
+def ask(
+    request: Request, store: StoreOf, settings: SettingsOf, caller: Editor, form: Form, later: BackgroundTasks
+) -> Response:
     sae, text = form.get("sae", "").strip()[:64], form.get("text", "").replace("\r\n", "\n")
     try:
-        asked = ask_about(store, settings, sae, _checked(text))
+        asked = ask_about(store, settings, sae, _checked(text), later)
     except InputError as error:
         return _page(request, store, settings, caller, sae, text, problem=str(error), status=error.http_status)
     except RequestProblem as error:
@@ -114,7 +116,7 @@ def _page(
     found: ActivationRequest | None = None, problem: str | None = None, status: int = 200, **shown: Any,
 ) -> Response:  # fmt: skip
     return render(
-        request, "try.html.j2", status, saes=catalogue.list_saes(store, 0, _SAES), sae=sae, text=text[:MOST_CHARACTERS],
+        request, "try.html.j2", status, saes=catalogue.newest_saes(store, _SAES, ids_in(sae)), sae=sae, text=text[:MOST_CHARACTERS],
         most=MOST_CHARACTERS, found=found, problem=problem, has_queue=settings.redis is not None, open=OPEN,
         may_ask=caller.scope.includes(Scope.SUBMIT), **(_NOTHING | shown),
     )  # fmt: skip

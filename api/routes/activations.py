@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, BackgroundTasks, Path, Response
 
 from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, SettingsOf, StoreOf
@@ -25,10 +25,15 @@ _SOON = {"Retry-After": "1", "Cache-Control": "no-store"}
 
 @router.post("/activations", status_code=202)
 def ask(
-    store: StoreOf, settings: SettingsOf, _: Submitter, asked: ActivationsRequest, response: Response
+    store: StoreOf,
+    settings: SettingsOf,
+    _: Submitter,
+    asked: ActivationsRequest,
+    response: Response,
+    later: BackgroundTasks,
 ) -> Activations:
     """Ask which features fire on a text. Whoever has the id may read the answer, for an hour."""
-    request = ask_about(store, settings, str(asked.sae), asked.text)
+    request = ask_about(store, settings, str(asked.sae), asked.text, later)
     response.headers["Location"] = f"/v1/activations/{request.id}"
     return answered(store, request)
 
@@ -41,8 +46,11 @@ def read(store: StoreOf, _: Reader, request_id: RequestId, response: Response) -
     return answered(store, request)
 
 
-def ask_about(store: Store, settings: Settings, sae: str, text: str) -> ActivationRequest:
-    """Raises NotFoundError for an SAE that is not known, ConflictError or RequestProblem where nobody could answer."""
+def ask_about(store: Store, settings: Settings, sae: str, text: str, later: BackgroundTasks) -> ActivationRequest:
+    """The workers are told after the answer: a queue that does not answer must not hold it up, and they look for themselves.
+
+    Raises NotFoundError for an SAE that is not known, ConflictError or RequestProblem where nobody could answer.
+    """
     if settings.redis is None:
         raise ConflictError(
             "this service has no queue (LABELER_REDIS is not set), so that no worker can be asked; `labeler up` brings both"
@@ -52,7 +60,7 @@ def ask_about(store: Store, settings: Settings, sae: str, text: str) -> Activati
     if requests.n_open() >= MOST_WAITING:
         raise RequestProblem(429, f"{MOST_WAITING} texts wait already: ask again in a minute", {"Retry-After": "60"})
     request = requests.ask(readable_evidence(store, catalogue.find_sae(store, sae).id), text)
-    announce_texts(store)
+    later.add_task(announce_texts, store)
     return request
 
 

@@ -10,10 +10,10 @@ from api.access import Reader
 from api.folders import Folders
 from api.parameters import PROBLEMS, FeatureIndex, SaeReference, SetQuery, StoreOf, kept
 from labeler.errors import InputError, NotFoundError
-from labeler.records import Context
-from labeler.showing import FeatureView, feature_view
+from labeler.records import Context, Source, Split
+from labeler.showing import FeatureView
 from labeler.store import Store, catalogue
-from labeler.store.imported import evidence_folder
+from labeler.store.imported import imported_contexts
 from labeler.store.people import people_of_feature
 from labeler.store.queries import labels_of_feature
 from labeler.store.reviews import reviews_of_feature
@@ -44,24 +44,25 @@ def read_feature(
 
 def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: int | None) -> dict[str, Any]:
     """What the evidence says; where its folder cannot be read, the reason, and the rest of the answer stands."""
-    evidence = _evidence_of(store, sae, label_set)
+    if label_set is not None and catalogue.find_set(store, label_set).sae_id != sae:
+        raise InputError(f"label set {label_set} is of another SAE than {sae}")
     try:
-        view = feature_view(folders.folder(evidence), index, store, label_set)
-    except InputError:
-        row = None if label_set is None else store.row(label_set, index)
-        empty = dict.fromkeys(("explain", "held_out", "promoted", "suppressed", "neighbours"), ())
-        reason = "the evidence folder cannot be read on the machine that serves this"
-        return {**empty, "statistics": row and row["statistics"], "contexts_reason": reason}
+        _, view = folders.view(store, sae, index, label_set)
+    except NotFoundError as error:
+        return {**_without_evidence(store, index, label_set), "contexts_reason": str(error)}
     return {**_shown(view), "contexts_reason": None}
 
 
-def _evidence_of(store: Store, sae: int, label_set: int | None) -> str:
-    """The path of the evidence of a label set; without one, of the newest evidence of the SAE."""
+def _without_evidence(store: Store, index: int, label_set: int | None) -> dict[str, Any]:
+    """What the row says, and the contexts that came along with an imported label set, of which only EXPLAIN ones do."""
+    empty = dict.fromkeys(("held_out", "promoted", "suppressed", "neighbours"), ())
     if label_set is None:
-        return catalogue.newest_evidence(store, sae).path
-    if catalogue.find_set(store, label_set).sae_id != sae:
-        raise InputError(f"label set {label_set} is of another SAE than {sae}")
-    return evidence_folder(store, label_set)
+        return {**empty, "explain": (), "statistics": None}
+    row = store.row(label_set, index)
+    brought = imported_contexts(store, label_set, [index]).get(index, [])
+    known = {"document": None, "split": Split.EXPLAIN, "source": Source.TOP}
+    contexts = [{**known, "tokens": context["tokens"], "activations": context["activations"]} for context in brought]
+    return {**empty, "explain": contexts, "statistics": row and row["statistics"]}
 
 
 def _shown(view: FeatureView) -> dict[str, Any]:
@@ -70,7 +71,8 @@ def _shown(view: FeatureView) -> dict[str, Any]:
         "statistics": {**vars(statistics), "density": statistics.density},
         "explain": [_context(context) for context in view.explain],
         "held_out": [
-            {**_context(s.context), "predicted": s.predicted, "reason": s.reason} for s in view.result.simulations
+            {**_context(s.context), "predicted": s.predicted, "reason": s.reason, "n_flagged": s.n_flagged}
+            for s in view.result.simulations
         ],
         "promoted": [{"token": token, "logit": logit} for token, logit in view.promoted],
         "suppressed": [{"token": token, "logit": logit} for token, logit in view.suppressed],

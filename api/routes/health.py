@@ -16,8 +16,8 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=dict[str, str])
-def readyz(request: Request, store: StoreOf) -> Response | dict[str, str]:
+@router.get("/readyz")
+def readyz(store: StoreOf) -> dict[str, str]:
     """The database answers. Redis may be away: jobs are accepted, and begin when it is back."""
     with store.database.reading() as connection:
         connection.exec_driver_sql("SELECT 1")

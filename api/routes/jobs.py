@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, Cursor, JobId, Limit, SettingsOf, StoreOf
+from api.problems import RequestProblem
 from api.requests import gather_request, recipe_of
 from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
@@ -30,6 +31,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 _EVENT_SECONDS = 1.0
+_MOST_WATCHERS = 200  # each asks the database once a second
 Announce = Callable[[JobInfo], None]
 
 
@@ -110,20 +112,30 @@ def _detail(store: Store, job: int) -> JobDetail:
 def events(store: StoreOf, _: Reader, request: Request, job: JobId) -> Response:
     """Progress as server-sent events, until the job has ended or is paused."""
     Jobs(store).get(job)
+    if request.app.state.n_watchers >= _MOST_WATCHERS:
+        raise RequestProblem(
+            429,
+            f"{_MOST_WATCHERS} others watch jobs already: ask now and then for GET /v1/jobs/{job}",
+            {"Retry-After": "10"},
+        )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(store, job, request), media_type="text/event-stream", headers=headers)
 
 
 async def _events(store: Store, job: int, request: Request) -> AsyncIterator[str]:
     before = ""
-    while not await request.is_disconnected():
-        detail = await run_in_threadpool(_detail, store, job)
-        now = detail.model_dump_json()
-        yield f"event: progress\ndata: {now}\n\n" if now != before else ": still here\n\n"
-        if detail.state not in ACTIVE:
-            return
-        before = now
-        await asyncio.sleep(_EVENT_SECONDS)
+    request.app.state.n_watchers += 1
+    try:
+        while not await request.is_disconnected():
+            detail = await run_in_threadpool(_detail, store, job)
+            now = detail.model_dump_json()
+            yield f"event: progress\ndata: {now}\n\n" if now != before else ": still here\n\n"
+            if detail.state not in ACTIVE:
+                return
+            before = now
+            await asyncio.sleep(_EVENT_SECONDS)
+    finally:
+        request.app.state.n_watchers -= 1
 
 
 @router.get("/jobs/{job}/failures")
@@ -137,17 +149,24 @@ def list_failures(store: StoreOf, _: Reader, job: JobId, limit: Limit = 50, curs
     return Page[Failure].model_validate({"items": shown, "next_cursor": more})
 
 
-def _changing(word: str, change: Callable[[Jobs, int], Any], what: str) -> None:
+# Of (jobs, the job's id, where it was asked for).
+CHANGES: dict[str, Callable[[Jobs, int, str], JobInfo]] = {
+    "pause": lambda jobs, job, where: jobs.pause(job, f"paused {where}"),
+    "resume": lambda jobs, job, _: jobs.resume(job),
+    "cancel": lambda jobs, job, where: jobs.cancel(job, f"cancelled {where}"),
+    "retry": lambda jobs, job, _: jobs.retry(job),
+}
+
+
+def _changing(word: str, what: str) -> None:
     def route(store: StoreOf, _: Submitter, job: JobId, announce: AnnounceOf) -> JobDetail:
-        announce(change(Jobs(store), job))
+        announce(CHANGES[word](Jobs(store), job, "by request"))
         return _detail(store, job)
 
     router.post(f"/jobs/{{job}}/{word}", name=f"{word}_job", description=what)(route)
 
 
-_changing("pause", lambda jobs, job: jobs.pause(job, "paused by request"), "Begin nothing new; `resume` goes on.")
-_changing("resume", lambda jobs, job: jobs.resume(job), "Go on with a paused job.")
-_changing(
-    "cancel", lambda jobs, job: jobs.cancel(job, "cancelled by request"), "Stop for good. What is labelled stays."
-)
-_changing("retry", lambda jobs, job: jobs.retry(job), "Take up what an ended job has not done.")
+_changing("pause", "Begin nothing new; `resume` goes on.")
+_changing("resume", "Go on with a paused job.")
+_changing("cancel", "Stop for good. What is labelled stays.")
+_changing("retry", "Take up what an ended job has not done.")

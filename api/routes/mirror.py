@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials
 
-from api.access import Access, Caller, bearer
+from api.access import Caller, access_of, bearer
 from api.folders import Folders
 from api.parameters import StoreOf, kept
 from labeler.neuronpedia.mirror import NOT_FOUND, mirror_feature
@@ -27,8 +27,7 @@ def _reader(
 ) -> Caller:
     if given is None and theirs is not None:
         given = HTTPAuthorizationCredentials(scheme="Bearer", credentials=theirs)
-    access: Access = request.app.state.access
-    return access.caller(request, given, Scope.READ)
+    return access_of(request).caller(request, given, Scope.READ)
 
 
 @router.get(

@@ -7,10 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.access import Reader
-from api.parameters import PROBLEMS, By, Cursor, FinderOf, Limit, SaeQuery, SetQuery, StoreOf, Words
-from labeler.store import catalogue
-from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.people import rows_of_hits
+from api.parameters import PROBLEMS, By, Cursor, FinderOf, Limit, SaeQuery, SetQuery, Words
 from labeler.wire import SearchBy, SearchPage
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
@@ -18,7 +15,6 @@ router = APIRouter(tags=["labels"], responses=PROBLEMS)
 
 @router.get("/search")
 def search(
-    store: StoreOf,
     finder: FinderOf,
     _: Reader,
     q: Annotated[
@@ -32,16 +28,6 @@ def search(
     by: By = SearchBy.WORDS,
 ) -> SearchPage:
     """Labels with these words, stemmed as English, or with a meaning like this text's; the best first."""
-    sets = catalogue.sets_of(store, None if sae is None else catalogue.find_sae(store, sae).id)
-    chosen = [s for s in sets if set in (None, s)]
-    query = ("search", q, sae, set, by)
-    found = finder.find(q, by, chosen, limit + 1, read_cursor(query, cursor, (float, int, int, int)))
-    shown = found.hits[:limit]
-    items = [{**row, "rank": hit.rank} for hit, row in zip(shown, rows_of_hits(store, shown), strict=True) if row]
-    last = shown[-1] if len(found.hits) > limit else None
-    return SearchPage.model_validate(
-        {
-            "items": items, "n_hits": found.n_hits, "complete": found.complete,
-            "next_cursor": last and make_cursor(query, last.position),
-        }
-    )  # fmt: skip
+    found = finder.page(q, by, sae, set, limit, cursor)
+    items = [{**row, "rank": rank} for row, rank in found.rows]
+    return SearchPage.model_validate({**vars(found), "items": items})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.routes import activations as route
@@ -61,6 +62,31 @@ def test_a_text_is_asked_about_and_read_with_its_labels(queued: TestClient, stor
     assert done["tokens"][0]["top"][1] == {"feature_index": 3, "activation": 0.5}
     assert done["features"][1]["label"]["label"] == "letters such as 3 and running"
     assert done["features"][1]["label"]["score_low"] is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [("/v1/activations", {"json": {"sae": 1, "text": "Q"}}), ("/try", {"data": {"sae": "1", "text": "Q"}})],
+)
+def test_workers_are_told_after_the_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str, form: dict[str, Any]
+) -> None:
+    """A queue that does not answer holds up whoever tells it."""
+    happened = []
+    app = create_app(replace(settings, redis="redis://127.0.0.1:1/0"))
+
+    async def listened(scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            await send(message)
+            happened.append(message["type"])
+
+        await app(scope, receive, tell)
+
+    monkeypatch.setattr(route, "announce_texts", lambda store: happened.append("told"))
+    with TestClient(listened, base_url="http://127.0.0.1", client=("127.0.0.1", 5000)) as http:
+        happened.clear()
+        http.post(path, headers={"Sec-Fetch-Site": "same-origin"}, follow_redirects=False, **form)
+        assert happened == ["http.response.start", "http.response.body", "told"]
 
 
 def test_ids_cannot_be_guessed(queued: TestClient) -> None:

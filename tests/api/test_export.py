@@ -176,6 +176,25 @@ def test_the_client_goes_on_with_a_broken_download(
     assert (again[2] == "bytes=6000-") == changes, "from the beginning, and then on from there"
 
 
+def test_too_many_exports_are_refused_until_one_is_written(http: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "_MOST_UNFINISHED", 2)
+    go_on = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        assert go_on.wait(60)
+        yield b"x"
+
+    files = http.app.state.spool  # type: ignore[attr-defined]
+    waiting = [files.get(name, pieces) for name in "ab"]
+    refused = http.get(URL + "csv")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "60")
+    assert files.get("a", pieces) is waiting[0], "what is under way already may be waited for by any number"
+    go_on.set()
+    while not all(file.is_finished for file in waiting):
+        pass
+    assert http.get(URL + "csv").status_code == 200
+
+
 def test_old_downloads_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_MOST", 2)
     files = spool.Spool()

@@ -165,6 +165,13 @@ def test_depth_is_counted_outside_strings() -> None:
     assert not nests_deeper(json.dumps({"pairs": [[1, 2]] * 5000}).encode(), 3)
     assert not nests_deeper(json.dumps(["[" * 100, '\\"' + "{" * 100]).encode(), 3)
     assert nests_deeper(b"[" * 5, 4)
+    assert nests_deeper(b'["]", {"\\\\": [[["', 4)
+    assert not nests_deeper(b"[]{}" * 5, 4)
+
+
+def test_a_string_that_does_not_end_is_read_once() -> None:
+    """Read again from each of its quotes, what stands behind them would be counted, and 40 KB would take seconds."""
+    assert not nests_deeper(b'"' + b'\\"' * 1000 + b"[" * 5, 4)
 
 
 def test_a_selection_has_limits(http: TestClient) -> None:

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.routes import jobs as routes
 from labeler.recipe import Recipe
 from labeler.store import Store
+from labeler.store.blocks import Blocks
 from labeler.store.jobs import Jobs
+from labeler.store.states import JobKind
+from tests.results import failed
 
 
 def submit(http: TestClient, status: int = 202, **body: Any) -> Any:
@@ -81,9 +85,26 @@ def test_progress_is_sent_as_events_until_the_end(http: TestClient, store: Store
     assert http.get("/v1/jobs/99/events").status_code == 404
 
 
-def test_failures_are_listed_with_their_reasons(http: TestClient) -> None:
-    """Feature 10 has failed in label set 2, which is of this recipe."""
+def test_so_many_may_watch_and_no_more(http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_MOST_WATCHERS", 1)
+    monkeypatch.setattr(routes, "_EVENT_SECONDS", 0.01)
+    url = f"/v1/jobs/{submit(http)['id']}/events"
+    with http.stream("GET", url) as watched:
+        lines = watched.iter_lines()
+        assert next(lines) == "event: progress"
+        refused = http.get(url)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+        Jobs(store).cancel(1)
+        assert '"cancelled"' in list(lines)[-2]
+    assert http.get(url).status_code == 200, "the place is free again"
+
+
+def test_failures_are_listed_with_their_reasons(http: TestClient, store: Store) -> None:
     job = submit(http, features="5-12", explainer="openai:m", simulator="openai:m", recipe={})["id"]
+    blocks = Blocks(store)
+    lease = blocks.claim(JobKind.LABEL, "w")
+    assert lease is not None
+    blocks.save(lease, [failed(10)])
     failures = http.get(f"/v1/jobs/{job}/failures").json()
     assert failures == {"items": [{"feature_index": 10, "reason": "refused: no"}], "next_cursor": None}
 

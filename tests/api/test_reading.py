@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,9 @@ from fastapi.testclient import TestClient
 
 from labeler.export.card import build_card
 from labeler.export.columns import COLUMNS
-from labeler.store import Store
+from labeler.export.export import export_label_set
+from labeler.imports.labels import import_labels
+from labeler.store import Store, open_store
 from tests.planted import N_FEATURES
 
 
@@ -120,6 +123,27 @@ def test_a_feature_without_its_folder_still_answers(http: TestClient, store: Sto
     assert len(feature["labels"]) == 2
 
 
+def test_an_imported_label_set_is_read_with_what_came_along(http: TestClient, store: Store, tmp_path: Path) -> None:
+    """Its evidence is elsewhere."""
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM result WHERE label_set_id = 1 AND feature_index = 20")
+    export_label_set(store, 1, "jsonl", tmp_path / "labels.jsonl", top_contexts=2)
+    elsewhere = open_store(str(tmp_path / "elsewhere.db"))
+    import_labels(elsewhere, tmp_path / "labels.jsonl")
+    http.app.state.store = elsewhere  # type: ignore[attr-defined]
+    feature = get(http, "/v1/features/1/0")
+    assert feature["labels"][0]["label"] == "the token `Q`"
+    assert "cannot be read" in feature["contexts_reason"]
+    for context in feature["explain"]:
+        assert (context["document"], context["split"], context["source"]) == (None, "explain", "top")
+        assert [a > 0 for a in context["activations"]] == [token == "Q" for token in context["tokens"]]
+    assert len(feature["explain"]) == 2
+    unlabeled = get(http, "/v1/features/1/20")
+    assert (unlabeled["labels"], unlabeled["contexts_reason"]) == ([], "SAE 1: nothing was gathered of it")
+    assert get(http, "/v1/features/1/0?set=9", 404)
+    elsewhere.close()
+
+
 @pytest.mark.parametrize("limit", ["", "&limit=7"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_an_export_in_parts_is_the_whole(http: TestClient, store: Store, kind: str, limit: str) -> None:
@@ -210,7 +234,7 @@ def test_the_service_watches_itself(http: TestClient) -> None:
     http.get("/v1/labels/1/0")
     text = http.get("/metrics").text
     assert 'labeler_features{state="silent"} 2.0' in text
-    assert '/labels/{set}/{index}",status="200"} 1.0' in text, "by route, and not by path"
+    assert 'route="/v1/labels/{set}/{index}",status="200"} 1.0' in text, "by route, and not by path"
 
 
 def test_a_database_that_is_away_is_a_503_without_its_name(

@@ -13,6 +13,8 @@ import pytest
 
 from labeler.client import Client, ServiceError
 from labeler.errors import ConflictError, InputError, NotFoundError, StorageError
+from labeler.imports.card import read_card
+from labeler.imports.files import read_rows
 from labeler.records import State
 from labeler.store import open_store
 from labeler.store.keys import Scope, create_key
@@ -94,7 +96,7 @@ def test_errors_come_with_the_words_of_the_service(client: Client, address: str,
         client.set(9)
     with pytest.raises(NotFoundError, match="label set 9"):
         client.export(9, "csv", tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="expected a word"):
         client.search("!!")
     with pytest.raises(NotFoundError):
@@ -127,6 +129,61 @@ def test_the_commands_ask_the_service(run: Callable[..., Any], address: str) -> 
     assert (refused.code, "expected SAE/FEATURE" in refused.err) == (2, True)
     away = run("labels", "list", "--url", "http://127.0.0.1:9")
     assert (away.code, "labeler up" in away.err) == (3, True)
+
+
+def test_labels_are_no_commands_for_the_terminal(
+    run: Callable[..., Any], address: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = client.label(2, 0).model_copy(update={"label": "\x1b]0;owned\x07\u202e"})
+    monkeypatch.setattr(Client, "lookup", lambda *_, **__: [hostile])
+    found = run("labels", "lookup", "1/0", "--url", address)
+    assert found.out == "1/0   0.00  ␛]0;owned␇‹202E›\n"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_export_of_a_service_is_that_of_its_database(
+    run: Callable[..., Any], address: str, world: Path, tmp_path: Path, kind: str
+) -> None:
+    there, here = tmp_path / f"there.{kind}", tmp_path / f"here.{kind}"
+    done = run("export", "--format", kind, "--out", there, "--label-set", 2, "--url", address, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == {"label_set": 2, "format": kind, "out": str(there), "rows": 11}
+    assert run("export", "--format", kind, "--out", here, "--label-set", 2, "--db", world / "labeler.db").code == 0
+    assert len(list(read_rows(there))) == 11
+    assert list(read_rows(there)) == list(read_rows(here))
+    assert read_card(there).keys() == read_card(here).keys()
+    assert len(list(tmp_path.glob("there*"))) == len(list(tmp_path.glob("here*")))
+
+
+def test_what_a_service_does_not_export_is_refused(
+    run: Callable[..., Any],
+    address: str,
+    client: Client,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LABELER_URL", address)
+    refused = run("export", "--format", "saebench", "--out", tmp_path / "x")
+    assert (refused.code, "--format saebench needs the database" in refused.err) == (2, True)
+    refused = run("export", "--format", "csv", "--top-contexts", 1, "--out", tmp_path / "x")
+    assert (refused.code, "--top-contexts needs the database" in refused.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+    newest = run("export", "--format", "csv", "--out", tmp_path / "x", "--json")
+    assert json.loads(newest.out)["label_set"] == max(s.id for s in client.sets())
+    beside = run("export", "--format", "hf", "--out", tmp_path / "set", "--db", world / "labeler.db")
+    assert beside.code == 0, beside.err
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "cannot read this file"), (b"\xff1", "not UTF-8")])
+def test_a_list_of_features_that_cannot_be_read_is_named(
+    run: Callable[..., Any], address: str, client: Client, tmp_path: Path, text: bytes | None, says: str
+) -> None:
+    if text is not None:
+        (tmp_path / "some").write_bytes(text)
+    evidence = next(client.evidence()).hash
+    refused = run("jobs", "submit", evidence, "--features", f"@{tmp_path / 'some'}", "--url", address)
+    assert (refused.code, says in refused.err) == (2, True)
 
 
 def test_jobs_by_command_are_the_same_on_a_service(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from fastapi.testclient import TestClient
 from api.pages.charts import STRIP, score_scale
 from api.pages.contexts import heat
 from api.pages.verdict import verdict
+from labeler.evidence.store import EvidenceFolder
+from labeler.showing import feature_view
 from labeler.store import Store
+from labeler.store.catalogue import find_evidence
 from labeler.store.keys import Scope, create_key
 from labeler.store.reviews import reviews_of_label
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
+from tests.results import manifest
 
 FEATURE = "/saes/1/features/2"
 
@@ -126,6 +131,10 @@ def test_without_its_evidence_a_feature_keeps_its_label(http: TestClient, store:
     assert answer.status_code == 200
     assert "cannot be read on the machine that serves this" in answer.text
     assert "/nowhere" not in answer.text
+    other = store.add_evidence(manifest(hash="other", hookpoint="layers.9"), "/nowhere")
+    unlabeled = http.get(f"/saes/{find_evidence(store, str(other)).sae_id}/features/0").text
+    assert "cannot be read on the machine that serves this" in unlabeled
+    assert "/nowhere" not in unlabeled
 
 
 @pytest.mark.parametrize("path", ["/saes/1/features/99", "/saes/77/features/0", "/saes/1/features/0?set=9"])
@@ -263,3 +272,14 @@ def test_contexts_in_which_every_token_fires_fit_on_a_page() -> None:
     """70 windows of 32 tokens, as many as the standard recipe shows, each fired on and simulated."""
     window = heat((" longish",) * 32, (12.3,) * 32, 20.0, (7.5,) * 32, 10.0)
     assert 70 * len(window.encode()) < 200_000
+
+
+def test_a_simulation_says_which_strengths_rest_on_little(http: TestClient, store: Store, data: Path) -> None:
+    said = "rest on less than a thousandth of the simulator's probability"
+    assert said not in http.get(f"{FEATURE}?set=2").text
+    result = feature_view(EvidenceFolder(data / "evidence"), 2, store, 2).result
+    first, *others = result.simulations
+    store.save(2, [replace(result, simulations=(replace(first, n_flagged=3), *others))])
+    text = http.get(f"{FEATURE}?set=2").text
+    assert text.count(said) == 1
+    assert f"3 of these strengths {said}" in text

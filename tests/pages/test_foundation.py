@@ -42,6 +42,27 @@ def test_an_error_is_a_page_for_people_and_a_problem_for_programs(http: TestClie
     assert http.get("/v1/sets/77").headers["content-type"] == "application/problem+json"
 
 
+def test_an_error_of_ours_is_a_page_and_a_traceback_in_the_log(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr("labeler.store.catalogue.list_saes", broken)
+    page = http.get("/")
+    assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
+    assert "something went wrong here" in page.text
+    assert page.headers["x-request-id"] in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert 'aria-label="Main"' in page.text, "it looks as all pages do"
+    for said in ("hunter2", "RuntimeError", "Traceback"):
+        assert said not in page.text
+    assert "hunter2" in caplog.text
+    assert "Traceback" in caplog.text
+    assert http.get("/v1/saes").headers["content-type"] == "application/problem+json"
+    assert http.get("/", headers={"Accept": "*/*"}).headers["content-type"] == "application/problem+json"
+
+
 def test_with_a_key_in_the_database_nobody_looks_without_one(http: TestClient, store: Store) -> None:
     _, key = create_key(store, "me", Scope.READ)
     asked = http.get("/?cursor=x")
@@ -86,6 +107,16 @@ def test_a_form_of_another_page_is_not_taken(http: TestClient, headers: dict[str
 def test_after_signing_in_one_stays_here(target: str) -> None:
     assert inside(target) == "/"
     assert inside("/saes/1?set=2") == "/saes/1?set=2"
+
+
+def test_the_log_has_no_id_that_cannot_be_guessed(http: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "a1B2" * 8
+    with caplog.at_level("INFO", "api.requests"):
+        for path in (f"/try/{secret}", f"/v1/activations/{secret}", f"/no-such-page/{secret}"):
+            assert http.get(path).status_code == 404
+    routes = [vars(record)["route"] for record in caplog.records if record.message == "request"]
+    assert routes == ["/try/{request_id}", "/v1/activations/{request_id}", "none"]
+    assert all(secret not in str(vars(record)) for record in caplog.records if record.name.startswith("api"))
 
 
 def test_home_shows_each_label_set_with_its_interval(http: TestClient) -> None:

@@ -17,7 +17,7 @@ from labeler.store.keys import Scope, create_key
 from labeler.store.states import JobKind, JobState
 from tests.pages.conftest import HOSTILE, SAME_ORIGIN
 from tests.planted import N_FEATURES
-from tests.results import failed, labeled
+from tests.results import failed, labeled, manifest
 
 FORM = {"evidence": "1", "features": "all", "recipe": "standard", "explainer": "openai:gpt-5-mini", "priority": "5"}
 
@@ -106,6 +106,22 @@ def test_the_form_can_be_filled_by_its_address(http: TestClient) -> None:
     assert 'name="explainer" value="openai:hostile"' in text, "the LLM that was asked last"
 
 
+def test_evidence_that_is_given_is_chosen_however_many_there_are(
+    http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_job, "_CHOICES", 1)
+    newer = store.add_evidence(manifest(hash="newer"), "/newer")
+
+    def options(**given: object) -> list[tuple[str, str]]:
+        return re.findall(
+            r'<option value="(\d*)"( selected)?>', http.get("/jobs/new", params=given).text.partition("</select>")[0]
+        )
+
+    assert options() == [(str(newer), "")]
+    assert options(evidence=1) == [("1", " selected")]
+    assert options(evidence=99) == [("", ""), (str(newer), "")], "and no other one in its place"
+
+
 def test_a_job_is_paused_resumed_cancelled_and_retried_on_its_page(http: TestClient, store: Store) -> None:
     job = Jobs(store).submit(1, Recipe.from_names("openai:new")).id
     for word, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued")):
@@ -171,13 +187,30 @@ def test_jobs_are_listed_filtered_and_paged(http: TestClient, store: Store) -> N
     Jobs(store).cancel(ids[3], "<b>no</b>")
     first = http.get("/jobs").text
     assert len(re.findall(r'<a href="/jobs/\d+">label \d+</a>', first)) == 25
-    assert first.count('/line"') == 24, "each that goes on asks for its own progress"
+    assert first.count("hx-get=") == 1, "one request asks for the progress of all"
+    asked = re.search(r'hx-get="/jobs/lines\?ids=([\d,]+)"', first)
+    assert asked is not None
+    assert asked[1].split(",") == [str(i) for i in ids[:1:-1] if i != ids[3]], "of those that go on"
     older = re.search(r'href="(/jobs\?cursor=[^"]+)"', first)
     assert older is not None
     assert "&lt;b&gt;no&lt;/b&gt;" in http.get("/jobs?state=cancelled").text
     assert len(re.findall(r'<a href="/jobs/\d+">', http.get(older[1]).text)) == 2
     assert http.get("/jobs?state=nonsense").status_code == 422
     assert len(first) < 300_000
+
+
+def test_the_lines_of_a_list_come_together_until_all_have_ended(http: TestClient, store: Store) -> None:
+    ids = [Jobs(store).submit(1, HOSTILE, str(i)).id for i in range(2)]
+    Jobs(store).cancel(ids[0])
+    lines = http.get(f"/jobs/lines?ids={ids[0]},{ids[1]}").text
+    assert f'hx-get="/jobs/lines?ids={ids[1]}"' in lines
+    assert re.findall(r'<td id="line-(\d+)" [^>]*hx-swap-oob="outerHTML">\s*<span class="tag (\w+)"', lines) == [
+        (str(ids[0]), "cancelled"), (str(ids[1]), "queued"),
+    ]  # fmt: skip
+    Jobs(store).cancel(ids[1])
+    assert "hx-get" not in http.get(f"/jobs/lines?ids={ids[1]}").text
+    for wrong, status in (("", 422), ("1,x", 422), (",".join("1" * 26), 422), ("999999999", 404)):
+        assert http.get(f"/jobs/lines?ids={wrong}").status_code == status
 
 
 def test_a_gathering_pass_is_shown_by_its_steps(http: TestClient, store: Store) -> None:

@@ -46,6 +46,20 @@ def test_the_newest_label_set_is_shown_and_any_other_on_request(http: TestClient
     assert "it has 3, 2, 1" in missing.text
 
 
+def test_of_more_label_sets_than_can_be_listed_the_newest_and_the_asked_for_are(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.pages.saes._SETS", 1)
+    monkeypatch.setattr("api.pages.compare._SETS", 2)
+    assert '<option value="3" selected>' in http.get("/saes/1").text
+    assert '<option value="1" selected>' in http.get("/saes/1?set=1").text
+    assert "label set 3" in http.get("/saes/1/features/2?set=3").text
+    assert "label set 2" in http.get("/saes/1/features/11").text, "the newest that has something to say of it"
+    assert http.get("/saes/1?set=77").status_code == 404
+    chosen = re.findall(r'<option value="(\d)" selected>', http.get("/compare?a=3&b=1").text)
+    assert chosen == ["3", "1"]
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
@@ -96,9 +110,11 @@ def test_the_table_is_sorted_and_its_pages_hold_every_feature_once(
 
 
 def test_htmx_gets_the_table_alone(http: TestClient) -> None:
-    part = http.get("/saes/1?set=1", headers={"HX-Request": "true"}).text
-    assert part.startswith('<div id="features">')
-    assert "<html" not in part
+    part = http.get("/saes/1?set=1", headers={"HX-Request": "true"})
+    assert part.text.startswith('<div id="features">')
+    assert "<html" not in part.text
+    for answer in (part, http.get("/saes/1?set=1")):
+        assert "HX-Request" in answer.headers["vary"], "a cache must not take one for the other"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from labeler.store import Store
 from labeler.store.activations import MOST_TOKENS, Activations
 from labeler.store.keys import Scope, create_key
 from tests.pages.conftest import HTML, SAME_ORIGIN
+from tests.results import manifest
 
 HOSTILE = "<script>window.hacked = 1</script>"
 ANSWER = {
@@ -42,6 +43,15 @@ def queued(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Test
 
 def ask(http: TestClient, text: str = "Q" + HOSTILE + "\n", sae: str = "1", **options: Any) -> Any:
     return http.post("/try", data={"sae": sae, "text": text}, headers=SAME_ORIGIN, **options)
+
+
+def test_an_sae_that_is_given_is_chosen_however_many_there_are(
+    queued: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.pages.try_it._SAES", 1)
+    store.add_evidence(manifest(hash="newer"), "/newer")
+    assert re.findall(r'<option value="(\d)"( selected)?>', queued.get("/try?sae=1").text) == [("1", " selected")]
+    assert re.findall(r'<option value="(\d)"( selected)?>', queued.get("/try").text) == [("2", "")]
 
 
 def test_a_text_is_waited_for_and_then_shown(queued: TestClient, store: Store) -> None:

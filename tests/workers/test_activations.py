@@ -12,7 +12,8 @@ import pytest
 from celery import Celery
 
 from labeler.errors import InputError, NotFoundError
-from labeler.evidence.activations import read_text, target_of
+from labeler.evidence.activations import read_text
+from labeler.evidence.gathered import target_of
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import open_sae
 from labeler.recipe import GatherConfig

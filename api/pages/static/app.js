@@ -59,11 +59,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
 });
-document.addEventListener("submit", (event) => {
-  // Fields that are empty make no part of an address.
-  if (event.target.method === "get") for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
+document.addEventListener("formdata", (event) => {
+  // Fields that are empty make no part of an address, whether the browser or htmx asks.
+  if (event.target.method === "get") for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
 });
-addEventListener("pageshow", () => document.querySelectorAll("form :disabled[name]").forEach((f) => { if (!f.hasAttribute("data-off")) f.disabled = false; }));
 
 // The keyboard
 

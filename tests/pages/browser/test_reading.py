@@ -87,6 +87,34 @@ def test_the_table_is_filtered_without_a_new_page(page: Page) -> None:
     expect(page.get_by_role("columnheader", name="Score", exact=True)).to_have_attribute("aria-sort", "descending")
 
 
+def test_the_table_is_filtered_again_and_again(page: Page) -> None:
+    """Fields that were empty the first time are no part of that address, and can be filled the next time."""
+    page.goto("/saes/1?set=1")
+    rows = page.locator("#features tbody tr")
+    page.get_by_label("Text of the label").fill("Q")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    assert page.url.endswith("/saes/1?set=1&text=Q")
+    page.get_by_label("Text of the label").fill("")
+    page.get_by_label("State").select_option("silent")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(1)
+    assert page.url.endswith("/saes/1?set=1&state=silent")
+
+
+def test_back_from_a_feature_is_the_whole_page_again(page: Page) -> None:
+    """The table alone came from the same address."""
+    page.goto("/saes/1?set=1")
+    page.get_by_label("Text of the label").fill("Q")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("#features tbody tr")).to_have_count(2)
+    page.locator("#features tbody a").first.click()
+    page.wait_for_url("**/features/*")
+    page.go_back()
+    expect(page.locator("#features tbody tr")).to_have_count(2)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
 def test_features_are_leafed_through_by_keyboard(page: Page) -> None:
     page.goto("/saes/1/features/2?set=2")
     page.keyboard.press("j")
@@ -179,6 +207,18 @@ def test_without_scripts_the_pages_still_answer(page: Page, site: str) -> None:
     plain.locator('a[href$="/prompts?set=2"]').click()
     expect(plain.get_by_role("heading", name="Prompts and replies")).to_be_visible()
     context.close()
+
+
+def test_the_list_of_jobs_goes_on_without_a_reload(page: Page, site: str) -> None:
+    asked = [{"evidence": 1, "features": "0-9", "recipe": {"seed": seed}} for seed in (88, 89)]
+    jobs = [page.request.post(f"{site}/v1/jobs", data=body).json()["id"] for body in asked]
+    page.goto("/jobs")
+    for job in jobs:
+        row = page.get_by_role("row").filter(has=page.get_by_role("link", name=f"label {job}", exact=True))
+        expect(row).to_contain_text("queued")
+        page.request.post(f"{site}/v1/jobs/{job}/cancel")
+        expect(row).to_contain_text("cancelled by request")
+    expect(page.locator("[hx-get]")).to_have_count(0)
 
 
 def test_a_job_appears_on_the_first_page_without_a_reload(page: Page, site: str) -> None:

@@ -20,7 +20,7 @@ class Working:
     service: Service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def working(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Working]:
     """Over a copy of the world, which these tests may change."""
     data = tmp_path_factory.mktemp("working") / "data"
