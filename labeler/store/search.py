@@ -24,7 +24,7 @@ from sqlalchemy import text as sql
 from labeler.errors import InputError
 from labeler.store.store import Store
 
-RANKED_AT_MOST = 30_000  # hits; of more, the first ones found are ranked, and `complete` is false
+RANKED_AT_MOST = 20_000  # hits; of more, the first ones found are ranked, and `complete` is false
 # Hits that are fetched, looked up and sorted; with more, the rows in order are asked whether they are among the hits.
 _FEW = {"sqlite": 3_000, "postgresql": 10_000}
 _PERSON = 1 << 31
