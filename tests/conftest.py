@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 
 # Before torch loads: spinning OpenMP threads starve everything else that runs beside the tests.
@@ -34,6 +36,16 @@ __all__ = [
 
 # Files that start many processes or wait for them. They come first, so that none of them is left to run alone at the end.
 _LONG = ("tests/workers/", "tests/pages/browser/", "tests/test_cli.py", "tests/labeling/", "tests/neuronpedia/")
+
+
+def pytest_configure() -> None:
+    gc.set_threshold(5000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    # To look again and again through all that is imported would take a quarter of the CPU time of the tests.
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

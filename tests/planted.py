@@ -13,9 +13,6 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 CHARACTERS = string.ascii_letters + string.digits + " .,;:!?-\n"
 HOOKPOINT = "gpt_neox.embed_in"
 D_MODEL = 80
@@ -58,6 +55,7 @@ def meaning(feature_index: int) -> dict[str, float]:
 
 
 def _write_subject(folder: Path) -> None:
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
@@ -85,6 +83,9 @@ def _write_subject(folder: Path) -> None:
 
 
 def _write_sae(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
     encoder = torch.zeros(D_MODEL, N_FEATURES)
     for feature in range(N_FEATURES):
         for character, strength in meaning(feature).items():

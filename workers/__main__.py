@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import socket
@@ -27,6 +28,9 @@ def main() -> None:
         logging.getLogger(talkative).setLevel(logging.WARNING)
     from workers.app import app
 
+    if chosen.queue == "label":
+        # Before the processes are forked, which would each take half a second for it, and memory of their own.
+        importlib.import_module("labeler.llm.client")
     app.worker_main(
         ["worker", f"--queues={queues}", *pool, f"--hostname={name}", f"--loglevel={chosen.log_level}",
          "--without-mingle", "--without-gossip"]

@@ -34,7 +34,6 @@ from labeler.store import open_store
 from labeler.store.ledger import SqlLedger
 from labeler.store.tables import REPLIES
 from tests import planted
-from tests.gathering import gather
 from tests.stub_server import ANSWERS, GOOD, Behaviour, Json, StubServer
 
 N = 2000
@@ -61,6 +60,8 @@ def meaning(feature_index: int) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.gathering import gather  # loads torch, which the runs do without
+
     folder = tmp_path_factory.mktemp("many")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planted, "N_FEATURES", N)
@@ -99,41 +100,45 @@ class LetterLLM:
         raise NotImplementedError
 
 
-# Imports once and forks a run for each line that it reads: its process id at once, its exit status at its end.
+# Imports once. A line with a database and an address forks a run, whose process id it answers at once; a line with that
+# process id is answered by its exit status, at its end.
 _RUNS = """
-import os, sys
+import json, os, sys
 from pathlib import Path
+import alembic.command, openai.resources.chat
 from tests.labeling.test_kill_story import label_all
-evidence, database, address = sys.argv[1:]
-for _ in sys.stdin:
-    if (pid := os.fork()) == 0:
-        label_all(Path(evidence), database, address or None)
+for words in map(json.loads, sys.stdin):
+    if isinstance(words, int):
+        print(os.waitpid(words, 0)[1], flush=True)
+    elif (pid := os.fork()) == 0:
+        label_all(Path(sys.argv[1]), *words)
         os._exit(0)
-    print(pid, flush=True)
-    print(os.waitpid(pid, 0)[1], flush=True)
+    else:
+        print(pid, flush=True)
 """
 
 
 class Runs:
-    def __init__(self, evidence: Path, database: Path, address: str = "") -> None:
-        words = [sys.executable, "-c", _RUNS, str(evidence), str(database), address]
+    def __init__(self, evidence: Path) -> None:
+        words = [sys.executable, "-c", _RUNS, str(evidence)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         self._process = subprocess.Popen(
             words, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self) -> int:
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return self._line()
+    def start(self, database: Path, llm_at: str | None = None) -> int:
+        """The process id of a run."""
+        return self._ask([str(database), llm_at])
 
-    def end(self) -> int:
+    def end(self, pid: int) -> int:
         """The exit status of the run; waits for it."""
-        return self._line()
+        return self._ask(pid)
 
-    def _line(self) -> int:
+    def _ask(self, words: object) -> int:
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(words) + "\n")
+        self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
     def __enter__(self) -> Runs:
@@ -177,22 +182,22 @@ def kill_at(goal: int, running: queue.SimpleQueue[int]) -> Callable[[int, Json],
 def test_a_run_over_2000_features_killed_ten_times(evidence: Path, tmp_path: Path) -> None:
     rng = random.Random(2)
     calm, database = tmp_path / "calm.db", tmp_path / "killed.db"
-    with StubServer() as server, Runs(evidence, calm) as undisturbed, Runs(evidence, database, server.base_url) as runs:
-        undisturbed.start()
+    with StubServer() as server, Runs(evidence) as runs:
+        undisturbed = runs.start(calm)
         kills: list[tuple[int, set[str]]] = []  # requests so far, and the replies in the ledger, at each kill
         goal = 0
         for _ in range(N_KILLS):
             goal += rng.randrange(1, N_BETWEEN)
             running = queue.SimpleQueue[int]()
             server.behave = kill_at(goal, running)
-            running.put(runs.start())
-            assert runs.end() == signal.SIGKILL
+            pid = runs.start(database, server.base_url)
+            running.put(pid)
+            assert runs.end(pid) == signal.SIGKILL
             time.sleep(0.05)  # what the dead process had sent is still being read
             kills.append((len(server.requests), kept_keys(database)))
             goal = len(server.requests)
-        runs.start()
-        assert runs.end() == 0
-        assert undisturbed.end() == 0
+        assert runs.end(runs.start(database, server.base_url)) == 0
+        assert runs.end(undisturbed) == 0
     keys = [ledger_key(prompt_of(body)) for body in server.bodies]
     assert set(keys) == kept_keys(database), "the keys that this test reads from requests are those of the ledger"
     for n_before, kept in kills:

@@ -34,7 +34,7 @@ from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LEASE_SECONDS = 1.5
+LEASE_SECONDS = 2.5
 
 
 class RedisServer:
@@ -94,6 +94,10 @@ class Service:
             )
         self._workers.append(worker)
         return worker
+
+    def wait_until_ready(self) -> None:
+        """Every worker has begun to take work: a text that nobody takes in time fails."""
+        until(lambda: self.log.read_text().count(" ready.") >= len(self._workers), 60)
 
     @property
     def log(self) -> Path:
@@ -178,7 +182,7 @@ def until(holds: Callable[[], bool], seconds: float) -> None:
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def children_of(pid: int) -> list[int]:

@@ -39,6 +39,7 @@ def gathering(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("gathering")
     with a_service(str(folder / "labeler.db"), folder, planted_evidence) as service:
         service.start_worker("gather")
+        service.wait_until_ready()
         yield service
 
 

@@ -6,13 +6,13 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from celery import Celery
 
 from api.metrics import Metrics
+from labeler.recipe import Recipe
 from labeler.store.jobs import Jobs
 from labeler.store.states import JobState
 from tests import stub_server as stub
@@ -55,7 +55,8 @@ def test_the_same_on_sqlite(on_sqlite: Service, undisturbed: list[dict[str, Any]
 
 def kill_again_and_again(service: Service, undisturbed: list[dict[str, Any]], n_kills: int) -> None:
     rng, killed_so_far = random.Random(0), 0
-    service.endpoint.behave = lambda number, body: stub.slow(0.1)
+    # However busy the machine is, the job is not done before the last kill.
+    service.endpoint.behave = lambda number, body: stub.slow(0.1 if number <= 8 * (killed_so_far + 1) else 0.5)
     job = service.submit()
     while killed_so_far < n_kills and service.jobs.get(job.id).state is not JobState.DONE:
         time.sleep(rng.random() * 0.4)
@@ -113,11 +114,12 @@ def test_a_block_that_kills_its_workers_is_set_aside(service: Service) -> None:
 def test_a_worker_that_sleeps_through_its_lease_saves_nothing_more(
     service: Service, undisturbed: list[dict[str, Any]]
 ) -> None:
-    service.endpoint.behave = lambda number, body: stub.slow(0.2)
+    service.endpoint.behave = lambda number, body: stub.slow(2.0)
     job = service.submit("0-3")
     service.wait_for_requests(3)
     (asleep,) = service.holders()
     os.kill(asleep, signal.SIGSTOP)
+    service.endpoint.behave = lambda number, body: stub.GOOD
     service.wait_for(job, JobState.DONE)
     rows = service.rows(job)
     os.kill(asleep, signal.SIGCONT)
@@ -127,7 +129,7 @@ def test_a_worker_that_sleeps_through_its_lease_saves_nothing_more(
 
 
 def test_pause_and_cancel_take_effect_within_a_block(service: Service) -> None:
-    service.endpoint.behave = lambda number, body: stub.slow(0.1)
+    service.endpoint.behave = lambda number, body: stub.slow(0.1 if number <= 20 else 0.5)
     job = service.submit()
     service.wait_for_requests(20)
     service.jobs.pause(job.id)
@@ -206,13 +208,12 @@ def test_a_budget_holds_over_all_workers(service: Service) -> None:
 
 
 def test_a_small_job_starts_while_a_large_one_holds_all_workers(service: Service) -> None:
-    service.endpoint.behave = lambda number, body: stub.slow(0.5)
+    small_recipe = Recipe.from_names(f"{service.recipe.explainer.name}-small")
+    service.endpoint.behave = lambda number, body: stub.GOOD if body["model"].endswith("-small") else stub.slow(1.0)
     large = Jobs(service.store, block_sizes=(16, 16)).submit(service.evidence_id(), service.recipe)
     service.wait_for_requests(8)
-    small = service.submit("6", recipe=replace(service.recipe, seed=1))
-    began = time.monotonic()
+    small = service.submit("6", recipe=small_recipe)
     service.wait_for(small, JobState.DONE)
-    assert time.monotonic() - began < 15
     assert service.jobs.get(large.id).state is JobState.RUNNING
     service.endpoint.behave = lambda number, body: stub.GOOD
     service.wait_for(large, JobState.DONE)
@@ -220,7 +221,7 @@ def test_a_small_job_starts_while_a_large_one_holds_all_workers(service: Service
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_blocks_back(service: Service) -> None:
-    service.endpoint.behave = lambda number, body: stub.slow(0.2)
+    service.endpoint.behave = lambda number, body: stub.slow(0.5)
     job = service.submit()
     service.wait_for_requests(10)
     assert service.stop_workers() == [0]
@@ -235,7 +236,4 @@ def test_a_worker_that_is_told_to_stop_gives_its_blocks_back(service: Service) -
 
 
 def _until_idle(service: Service) -> None:
-    deadline = time.monotonic() + 20
-    while service.holders():
-        assert time.monotonic() < deadline, "a block is still in hand"
-        time.sleep(0.02)
+    until(lambda: not service.holders(), 60)

@@ -93,7 +93,7 @@ def api(service: Service) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes]
 def test_an_api_that_is_killed_leaves_job_and_watcher_unharmed(
     service: Service, undisturbed: list[dict[str, Any]], api: Callable[[], tuple[subprocess.Popen[bytes], str]]
 ) -> None:
-    service.endpoint.behave = lambda number, body: stub.slow(0.1)
+    service.endpoint.behave = lambda number, body: stub.slow(0.1 if number <= 20 else 0.5)
     evidence, model = service.evidence_id(), service.recipe.explainer.name
     first, url = api()
     with Client(url, attempts=8) as client:
@@ -108,6 +108,7 @@ def test_an_api_that_is_killed_leaves_job_and_watcher_unharmed(
         first.wait()
         n_before = len(service.endpoint.requests)
         service.wait_for_requests(n_before + 10)
+        service.endpoint.behave = lambda number, body: stub.GOOD
         api()
         assert client.submit(evidence, **asked).id == job.id
         watcher.join(60)
@@ -125,7 +126,7 @@ def _is_up(client: Client) -> bool:
 def test_a_queue_that_is_full_is_waited_for(service: Service, undisturbed: list[dict[str, Any]]) -> None:
     """Redis refuses every write for want of memory; nobody need be told when it has room again."""
     redis = Redis.from_url(service.redis.url)
-    service.endpoint.behave = lambda number, body: stub.slow(0.1)
+    service.endpoint.behave = lambda number, body: stub.slow(0.5)
     job = service.submit()
     service.wait_for_requests(10)
     redis.config_set("maxmemory", "1")
@@ -134,6 +135,7 @@ def test_a_queue_that_is_full_is_waited_for(service: Service, undisturbed: list[
     time.sleep(3.0)
     assert service.jobs.get(job.id).state is JobState.RUNNING
     redis.config_set("maxmemory", "0")
+    service.endpoint.behave = lambda number, body: stub.GOOD
     service.wait_for(job, JobState.DONE)
     redis.close()
     _check_whole(service, job, undisturbed)

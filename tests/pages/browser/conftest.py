@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.pages.browser.working import working
 
@@ -28,6 +28,8 @@ def browser(world: Path) -> Iterator[Browser]:
         pytest.skip(
             f"no browser: none of {', '.join(_NAMES)} is on the PATH; install Chromium, on Debian `apt install chromium`"
         )
+    # On a busy machine, a page that looks each second for news has them late.
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         yield browser

@@ -30,4 +30,5 @@ def working(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         service.start_worker("label", processes=2)
         service.start_worker("gather")
         with LiveServer(Settings(database=database, data=data, redis=service.redis.url)) as address:
+            service.wait_until_ready()
             yield Working(address, service)
