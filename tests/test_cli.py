@@ -216,12 +216,15 @@ for line in sys.argv[1:]:
         except SystemExit as error:
             os._exit(error.code or 0)
         os._exit(0)
-    print("ended", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    code = os.waitstatus_to_exitcode(os.wait()[1])
+    out = words[words.index("--out") + 1]
+    there = "" if os.path.exists(f"{out}/manifest.json") else " without a manifest"
+    print(f"ended {code}{there}", flush=True)
 """
 
 
 def ended_as(runs: subprocess.CompletedProcess[str]) -> list[str]:
-    return re.findall(r"^ended (\d+)$", runs.stdout, re.MULTILINE)
+    return re.findall(r"^ended (\d+.*)$", runs.stdout, re.MULTILINE)
 
 
 def test_a_full_disk_keeps_what_was_done(planted: Planted, tmp_path: Path) -> None:
@@ -229,17 +232,12 @@ def test_a_full_disk_keeps_what_was_done(planted: Planted, tmp_path: Path) -> No
     folders = {limit: tmp_path / str(limit) for limit in (3_000, 40_000)}
     runs = {limit: [str(w) for w in gather_words(planted, folder)] for limit, folder in folders.items()}
 
-    def ended(limits: dict[int, int]) -> subprocess.CompletedProcess[str]:
-        lines = ["\n".join([str(limits[limit]), *words]) for limit, words in runs.items()]
-        # -B: Python itself would leave what it compiles cut short, and the next process would stumble over it.
-        words = [sys.executable, "-B", "-c", _LIMITED, *lines]
-        return subprocess.run(words, capture_output=True, text=True, check=True)
-
-    full = ended({limit: limit for limit in folders})
-    assert ended_as(full) == ["3", "3"], full.stderr
-    assert full.stderr.count("free some space") == 2
-    assert "Traceback" not in full.stderr
-    assert not any((folder / "manifest.json").exists() for folder in folders.values())
-    again = ended(dict.fromkeys(folders, 10**9))
-    assert ended_as(again) == ["0", "0"], again.stderr
+    limited = ["\n".join([str(limit), *words]) for limit, words in runs.items()]
+    free = ["\n".join([str(10**9), *words]) for words in runs.values()]
+    # -B: Python itself would leave what it compiles cut short, and the next process would stumble over it.
+    words = [sys.executable, "-B", "-c", _LIMITED, *limited, *free]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert ended_as(done) == ["3 without a manifest", "3 without a manifest", "0", "0"], done.stderr
+    assert done.stderr.count("free some space") == 2
+    assert "Traceback" not in done.stderr
     assert all((folder / "manifest.json").exists() for folder in folders.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.pages.browser.working import working
 
-__all__ = ["browser", "page", "working"]
+__all__ = ["browser", "page", "reader", "working"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = (
@@ -38,6 +39,19 @@ def browser(world: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, site: str) -> Iterator[Page]:
+    with _page_of(browser, site) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def reader(browser: Browser, site: str) -> Iterator[Page]:
+    """One page for tests that look and change nothing: a window of its own takes Chromium a second."""
+    with _page_of(browser, site) as page:
+        yield page
+
+
+@contextmanager
+def _page_of(browser: Browser, site: str) -> Iterator[Page]:
     context = browser.new_context(base_url=site, viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page, problems = context.new_page(), list[str]()
