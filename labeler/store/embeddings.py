@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sqlalchemy import Connection, and_, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from labeler.errors import MismatchError
 from labeler.store.column_tables import CHANGES, COLUMNS
 from labeler.store.columns import FIGURES, PART, bring_up_to_date, lock_set, text_hash
-from labeler.store.database import fetch_plain
+from labeler.store.database import fetch_plain, insert_into
 from labeler.store.embedding_tables import EMBEDDINGS, SIGNS
 from labeler.store.queries import among
 from labeler.store.search import Hit, Hits
@@ -28,8 +27,6 @@ from labeler.store.tables import RESULTS
 NEAREST = 1000  # labels that are ranked by cosine, and so can be found
 _PARTS_AT_ONCE = 64
 _INCOMPLETE = -1
-
-
 _CANDIDATE = np.dtype([("distance", np.int32), ("label_set", np.int32), ("part", np.int32), ("text", np.uint64)])
 
 
@@ -64,8 +61,7 @@ def keep_embeddings(store: Store, model: str, texts: Sequence[str], vectors: np.
         for text, vector in zip(texts, _quantised(vectors), strict=True)
     ]
     with store.database.writing() as connection:
-        insert = (postgresql if store.database.dialect == "postgresql" else sqlite).insert(EMBEDDINGS)
-        connection.execute(insert.on_conflict_do_nothing(), rows)
+        connection.execute(insert_into(EMBEDDINGS, store.database.dialect).on_conflict_do_nothing(), rows)
 
 
 def place_part(store: Store, label_set_id: int, part: int, model: str) -> None:
