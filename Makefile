@@ -10,13 +10,17 @@ TESTERS := $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test lint types bench screenshots clean
+.PHONY: demo test test-real lint types bench screenshots clean
 
 demo: $(VENV)/installed
 	$(BIN)/labeler demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -p no:schemathesis -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+
+# What is heavy or real and does not fit into five minutes: load, real LLM servers, real language models.
+test-real: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -p no:schemathesis -m real
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
