@@ -168,7 +168,9 @@ class LabelSetDetail(LabelSet):
 
 
 class ReviewRequest(Asked):
-    verdict: Verdict = Field(description="`better` comes with a text; it is kept as another label.")
+    verdict: Verdict = Field(
+        description="`better` comes with a text; it is kept as another label. `comment` leaves the verdict as it was."
+    )
     text: Text | None = Field(None, max_length=LONGEST_LABEL, examples=["`raise` that re-raises an exception"])
     comment: Text | None = Field(None, max_length=LONGEST_COMMENT)
 
@@ -183,6 +185,8 @@ class Review(Wire):
     reviewer: str
     reviewed_label: str | None = Field(description="The text that was judged.")
     created_at: Time
+    withdrawn_at: Time | None = Field(None, description="Since when the review counts no more; null while it counts.")
+    withdrawn_by: str | None = None
 
 
 class Reviews(Wire):
