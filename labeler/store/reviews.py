@@ -5,13 +5,12 @@ add_review ──► counts until it is withdrawn ──withdraw_review──►
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, select
 
 from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.store.database import insert_into
@@ -73,19 +72,20 @@ def withdraw_review(
     of_label = _of_label(label_set_id, feature_index)
     with store.database.writing() as connection:
         _lock_result(connection, label_set_id, feature_index)
-        row = connection.execute(select(REVIEWS).where(of_label, REVIEWS.c.id == review_id)).mappings().one_or_none()
-        if row is None:
+        found = connection.execute(select(REVIEWS).where(of_label, REVIEWS.c.id == review_id)).mappings().one_or_none()
+        if found is None:
             raise NotFoundError(f"feature {feature_index} has no review {review_id} in label set {label_set_id}")
-        if row["reviewer"] != by and not of_anyone:
+        review = _review(found)
+        if review.reviewer != by and not of_anyone:
             raise ConflictError(
-                f"review {review_id} is by {row['reviewer']}: only they or an admin key can withdraw it"
+                f"review {review_id} is by {review.reviewer}: only they or an admin key can withdraw it"
             )
-        if row["withdrawn_at"] is None:
-            changed = {"withdrawn_at": now(), "withdrawn_by": by}
+        if review.withdrawn_at is None:
+            review = replace(review, withdrawn_at=now(), withdrawn_by=by)
+            changed = {"withdrawn_at": review.withdrawn_at, "withdrawn_by": by}
             connection.execute(REVIEWS.update().where(REVIEWS.c.id == review_id).values(**changed))
             _stand(connection, label_set_id, feature_index)
-            row = {**row, **changed}
-    return _review(row)
+    return review
 
 
 def _judged_label(connection: Connection, label_set_id: int, feature_index: int, verdict: Verdict) -> str | None:
@@ -162,7 +162,7 @@ def _reviews(store: Store, where: ColumnElement[bool]) -> list[Review]:
         return [_review(row) for row in rows]
 
 
-def _review(row: Mapping[str, Any]) -> Review:
+def _review(row: RowMapping | dict[Any, Any]) -> Review:
     return Review(**{**row, "verdict": Verdict(row["verdict"])})
 
 

@@ -20,7 +20,7 @@ from labeler.showing import feature_view
 from labeler.store import Store
 from labeler.store.catalogue import find_evidence
 from labeler.store.keys import Scope, create_key
-from labeler.store.reviews import reviews_of_label
+from labeler.store.reviews import Verdict, add_review, reviews_of_label
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
 from tests.results import manifest
 
@@ -184,16 +184,59 @@ def test_a_review_is_kept_with_who_wrote_it(http: TestClient, store: Store) -> N
     assert (review.verdict, review.text, review.comment, review.reviewer) == (
         "better", "the vowels <a>, <e>", "plainly", "local",
     )  # fmt: skip
-    http.post(
-        f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": "left in the field"}, headers=SAME_ORIGIN
-    )
+    http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": ""}, headers=SAME_ORIGIN)
     assert [r.text for r in reviews_of_label(store, 2, 2)] == ["the vowels <a>, <e>", None]
+
+
+def test_a_saved_field_is_what_it_is_for(http: TestClient, store: Store) -> None:
+    def say(**said: str) -> None:
+        assert http.post(f"{FEATURE}/reviews", data={"set": "2", **said}, headers=SAME_ORIGIN).status_code == 200
+
+    say(verdict="accept", comment="yes")
+    say(verdict="save", text=" ", comment="and in dates")
+    say(verdict="save", text="a vowel", comment="")
+    say(text="no button at all")
+    kept = [(r.verdict, r.text, r.comment) for r in reviews_of_label(store, 2, 2)]
+    assert kept == [
+        ("accept", None, "yes"), ("comment", None, "and in dates"), ("better", "a vowel", None),
+        ("better", "no button at all", None),
+    ]  # fmt: skip
+
+
+def test_a_review_is_withdrawn_on_the_page_and_stays_in_its_list(http: TestClient, store: Store) -> None:
+    http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "save", "text": "a vowel"}, headers=SAME_ORIGIN)
+    (review,) = reviews_of_label(store, 2, 2)
+    page = http.get(f"{FEATURE}?set=2").text
+    address = f"{FEATURE}/reviews/{review.id}/withdraw"
+    assert f'action="{address}"' in page
+    assert "not scored" in page
+    after = http.post(address, data={"set": "2"}, headers=SAME_ORIGIN)
+    assert after.url.path == FEATURE
+    assert 'class="withdrawn"' in after.text
+    assert "not scored" not in after.text
+    assert f'action="{address}"' not in after.text
+    part = http.post(address, data={"set": "2"}, headers={**SAME_ORIGIN, "HX-Request": "true"})
+    assert part.text.startswith('<section id="reviews"')
+    assert http.post(address, data={"set": "2"}, headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_nobody_withdraws_what_another_said(http: TestClient, store: Store) -> None:
+    review = add_review(store, 2, 2, Verdict.ACCEPT, "ann")
+    http.cookies.set("labeler_key", create_key(store, "ben", Scope.SUBMIT)[1])
+    address = f"{FEATURE}/reviews/{review.id}/withdraw"
+    assert address not in http.get(f"{FEATURE}?set=2").text
+    assert http.post(address, data={"set": "2"}, headers=SAME_ORIGIN).status_code == 409
+    http.cookies.set("labeler_key", create_key(store, "eve", Scope.READ)[1])
+    assert 'class="review"' not in http.get(f"{FEATURE}?set=2").text
 
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [({"verdict": "better", "text": " "}, "a better text comes with"), ({"verdict": "maybe"}, "choose accept, reject, better"),
-     ({"verdict": "better", "text": "x" * 201}, "at most 200 characters")],
+    [({"verdict": "better", "text": " "}, "write the better text first"),
+     ({"verdict": "save", "text": " "}, "write a better text or a comment, then save it"),
+     ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
+     ({"verdict": "maybe"}, "choose accept, reject, better"),
+     ({"verdict": "save", "text": "x" * 201}, "at most 200 characters")],
 )  # fmt: skip
 def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(
     http: TestClient, store: Store, said: dict[str, str], problem: str
@@ -205,6 +248,9 @@ def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(
     assert part.status_code == 200
     assert problem in html.unescape(part.text)
     assert reviews_of_label(store, 2, 2) == []
+    for shown in (answer.text, part.text):
+        assert f'name="text" maxlength="200" value="{html.escape(said.get("text", "").strip())}"' in shown
+        assert ('aria-invalid="true"' in shown) == ("text" in said), "the reason stands at its field"
 
 
 def test_reviews_need_a_key_that_may_submit_and_a_page_of_ours(http: TestClient, store: Store) -> None:
