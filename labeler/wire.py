@@ -393,6 +393,7 @@ class Firing(Wire):
 
 class ReadToken(Wire):
     token: str
+    bytes: str | None = Field(None, description="In hex, of a token that is but a part of a character; else null.")
     n_firing: int = Field(description="Features that fire on it.")
     top: list[Firing] = Field(description="The strongest of them.")
 
