@@ -265,6 +265,15 @@ class Difference(Wire):
     interval_b: tuple[float, float] | None = None
 
 
+class Median(Wire):
+    """A median with its 95% interval, which fewer than 6 values do not give."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 class Comparison(Wire):
     """Two label sets of one SAE. Differences are b - a; undefined scores are in no number."""
 
@@ -285,6 +294,8 @@ class Comparison(Wire):
     n_only_in_b: int = 0
     n_scored_in_one: int = Field(0, description="Features with a score in one of them alone.")
     mean_interval: tuple[float, float] | None = Field(None, description="95%, of the mean difference over features.")
+    median_a: Median | None = Field(None, description="Of the scores of a, over the features with a score in both.")
+    median_b: Median | None = None
 
 
 class Budget(Asked):

@@ -134,9 +134,11 @@ def _groups(folder: EvidenceFolder, view: FeatureView, most: float) -> list[Grou
 
 
 def _neighbours(store: Store, place: Place, view: FeatureView) -> list[tuple[int, float, str | None]]:
-    """(feature, cosine, its newest label) of the nearest features."""
+    """(feature, cosine, label) of the nearest features: the label of this label set, else the newest."""
     nearest = view.neighbours[:_NEAREST]
-    rows = lookup_labels(store, [(place.sae.id, feature) for feature, _ in nearest]) if nearest else []
+    pairs = [(place.sae.id, feature) for feature, _ in nearest]
+    here = lookup_labels(store, pairs, label_sets=[place.chosen.id]) if pairs and place.chosen else [None] * len(pairs)
+    rows = [mine or other for mine, other in zip(here, lookup_labels(store, pairs) if pairs else (), strict=True)]
     return [
         (feature, cosine, None if row is None else row["label"])
         for (feature, cosine), row in zip(nearest, rows, strict=True)
