@@ -8,6 +8,7 @@ from typing import Any
 from labeler.export.charts import number
 
 _CHANCE = 0.05
+_ALIKE = 1e-6  # numbers nearer than this differ by rounding alone: 1.00 is not above 1.00
 
 
 def verdict(row: Mapping[str, Any] | None) -> str | None:
@@ -40,8 +41,8 @@ def _against_baseline(row: Mapping[str, Any]) -> str:
     if low is None or high is None:
         higher = "above" if row["score"] > baseline else "below" if row["score"] < baseline else "at"
         return f"It lies {higher} the token look-up's {number(baseline)}; without an interval, that may be chance."
-    if low > baseline:
+    if low > baseline + _ALIKE:
         return f"Beats the token look-up ({number(baseline)}) with its whole interval."
-    if high < baseline:
+    if high < baseline - _ALIKE:
         return f"A table of tokens does better: the look-up's {number(baseline)} lies above the whole interval."
     return f"Not clearly better than a table of tokens: the look-up's {number(baseline)} lies in its interval."

@@ -96,6 +96,7 @@ ROW: dict[str, Any] = {
         ({"score": None, "score_reason": "the truth is constant"}, "The score is undefined: the truth is constant."),
         ({"explainer": "lookup"}, "It is the token look-up"),
         ({"score_null_p": None, "score_low": -0.1}, "The interval holds 0"),
+        ({"score_high": 1 - 1e-15, "baseline_token_lookup": 1.0}, "lies in its interval"),
     ],
 )
 def test_the_verdict_says_what_the_numbers_say(changed: dict[str, Any], said: str) -> None:

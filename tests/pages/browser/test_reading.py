@@ -267,7 +267,8 @@ def test_enter_does_no_harm_in_any_form(reader: Page) -> None:
         found |= {
             tuple(pair)
             for pair in reader.evaluate(
-                "[...document.forms].map(f => [f.getAttribute('action') || '', "
+                "[...document.forms].filter(f => [...f.elements].some(e => e.matches('input:not([type=hidden])')))"
+                ".map(f => [f.getAttribute('action') || '', "
                 "[...f.elements].find(e => e.type === 'submit')?.textContent.trim() || ''])"
             )
         }
