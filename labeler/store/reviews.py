@@ -52,7 +52,7 @@ def add_review(
     _check(verdict, text, comment)
     with store.database.writing() as connection:
         label = _judged_label(connection, label_set_id, feature_index, verdict)
-        values = {
+        values: dict[str, Any] = {
             "label_set_id": label_set_id, "feature_index": feature_index, "verdict": verdict, "text": text, "comment": comment,
             "reviewer": reviewer, "reviewed_label": label, "created_at": now(),
         }  # fmt: skip
