@@ -147,6 +147,11 @@ class Client:
         body = {"verdict": verdict, "text": text, "comment": comment}
         return self._post(f"/v1/labels/{label_set}/{index}/reviews", wire.Review, body)
 
+    def withdraw_review(self, label_set: int, index: int, review: int) -> wire.Review:
+        """Let a review count no more; it stays in the list, with the time of its withdrawal."""
+        answer = self._request("DELETE", f"/v1/labels/{label_set}/{index}/reviews/{review}", attempts=self._attempts)
+        return wire.Review.model_validate_json(answer.content)
+
     def export(self, label_set: int, format: str, path: Path) -> int:
         """Write all rows of a label set to `path`; returns the number of bytes. The file appears whole or not at all.
 

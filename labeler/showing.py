@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from labeler.evidence.choose import choose_evidence
@@ -11,11 +11,14 @@ from labeler.evidence.directions import Output, read_neighbours, read_output
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.pipeline import too_little
 from labeler.recipe import SCORING_VERSION, Recipe
-from labeler.records import Context, LabeledFeature, Source, Split, State
+from labeler.records import Context, LabeledFeature, Simulation, Source, Split, State
 from labeler.store import Store
 from labeler.store.lookup import lookup_labels
 from labeler.store.read import result_from_row
 from labeler.store.rows import dense
+from labeler.subject.vocabulary import Span, Vocabulary, character_spans
+
+_CUT = "\ufffd"  # what a part of a character shows as
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,86 @@ def _context(folder: EvidenceFolder, simulation: dict[str, Any]) -> Context:
         weight=simulation["weight"],
         stratum=simulation["stratum"],
     )
+
+
+# Tokens as people read them
+
+
+def in_characters(context: Context, vocabulary: Vocabulary) -> Context:
+    """The context with tokens joined that only together are characters, each with the highest of their activations.
+
+    For people: prompts, scores and answers by REST keep every token by itself.
+    """
+    spans = _spans(context, vocabulary)
+    if spans is None:
+        return context
+    return replace(
+        context,
+        token_ids=tuple(context.token_ids[s.start] for s in spans),
+        tokens=tuple(s.text for s in spans),
+        activations=highest_of(spans, context.activations),
+    )
+
+
+def simulated_in_characters(simulation: Simulation, vocabulary: Vocabulary) -> Simulation:
+    """The simulation of a context in characters, with the highest of their predictions."""
+    spans = _spans(simulation.context, vocabulary)
+    if spans is None:
+        return simulation
+    predicted = None if simulation.predicted is None else highest_of(spans, simulation.predicted)
+    return replace(simulation, context=in_characters(simulation.context, vocabulary), predicted=predicted)
+
+
+def result_in_characters(result: LabeledFeature, vocabulary: Vocabulary) -> LabeledFeature:
+    """The result with all its simulations in characters."""
+    return replace(result, simulations=tuple(simulated_in_characters(s, vocabulary) for s in result.simulations))
+
+
+def _spans(context: Context, vocabulary: Vocabulary) -> list[Span] | None:
+    """None where every token is whole, which is so of most contexts."""
+    if len(context.token_ids) != len(context.tokens) or not any(_CUT in token for token in context.tokens):
+        return None
+    return vocabulary.spans(context.token_ids)
+
+
+def highest_of(spans: Sequence[Span], values: Sequence[float]) -> tuple[float, ...]:
+    """One value a span: the highest of its tokens."""
+    return tuple(max(values[s.start : s.end]) for s in spans)
+
+
+def answer_in_characters(answer: dict[str, Any]) -> dict[str, Any]:
+    """What fires on a text (evidence/activations.py), with tokens joined that only together are characters."""
+    tokens = answer["tokens"]
+    if not any(token.get("bytes") for token in tokens):
+        return answer
+    raw = (token.get("bytes") for token in tokens)
+    pieces = [
+        bytes.fromhex(b) if b else t["token"].encode("utf-8", "replace") for b, t in zip(raw, tokens, strict=True)
+    ]
+    spans = character_spans(pieces)
+    span_of = [i for i, s in enumerate(spans) for _ in range(s.start, s.end)]
+    return {
+        **answer,
+        "tokens": [_joined_token(s.text, tokens[s.start : s.end]) for s in spans],
+        "features": [{**f, **_moved(f["at"], f["activations"], span_of)} for f in answer["features"]],
+    }
+
+
+def _joined_token(text: str, tokens: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    highest: dict[int, float] = {}
+    for feature, value in (pair for token in tokens for pair in token["top"]):
+        highest[feature] = max(value, highest.get(feature, 0.0))
+    top = sorted(([f, v] for f, v in highest.items()), key=lambda pair: (-pair[1], pair[0]))
+    # Beyond the strongest, which features fire is not known: at least so many do.
+    n_firing = max(len(top), *(token["n_firing"] for token in tokens))
+    return {"token": text, "n_firing": n_firing, "top": top}
+
+
+def _moved(at: Sequence[int], activations: Sequence[float], span_of: Sequence[int]) -> dict[str, Any]:
+    highest: dict[int, float] = {}
+    for token, value in zip(at, activations, strict=True):
+        highest[span_of[token]] = max(value, highest.get(span_of[token], 0.0))
+    return {"at": list(highest), "activations": list(highest.values())}
 
 
 def _newest(folder: EvidenceFolder, store: Store) -> int | None:

@@ -337,7 +337,7 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
         ("variance explained", "explained_variance", percent),
         ("variance unexplained (FVU)", "fvu", lambda x: number(x, 3)),
         ("features that never fired", "dead_share", percent),
-        ("features that fired rarely", "rare_share", percent),
+        ("features in 1 to 19 windows", "rare_share", percent),
         ("tokens reconstructed", "n_tokens_reconstructed", lambda x: f"{x:,}"),
     ):
         value = quality.get(key)

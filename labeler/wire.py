@@ -168,7 +168,9 @@ class LabelSetDetail(LabelSet):
 
 
 class ReviewRequest(Asked):
-    verdict: Verdict = Field(description="`better` comes with a text; it is kept as another label.")
+    verdict: Verdict = Field(
+        description="`better` comes with a text; it is kept as another label. `comment` leaves the verdict as it was."
+    )
     text: Text | None = Field(None, max_length=LONGEST_LABEL, examples=["`raise` that re-raises an exception"])
     comment: Text | None = Field(None, max_length=LONGEST_COMMENT)
 
@@ -183,6 +185,8 @@ class Review(Wire):
     reviewer: str
     reviewed_label: str | None = Field(description="The text that was judged.")
     created_at: Time
+    withdrawn_at: Time | None = Field(None, description="Since when the review counts no more; null while it counts.")
+    withdrawn_by: str | None = None
 
 
 class Reviews(Wire):
@@ -261,6 +265,15 @@ class Difference(Wire):
     interval_b: tuple[float, float] | None = None
 
 
+class Median(Wire):
+    """A median with its 95% interval, which fewer than 6 values do not give."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 class Comparison(Wire):
     """Two label sets of one SAE. Differences are b - a; undefined scores are in no number."""
 
@@ -281,6 +294,8 @@ class Comparison(Wire):
     n_only_in_b: int = 0
     n_scored_in_one: int = Field(0, description="Features with a score in one of them alone.")
     mean_interval: tuple[float, float] | None = Field(None, description="95%, of the mean difference over features.")
+    median_a: Median | None = Field(None, description="Of the scores of a, over the features with a score in both.")
+    median_b: Median | None = None
 
 
 class Budget(Asked):
@@ -389,6 +404,7 @@ class Firing(Wire):
 
 class ReadToken(Wire):
     token: str
+    bytes: str | None = Field(None, description="In hex, of a token that is but a part of a character; else null.")
     n_firing: int = Field(description="Features that fire on it.")
     top: list[Firing] = Field(description="The strongest of them.")
 

@@ -115,6 +115,8 @@ def score_scale(
     def place(x: float | None) -> float | None:
         return None if x is None else (min(max(x, begin), 1.0) - begin) / (1 - begin) * STRIP
 
+    if low is None or high is None:  # half an interval is none
+        low = high = None
     said = [("score", value), ("interval from", low), ("to", high), ("look-up baseline", baseline), ("null", null_mean)]
     words = ", ".join(f"{name} {number(x)}" for name, x in said if x is not None) or "no score"
     zero = (0.0 - least) / (1 - least) * STRIP

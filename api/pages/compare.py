@@ -50,6 +50,6 @@ def _compared(store: Store, a: int, b: int) -> dict[str, Any]:
     rows = labels_at(store, [(label_set, f) for f in features for label_set in (a, b)])
     return {
         "compared": found, "infos": infos, "scale": row_scale, "pairs": list(zip(rows[::2], rows[1::2], strict=True)),
-        "medians": [store.summary(label_set).medians.get("score") for label_set in (a, b)],
+        "medians": [found.median_a, found.median_b],
         "states": sorted({state for counts in found.states.values() for state in counts} | found.states.keys()),
     }  # fmt: skip

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from api.pages.words import activation
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import Context, Simulation, Source, Split
+from labeler.showing import in_characters, simulated_in_characters
 
 _LEFT = 20  # tokens before the window, for a reader: neither explainer nor simulator saw them
 _STEPS = 10  # of colour
@@ -39,14 +40,15 @@ class Group:
 
 
 def explain_groups(folder: EvidenceFolder, contexts: Sequence[Context], most: float) -> list[Group]:
-    shown = [(c.source, _shown(folder, c, most)) for c in contexts]
+    shown = [(c.source, _shown(folder, in_characters(c, folder.vocabulary), most)) for c in contexts]
     return _grouped(shown, Split.EXPLAIN, simulated=False)
 
 
 def held_out_groups(folder: EvidenceFolder, simulations: Sequence[Simulation], most: float) -> list[Group]:
     """Predictions have a scale of their own: that of the highest one."""
     highest = max((max(s.predicted, default=0.0) for s in simulations if s.predicted is not None), default=0.0)
-    shown = [(s.context.source, _shown(folder, s.context, most, s, highest)) for s in simulations]
+    joined = [simulated_in_characters(s, folder.vocabulary) for s in simulations]
+    shown = [(s.context.source, _shown(folder, s.context, most, s, highest)) for s in joined]
     return _grouped(shown, Split.HELD_OUT, simulated=True)
 
 
@@ -85,7 +87,7 @@ def _before(folder: EvidenceFolder, context: Context) -> str:
     if not 0 <= start < corpus.n_tokens:
         return ""
     low = max(start - _LEFT, int(corpus.sequence_starts[corpus.sequence_of(np.array([start]))[0]]))
-    return "".join(folder.vocabulary.text(i) for i in corpus.tokens[low:start].tolist())
+    return folder.vocabulary.joined(corpus.tokens[low:start].tolist())
 
 
 def heat(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
+from api.access import Caller
 from api.folders import Folders
 from api.pages.access import Editor, Form, Viewer
 from api.pages.charts import activation_histogram, score_scale
@@ -26,13 +27,15 @@ from labeler.showing import FeatureView
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.imported import evidence_folder, imported_contexts, is_imported
+from labeler.store.keys import Scope
 from labeler.store.ledger import SqlLedger
 from labeler.store.lookup import lookup_labels
 from labeler.store.queries import labels_of_feature
-from labeler.store.reviews import Verdict, add_review, reviews_of_feature
+from labeler.store.reviews import Verdict, add_review, reviews_of_feature, withdraw_review
 
 router = APIRouter()
 _NEAREST = 8
+ReviewId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Embed = Annotated[int, Query(ge=0, le=1, description="1: the feature alone, for a frame in another page.")]
 
 
@@ -60,22 +63,30 @@ def _place(store: Store, sae: str, index: int, wanted: int | None) -> Place:
 
 @router.get("/saes/{sae}/features/{index}")
 def feature_page(
-    request: Request, store: StoreOf, _: Viewer, sae: SaeReference, index: FeatureIndex,
+    request: Request, store: StoreOf, caller: Viewer, sae: SaeReference, index: FeatureIndex,
     set: SetQuery = None, embed: Embed = 0,
 ) -> Response:  # fmt: skip
-    place = _place(store, sae, index, set)
+    return _page(request, store, caller, sae, index, set, embedded=bool(embed))
+
+
+def _page(
+    request: Request, store: Store, caller: Caller, sae: str, index: int, wanted: int | None, *,
+    embedded: bool = False, form: ReviewForm | None = None,
+) -> Response:  # fmt: skip
+    place = _place(store, sae, index, wanted)
     labels = labels_of_feature(store, place.sae.id, index)
-    if set is None and labels:  # the newest set that has something to say of this feature
+    if wanted is None and labels:  # the newest set that has something to say of this feature
         place = _place(store, sae, index, labels[0]["label_set_id"])
     own = next((row for row in labels if place.chosen and row["label_set_id"] == place.chosen.id), None)
     evidence = _evidence(store, request.app.state.folders, place)
     values = {
-        "place": place, "labels": labels, "own": own, "recipes": _recipes(store, labels), "wanted": set,
+        "place": place, "labels": labels, "own": own, "recipes": _recipes(store, labels),
         "scale": _scale, "verdict": verdict(own),
-        **evidence, **_reviews(store, place),
+        **evidence, **_reviews(store, caller, place, form),
     }  # fmt: skip
-    template = "feature_embedded.html.j2" if embed else "feature.html.j2"
-    return render(request, template, embedded=bool(embed), **values)
+    template = "feature_embedded.html.j2" if embedded else "feature.html.j2"
+    status = 422 if form is not None and form.problem else 200
+    return render(request, template, status, embedded=embedded, **values)
 
 
 def _scale(row: Mapping[str, Any]) -> Any:
@@ -123,9 +134,11 @@ def _groups(folder: EvidenceFolder, view: FeatureView, most: float) -> list[Grou
 
 
 def _neighbours(store: Store, place: Place, view: FeatureView) -> list[tuple[int, float, str | None]]:
-    """(feature, cosine, its newest label) of the nearest features."""
+    """(feature, cosine, label) of the nearest features: the label of this label set, else the newest."""
     nearest = view.neighbours[:_NEAREST]
-    rows = lookup_labels(store, [(place.sae.id, feature) for feature, _ in nearest]) if nearest else []
+    pairs = [(place.sae.id, feature) for feature, _ in nearest]
+    here = lookup_labels(store, pairs, label_sets=[place.chosen.id]) if pairs and place.chosen else [None] * len(pairs)
+    rows = [mine or other for mine, other in zip(here, lookup_labels(store, pairs) if pairs else (), strict=True)]
     return [
         (feature, cosine, None if row is None else row["label"])
         for (feature, cosine), row in zip(nearest, rows, strict=True)
@@ -163,32 +176,90 @@ def prompts_page(
 # Reviews
 
 
-def _reviews(store: Store, place: Place, problem: str | None = None) -> dict[str, Any]:
-    return {"reviews": reviews_of_feature(store, place.sae.id, place.index), "review_problem": problem}
+@dataclass(frozen=True)
+class ReviewForm:
+    """What a person typed, and what is wrong with it: the form comes back with both."""
+
+    text: str = ""
+    comment: str = ""
+    problem: str | None = None
+    field: str | None = None  # that the problem is about
+
+
+def _reviews(store: Store, caller: Caller, place: Place, form: ReviewForm | None = None) -> dict[str, Any]:
+    return {
+        "reviews": reviews_of_feature(store, place.sae.id, place.index), "form": form or ReviewForm(), "caller": caller,
+        "may_review": caller.scope.includes(Scope.SUBMIT), "may_withdraw_all": caller.scope.includes(Scope.ADMIN),
+    }  # fmt: skip
 
 
 @router.post("/saes/{sae}/features/{index}/reviews")
 def review(
     request: Request, store: StoreOf, caller: Editor, form: Form, sae: SaeReference, index: FeatureIndex
 ) -> Response:
-    """Keep what a person says. A form that cannot be kept comes back with the reason."""
+    """Keep what a person says. A form that cannot be kept comes back as it was, with the reason at its field."""
+    place = _place(store, sae, index, _set_in(form))
+    assert place.chosen is not None
+    given = ReviewForm(form.get("text", "").strip(), form.get("comment", "").strip())
+    try:
+        verdict = _verdict_of(form.get("verdict", "save"), given)
+        text = given.text if verdict is Verdict.BETTER else None
+        add_review(store, place.chosen.id, index, verdict, caller.name, text, given.comment or None)
+        given = ReviewForm()
+    except InputError as error:
+        given = replace(given, problem=str(error), field=_field_of(error))
+    return _after_review(request, store, caller, place, given)
+
+
+@router.post("/saes/{sae}/features/{index}/reviews/{review}/withdraw")
+def withdraw(
+    request: Request, store: StoreOf, caller: Editor, form: Form, sae: SaeReference, index: FeatureIndex, review: ReviewId
+) -> Response:  # fmt: skip
+    """Let a review count no more; it stays in the list, crossed out."""
+    place = _place(store, sae, index, _set_in(form))
+    assert place.chosen is not None
+    of_anyone = caller.scope.includes(Scope.ADMIN)
+    withdraw_review(store, place.chosen.id, index, review, caller.name, of_anyone=of_anyone)
+    return _after_review(request, store, caller, place, ReviewForm())
+
+
+def _set_in(form: Mapping[str, str]) -> int:
     label_set = form.get("set", "")
     if not (label_set.isascii() and label_set.isdecimal() and len(label_set) < 10):
         raise InputError("set: expected the id of a label set")
-    place = _place(store, sae, index, int(label_set))
-    problem = None
-    try:
-        if form.get("verdict") not in list(Verdict):
-            raise InputError(f"verdict: choose {', '.join(Verdict)}")
-        text = form.get("text", "").strip() if form["verdict"] == Verdict.BETTER else None
-        comment = form.get("comment", "").strip() or None
-        assert place.chosen is not None
-        add_review(store, place.chosen.id, index, Verdict(form["verdict"]), caller.name, text or None, comment)
-    except InputError as error:
-        problem = str(error)
+    return int(label_set)
+
+
+def _verdict_of(word: str, given: ReviewForm) -> Verdict:
+    """The verdict that a button gives. `save`, which is also Enter, keeps what the fields hold. Raises InputError."""
+    if word == "save":
+        if not (given.text or given.comment):
+            raise InputError("text: write a better text or a comment, then save it")
+        return Verdict.BETTER if given.text else Verdict.COMMENT
+    if word not in list(Verdict):
+        raise InputError(f"verdict: choose {', '.join(Verdict)}")
+    verdict = Verdict(word)
+    if verdict is Verdict.BETTER and not given.text:
+        raise InputError("text: write the better text first")
+    if verdict is not Verdict.BETTER and given.text:
+        raise InputError(f"text: save this text, or clear the field to {verdict} the label as it is")
+    return verdict
+
+
+def _field_of(error: InputError) -> str | None:
+    """The field that a problem begins with."""
+    name = str(error).partition(":")[0]
+    return name if name in ("text", "comment") else None
+
+
+def _after_review(request: Request, store: Store, caller: Caller, place: Place, form: ReviewForm) -> Response:
+    assert place.chosen is not None
     if is_partial(request):
-        own = {"label_set_id": place.chosen and place.chosen.id}
-        return render(request, "reviews.html.j2", place=place, own=own, **_reviews(store, place, problem))
-    if problem is not None:
-        raise InputError(problem)
-    return RedirectResponse(place.address(set=label_set) + "#reviews", 303)
+        own = next(
+            (r for r in labels_of_feature(store, place.sae.id, place.index) if r["label_set_id"] == place.chosen.id),
+            None,
+        )
+        return render(request, "reviews.html.j2", place=place, own=own, **_reviews(store, caller, place, form))
+    if form.problem is not None:
+        return _page(request, store, caller, str(place.sae.id), place.index, place.chosen.id, form=form)
+    return RedirectResponse(place.address(set=place.chosen.id) + "#reviews", 303)

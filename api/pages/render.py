@@ -44,7 +44,8 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
         "Cross-Origin-Opener-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
         "Cache-Control": "private, no-cache",
-        "Vary": "HX-Request",  # under one address a page and a part of it: a browser that goes back must not show the part
+        # Under one address a page and a part of it: a browser that goes back must not show the part.
+        "Vary": "HX-Request, HX-History-Restore-Request",
     }
     if not embedded:
         headers["X-Frame-Options"] = "SAMEORIGIN"
@@ -52,8 +53,9 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
 
 
 def is_partial(request: Request) -> bool:
-    """Whether htmx asks, for a part of a page."""
-    return request.headers.get("hx-request") == "true"
+    """Whether htmx asks for a part of a page. When the reader goes back, it asks for the whole page."""
+    is_back = request.headers.get("hx-history-restore-request") == "true"
+    return request.headers.get("hx-request") == "true" and not is_back
 
 
 @lru_cache(maxsize=1)
@@ -132,4 +134,5 @@ async def as_page(request: Request, answer: Response) -> Response:
 
 def _wants_page(request: Request) -> bool:
     is_service = request.url.path.startswith(("/v1/", "/static/", "/healthz", "/readyz", "/metrics"))
-    return not is_service and ("text/html" in request.headers.get("accept", "") or is_partial(request))
+    is_htmx = request.headers.get("hx-request") == "true"
+    return not is_service and ("text/html" in request.headers.get("accept", "") or is_htmx)

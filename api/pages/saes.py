@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random as chance
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +18,7 @@ from api.pages.charts import USUAL, density_histogram, score_histogram, score_sc
 from api.pages.render import is_partial, render, url
 from api.parameters import Cursor, SaeReference, SetId, SetQuery, StoreOf
 from labeler.errors import InputError, NotFoundError
+from labeler.export.charts import number
 from labeler.records import State
 from labeler.store import LabelSetSummary, Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
@@ -25,7 +28,11 @@ from labeler.store.queries import LabelFilter, Page, Reviewed, Sort, list_labels
 router = APIRouter()
 _ROWS = 50
 _SETS = 500  # label sets of an SAE
-_NUMBERS = ("score_min", "score_max", "width_max", "density_min", "density_max")
+_SCORES, _SHARES = (-1.0, 1.0), (0.0, 1.0)
+_NUMBERS = {  # with their limits
+    "score_min": _SCORES, "score_max": _SCORES, "width_max": (0.0, 2.0), "density_min": _SHARES, "density_max": _SHARES,
+}  # fmt: skip
+_FIELDS = ("state", "text", "reviewed", "sort", *_NUMBERS)
 _ROOM = 200  # characters of what is typed into a field
 
 
@@ -36,26 +43,40 @@ class Asked:
     fields: dict[str, str]  # of the form, those that are filled
     where: LabelFilter
     sort: Sort
+    problems: dict[str, str]  # by field, why it cannot be read
+    unknown: tuple[str, ...]  # what the address asks for and the form does not have
 
 
 @router.get("/saes/{sae}")
 def sae_page(
     request: Request, store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, cursor: Cursor = None
 ) -> Response:
-    """Asked by htmx, the table alone."""
+    """Asked by htmx, the form and its table alone. A filter that cannot be read comes back with the reason at its field."""
     info = catalogue.find_sae(store, sae)
     sets = newest_sets(store, info, set)
     chosen = chosen_set(info, sets, set)
     asked = read_asked(request.query_params, chosen)
-    page = Page((), None) if chosen is None else list_labels(store, asked.where, asked.sort, _ROWS, cursor)
+    page = _rows(store, asked, cursor)
     values: dict[str, Any] = {
         "sae": info, "sets": sets, "chosen": chosen, "asked": asked, "page": page, "cursor": cursor, "scale": row_scale,
         "sorts": {sort.value: _address(info, chosen, asked, sort) for sort in Sort},
         "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
     }  # fmt: skip
-    if is_partial(request):
-        return render(request, "features_table.html.j2", **values)
-    return render(request, "sae.html.j2", **values, **_about(store, info, chosen))
+    if is_partial(request):  # htmx takes in what is answered with 200 alone
+        return render(request, "listing.html.j2", **values)
+    status = 422 if asked.problems else 200
+    return render(request, "sae.html.j2", status, **values, **_about(store, info, chosen))
+
+
+def _rows(store: Store, asked: Asked, cursor: str | None) -> Page:
+    """The page of the table; none, with the problem noted, where the store cannot read what is asked."""
+    if asked.where.label_set is None or asked.problems:
+        return Page((), None)
+    try:
+        return list_labels(store, asked.where, asked.sort, _ROWS, cursor)
+    except InputError as error:  # a text without a word, or the place of a page in another list
+        asked.problems["cursor" if cursor else "text"] = str(error)
+        return Page((), None)
 
 
 def newest_sets(store: Store, sae: SaeInfo, wanted: int | None) -> list[SetInfo]:
@@ -76,37 +97,52 @@ def chosen_set(sae: SaeInfo, sets: list[SetInfo], wanted: int | None) -> SetInfo
 
 
 def read_asked(query: Mapping[str, str], chosen: SetInfo | None) -> Asked:
-    """Raises InputError for what is no number, no state, or no order."""
-    names = ("state", "text", "reviewed", "sort", *_NUMBERS)
-    fields = {name: text for name in names if (text := query.get(name, "").strip()[:_ROOM])}
-    numbers: dict[str, Any] = {name: _number(name, fields.get(name)) for name in _NUMBERS}
+    """The form as the address fills it, with a reason for each field that cannot be read."""
+    fields = {name: text for name in _FIELDS if (text := query.get(name, "").strip()[:_ROOM])}
+    problems: dict[str, str] = {}
+
+    def read(name: str, reader: Callable[[str], Any]) -> Any:
+        try:
+            return reader(fields[name]) if name in fields else None
+        except ValueError as error:
+            problems[name] = str(error)
+            return None
+
+    numbers = {name: read(name, partial(_number, limits=limits)) for name, limits in _NUMBERS.items()}
+    for name in ("score", "density"):
+        low, high = (numbers[f"{name}_{end}"] for end in ("min", "max"))
+        if low is not None and high is not None and low > high:
+            problems[f"{name}_max"] = f"below the lower limit, {fields[f'{name}_min']}: no feature can fit"
     where = LabelFilter(
         label_set=None if chosen is None else chosen.id,
-        state=_among("state", fields.get("state"), State),
+        state=read("state", partial(_among, kind=State)),
         text=fields.get("text"),
-        reviewed=_among("reviewed", fields.get("reviewed"), Reviewed),
+        reviewed=read("reviewed", partial(_among, kind=Reviewed)),
         **numbers,
     )
-    return Asked(fields, where, _among("sort", fields.get("sort"), Sort) or Sort.INDEX)
+    sort = read("sort", partial(_among, kind=Sort)) or Sort.INDEX
+    unknown = tuple(name[:_ROOM] for name in query if name not in (*_FIELDS, "set", "cursor"))
+    return Asked(fields, where, sort, problems, unknown)
 
 
-def _among(name: str, text: str | None, kind: Any) -> Any:
+def _among(text: str, kind: type[StrEnum]) -> StrEnum:
     try:
-        return None if text is None else kind(text)
-    except ValueError as error:
-        raise InputError(f"{name}: choose {', '.join(kind)}") from error
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {', '.join(kind)}") from None
 
 
-def _number(name: str, text: str | None) -> float | None:
+def _number(text: str, limits: tuple[float, float]) -> float:
     """A number, also as per cent."""
-    if text is None:
-        return None
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{name.replace('_', ' ')}: {text!r} is not a number; write such as 0.5, 1e-4 or 2%")
+        raise ValueError(f"{text!r} is not a number; write such as 0.5, 1e-4 or 2%")
+    low, high = limits
+    if not low <= value <= high:
+        raise ValueError(f"{text} lies outside {number(low, 0)} to {number(high, 0)}")
     return value
 
 

@@ -32,15 +32,15 @@ def search_page(
     sae: SaeQuery = None, set: SetQuery = None, cursor: Cursor = None, by: By = SearchBy.WORDS,
 ) -> Response:  # fmt: skip
     found = FoundPage([], 0, complete=True, next_cursor=None)
-    problem = None
+    problem, status = None, 200
     if q.strip():
         try:
             found = finder.page(q, by, sae, set, _HITS, cursor)
         except (InputError, LLMError) as error:
-            problem = str(error)
+            problem, status = str(error), error.http_status
     more = found.next_cursor and url("/search", q=q, sae=sae, set=set, by=_shown(by), cursor=found.next_cursor)
     return render(
-        request, "search.html.j2", q=q, sae=sae, set=set, by=_shown(by), has_meaning=finder.model, cursor=cursor, problem=problem, more=more, scale=row_scale,
+        request, "search.html.j2", status, q=q, sae=sae, set=set, by=_shown(by), has_meaning=finder.model, cursor=cursor, problem=problem, more=more, scale=row_scale,
         highlighted=lambda label: highlight(label, q if by is SearchBy.WORDS else ""), saes=catalogue.newest_saes(store, _SAES, ids_in(sae or "")), **vars(found),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.responses import RedirectResponse, Response
 
 from api.access import Caller
+from api.folders import Folders
 from api.pages.access import Editor, Form, Viewer
 from api.pages.render import render
 from api.parameters import SettingsOf, StoreOf, ids_in
@@ -18,7 +20,7 @@ from api.problems import RequestProblem
 from api.routes.activations import RequestId, ask_about
 from labeler.errors import InputError
 from labeler.settings import Settings
-from labeler.showing import joined_activations
+from labeler.showing import answer_in_characters, joined_activations
 from labeler.store import Store, catalogue
 from labeler.store.activations import MOST_CHARACTERS, OPEN, ActivationRequest, Activations, RequestState
 from labeler.store.keys import Scope
@@ -29,14 +31,14 @@ _SAES = 100  # to choose from
 _FEATURES = 100  # in the table
 _LABELS, _LONGEST = 2000, 200  # beside single tokens; of characters
 _TITLES = 1000  # tokens up to which each says by itself what fires on it
-_NOTHING: dict[str, Any] = {"tokens": (), "features": (), "n_firing": 0}
+_NOTHING: dict[str, Any] = {"tokens": (), "features": (), "n_firing": 0, "maxima": {}}
 _SIGNS = {"\n": "↵\n", "\r": "␍", "\t": "⇥\t"}
 
 
 @dataclass(frozen=True)
 class ShownToken:
     text: str
-    heat: int  # 0 to 10: the strongest activation here, between the lowest and the highest of all tokens
+    heat: int  # 0: nothing fires; 1 to 10: the largest share of a feature's own maximum
     title: str
 
 
@@ -76,36 +78,35 @@ def _checked(text: str) -> str:
 @router.get("/try/{request_id}")
 def read(request: Request, store: StoreOf, settings: SettingsOf, caller: Viewer, request_id: RequestId) -> Response:
     found = Activations(store).get(request_id)
-    return _page(
-        request,
-        store,
-        settings,
-        caller,
-        str(found.asked["sae"]),
-        found.asked["text"],
-        found=found,
-        **_result(store, found),
-    )
+    shown = _result(store, request.app.state.folders, found)
+    sae, text = str(found.asked["sae"]), found.asked["text"]
+    return _page(request, store, settings, caller, sae, text, found=found, **shown)
 
 
 @router.get("/try/{request_id}/result")
 def result(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
     """The part of the page that asks for itself anew while it waits."""
     found = Activations(store).get(request_id)
-    return render(request, "try_result.html.j2", found=found, open=OPEN, **_result(store, found))
+    shown = _result(store, request.app.state.folders, found)
+    return render(request, "try_result.html.j2", found=found, open=OPEN, **shown)
 
 
 @router.get("/try/{request_id}/firings")
-def firings(store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
+def firings(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
     """What the page's script needs: [feature, activation] by token, where each feature of the table fires, and labels."""
     found = Activations(store).get(request_id)
-    answer = found.answer or {"tokens": [], "features": []}
+    answer = answer_in_characters(found.answer or {"tokens": [], "features": []})
     named = dict.fromkeys(feature for token in answer["tokens"] for feature, _ in token["top"])
     labels = lookup_labels(store, [(found.asked["sae"], feature) for feature in list(named)[:_LABELS]])
+    known = {row["feature_index"]: row for row in labels if row is not None and row["label"]}
+    features = answer["features"][:_FEATURES]
+    maxima = _maxima(store, request.app.state.folders, found, answer)
     data = {
         "tokens": [token["top"] for token in answer["tokens"]],
-        "features": {f["feature_index"]: [f["at"], f["activations"]] for f in answer["features"][:_FEATURES]},
-        "labels": {row["feature_index"]: row["label"][:_LONGEST] for row in labels if row is not None and row["label"]},
+        "features": {f["feature_index"]: [f["at"], f["activations"]] for f in features},
+        "maxima": {f["feature_index"]: maxima[f["feature_index"]] for f in features},
+        "labels": {feature: row["label"][:_LONGEST] for feature, row in known.items()},
+        "sets": {feature: row["label_set_id"] for feature, row in known.items()},
     }
     headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
     return Response(orjson.dumps(data, option=orjson.OPT_NON_STR_KEYS), headers=headers, media_type="application/json")
@@ -122,32 +123,60 @@ def _page(
     )  # fmt: skip
 
 
-def _result(store: Store, found: ActivationRequest) -> dict[str, Any]:
+def _result(store: Store, folders: Folders, found: ActivationRequest) -> dict[str, Any]:
     if found.state is not RequestState.DONE or found.answer is None:
         return _NOTHING
-    answer = {**found.answer, "features": found.answer["features"][:_FEATURES]}
-    joined = joined_activations(store, found.asked["sae"], answer)
-    return {"tokens": _tokens(joined["tokens"]), "features": joined["features"], "n_firing": joined["n_firing"]}
+    answer = answer_in_characters(found.answer)
+    maxima = _maxima(store, folders, found, answer)
+    heats = _heats(answer, maxima)
+    joined = joined_activations(store, found.asked["sae"], {**answer, "features": answer["features"][:_FEATURES]})
+    tokens = _tokens(joined["tokens"], heats)
+    return {"tokens": tokens, "features": joined["features"], "n_firing": joined["n_firing"], "maxima": maxima}
 
 
-def _tokens(tokens: list[dict[str, Any]]) -> list[ShownToken]:
-    strongest = [t["top"][0]["activation"] if t["top"] else 0.0 for t in tokens]
-    # Something fires nearly everywhere: what stands out is what is above the rest.
-    low, high = min(strongest, default=0.0), max(strongest, default=0.0)
+def _maxima(store: Store, folders: Folders, found: ActivationRequest, answer: dict[str, Any]) -> dict[int, float]:
+    """The highest activation of each feature that fires: in the corpus, or in this text where that is higher or all there is."""
+    highest: dict[int, float] = {}
+    for feature, value in _firings(answer):
+        highest[feature] = max(value, highest.get(feature, 0.0))
+    try:
+        in_corpus = folders.folder(store.evidence(found.asked["evidence"])[1]).maxima
+    except InputError:  # its folder is on another machine
+        return highest
+    return {
+        feature: max(value, float(in_corpus[feature])) if feature < len(in_corpus) else value
+        for feature, value in highest.items()
+    }
+
+
+def _firings(answer: dict[str, Any]) -> Iterator[tuple[int, float]]:
+    """(feature, activation) of all that is known of an answer."""
+    for token in answer["tokens"]:
+        yield from token["top"]
+    for f in answer["features"]:
+        yield f["feature_index"], max(f["activations"], default=0.0)
+
+
+def _heats(answer: dict[str, Any], maxima: dict[int, float]) -> list[int]:
+    """0 where nothing fires, else 1 to 10: how near to its own maximum the feature is that is nearest to it."""
+    shares = [max((v / maxima[f] for f, v in token["top"]), default=0.0) for token in answer["tokens"]]
+    for f in answer["features"]:
+        for at, value in zip(f["at"], f["activations"], strict=True):
+            shares[at] = max(shares[at], value / maxima[f["feature_index"]])
+    return [max(1, min(10, math.ceil(10 * share))) if share > 0 else 0 for share in shares]
+
+
+def _tokens(tokens: list[dict[str, Any]], heats: list[int]) -> list[ShownToken]:
     with_titles = len(tokens) <= _TITLES
     return [
-        ShownToken(shown(token["token"]), _heat(value - low, high - low), _title(token) if with_titles else "")
-        for token, value in zip(tokens, strongest, strict=True)
+        ShownToken(shown(token["token"]), heat, _title(token) if with_titles else "")
+        for token, heat in zip(tokens, heats, strict=True)
     ]
 
 
 def shown(token: str) -> str:
     """A token as text in which nothing is invisible."""
     return "".join(_SIGNS.get(c, c) for c in token) or "∅"
-
-
-def _heat(value: float, highest: float) -> int:
-    return 0 if value <= 0 else max(1, min(10, math.ceil(10 * value / highest)))
 
 
 def _title(token: dict[str, Any]) -> str:

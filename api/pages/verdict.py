@@ -8,6 +8,7 @@ from typing import Any
 from labeler.export.charts import number
 
 _CHANCE = 0.05
+_ALIKE = 1e-6  # numbers nearer than this differ by rounding alone: 1.00 is not above 1.00
 
 
 def verdict(row: Mapping[str, Any] | None) -> str | None:
@@ -22,7 +23,7 @@ def verdict(row: Mapping[str, Any] | None) -> str | None:
 def _against_null(row: Mapping[str, Any]) -> str:
     p, low = row["score_null_p"], row["score_low"]
     if p is None:
-        if low is None:
+        if low is None or row["score_high"] is None:
             return "There is no interval and no null, so nothing says whether this is more than chance."
         return "Better than no relation at all." if low > 0 else "The interval holds 0: this may mean nothing."
     if p < _CHANCE:
@@ -37,8 +38,11 @@ def _against_baseline(row: Mapping[str, Any]) -> str:
     if baseline is None:
         return "There is no token look-up to compare it with."
     low, high = row["score_low"], row["score_high"]
-    if low is not None and low > baseline:
+    if low is None or high is None:
+        higher = "above" if row["score"] > baseline else "below" if row["score"] < baseline else "at"
+        return f"It lies {higher} the token look-up's {number(baseline)}; without an interval, that may be chance."
+    if low > baseline + _ALIKE:
         return f"Beats the token look-up ({number(baseline)}) with its whole interval."
-    if high is not None and high < baseline:
+    if high < baseline - _ALIKE:
         return f"A table of tokens does better: the look-up's {number(baseline)} lies above the whole interval."
     return f"Not clearly better than a table of tokens: the look-up's {number(baseline)} lies in its interval."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,11 +103,68 @@ def name_of(path: str) -> str:
 
 def label_text(text: str) -> Markup:
     """A label, with what stands between backticks as code: the explainers write tokens so."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one that is never closed
-        return Markup("<bdi>{}</bdi>").format(text)
-    marked = (Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+    marked = (
+        Markup("<code>{}</code>").format(_blanks(part)) if is_code else escape(part)
+        for is_code, part in code_spans(text)
+    )
     return Markup("<bdi>{}</bdi>").format(Markup("").join(marked))
+
+
+def code_spans(text: str) -> list[tuple[bool, str]]:
+    """The parts of a label, (whether it is code, the text), as Markdown reads them, and as the look-up spells tokens.
+
+    A run of backticks is closed by the next run of its length. The look-up puts one backtick around any token, backticks
+    too: "```" is the token "`".
+    """
+    runs, parts, at = list(_TICKS.finditer(text)), list[tuple[bool, str]](), 0
+    for i, run in enumerate(runs):
+        if run.start() < at:
+            continue
+        close = _closing(text, runs, i)
+        code = _code(text, run, close)
+        if code is None:
+            continue
+        parts += [(False, text[at : run.start()]), (True, code)]
+        at = (close or run).end()
+    return [part for part in [*parts, (False, text[at:])] if part[1]]
+
+
+_TICKS = re.compile("`+")
+
+
+def _closing(text: str, runs: Sequence[re.Match[str]], i: int) -> re.Match[str] | None:
+    later, length = runs[i + 1 :], len(runs[i][0])
+    same = [run for run in later if len(run[0]) == length]
+    if length == 1 and same and len(same) % 2 == 0:
+        # One backtick too many: `a`b` is a token with one inside, where the first that can close stands inside a word.
+        return next(
+            (
+                run
+                for run in same
+                if not text[run.end() : run.end() + 1].isalnum() and not text[run.start() - 1].isspace()
+            ),
+            same[0],
+        )
+    if length == 1 and not same and later:  # the token ends with backticks
+        return later[0]
+    return same[0] if same else None
+
+
+def _code(text: str, run: re.Match[str], close: re.Match[str] | None) -> str | None:
+    """What stands inside; None where the run is not closed, and is text like any other."""
+    if close is None:
+        return run[0][1:-1] or None
+    inside = text[run.end() : close.start()] + "`" * (len(close[0]) - len(run[0]))
+    padded = len(run[0]) > 1 and inside[:1] == inside[-1:] == " " and inside.strip()
+    return inside[1:-1] if padded else inside
+
+
+_SEEN_BLANKS = re.compile("^ +| +$| {2,}")
+
+
+def _blanks(code: str) -> Markup:
+    """Code with its outer blanks, and runs of them, marked: they are part of a token, and else hard to see."""
+    return Markup(_SEEN_BLANKS.sub(lambda run: '<i class="blank"> </i>' * len(run[0]), str(escape(code))))
 
 
 def token_text(token: str) -> str:

@@ -233,9 +233,12 @@ def show(
     if as_json:
         typer.echo(json.dumps(describe_feature(view)))
         return
+    from labeler.showing import in_characters, result_in_characters
     from labeler.terminal import feature_panel, stdout
 
-    stdout().print(feature_panel(view.result, contexts, explained=view.explain))
+    explained = [in_characters(context, folder.vocabulary) for context in view.explain]
+    result = result_in_characters(view.result, folder.vocabulary)
+    stdout().print(feature_panel(result, contexts, explained=explained))
 
 
 @app.command()

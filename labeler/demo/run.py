@@ -17,7 +17,7 @@ from labeler.pipeline import gather_evidence
 from labeler.recipe import GatherConfig, Recipe
 from labeler.records import Context, LabeledFeature, State
 from labeler.sae import load_sae
-from labeler.showing import explained, read_result, read_results
+from labeler.showing import explained, in_characters, read_result, read_results, result_in_characters
 from labeler.store import Store, open_store
 from labeler.subject.corpus import open_corpus
 from labeler.subject.model import load_subject
@@ -51,10 +51,11 @@ def _write_report(out: Path, store: Store, folder: EvidenceFolder, label_set: in
     recipe = Recipe.from_dict(store.recipe_of(label_set))
 
     def contexts(feature_index: int) -> tuple[Context, ...]:
-        return explained(folder, feature_index, recipe)
+        return tuple(in_characters(c, folder.vocabulary) for c in explained(folder, feature_index, recipe))
 
     card = build_card(store, label_set)
-    write_report(out / "report.html", folder.manifest, card, read_results(folder, store, label_set), contexts)
+    results = (result_in_characters(r, folder.vocabulary) for r in read_results(folder, store, label_set))
+    write_report(out / "report.html", folder.manifest, card, results, contexts)
 
 
 def _show(console: Console, store: Store, folder: EvidenceFolder, label_set: int) -> None:
@@ -65,7 +66,7 @@ def _show(console: Console, store: Store, folder: EvidenceFolder, label_set: int
     console.print(Text("\nScores on held-out documents", "bold"))
     console.print(score_histogram(scores, sum(summary.undefined.values())))
     for title, rows in (("best", store.best(label_set, _SHOWN)), ("worst", store.worst(label_set, _SHOWN))):
-        features = [read_result(folder, row) for row in rows]
+        features = [result_in_characters(read_result(folder, row), folder.vocabulary) for row in rows]
         console.print(label_table(features, f"\nThe {len(features)} {title} labels"))
         for feature in features:
             _show_context(console, feature)

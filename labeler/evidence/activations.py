@@ -71,15 +71,19 @@ def _read(
 
 def describe_activations(found: TextActivations, vocabulary: Vocabulary) -> dict[str, Any]:
     """The same as one JSON object: the strongest features of each token, and each strong feature with all of its firings."""
-    texts = [vocabulary.text(int(i)) for i in found.token_ids]
+    texts = [_token(vocabulary, int(i)) for i in found.token_ids]
     features = _by_peak(found)
     return {
-        "tokens": [
-            {"token": text, "n_firing": n, "top": top} for text, (n, top) in zip(texts, _by_token(found), strict=True)
-        ],
+        "tokens": [{**text, "n_firing": n, "top": top} for text, (n, top) in zip(texts, _by_token(found), strict=True)],
         "n_firing": len(features),
         "features": list(_listed(found, features)),
     }
+
+
+def _token(vocabulary: Vocabulary, token_id: int) -> dict[str, str]:
+    """The text, and the bytes where it is but a part of a character: joined with their neighbors they can be read."""
+    text = vocabulary.text(token_id)
+    return {"token": text, "bytes": vocabulary.bytes(token_id).hex()} if "\ufffd" in text else {"token": text}
 
 
 def _by_token(found: TextActivations) -> Iterator[tuple[int, list[list[float]]]]:

@@ -16,7 +16,7 @@ from labeler.recipe import GatherConfig
 from labeler.subject.corpus import Corpus
 from labeler.subject.model import Subject
 from labeler.subject.sequences import TokenizedCorpus, open_tokenized, tokenize_corpus
-from labeler.subject.vocabulary import save_vocabulary, token_texts
+from labeler.subject.vocabulary import save_vocabulary, token_bytes
 
 
 def prepare(
@@ -74,7 +74,7 @@ def _check_length(subject: Subject, target: Target, config: GatherConfig) -> Non
 
 def _write_corpus(out: Path, subject: Subject, corpus: Corpus, config: GatherConfig, on_progress: Progress) -> None:
     vocabulary_size = subject.model.get_input_embeddings().num_embeddings
-    save_vocabulary(out, token_texts(subject.tokenizer, vocabulary_size))
+    save_vocabulary(out, token_bytes(subject.tokenizer, vocabulary_size))
     tokenize_corpus(
         corpus, subject.tokenizer, config, out / "corpus", vocabulary_size=vocabulary_size,
         on_tokens=lambda n: on_progress("tokenize", n, config.n_tokens or 0),

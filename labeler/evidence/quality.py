@@ -11,7 +11,7 @@ from labeler.evidence.state import Quality, Statistics
 
 # Edges of the density histogram: thirds of a decade from 1e-8, below which no pass can see, to 1.
 DENSITY_LOG10_EDGES = tuple(round(-8 + i / 3, 4) for i in range(25))
-_RARE_WINDOWS = 20
+_RARE_WINDOWS = 20  # not the state `rare`, which is the recipe's rule (ContextsConfig.min_firing_windows)
 
 
 def describe_quality(statistics: Statistics, quality: Quality) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class EvidenceFolder:
         return self._array("token_counts")
 
     @property
+    def maxima(self) -> np.ndarray:
+        """[n_features] the highest activation of each feature in the corpus."""
+        return self._array("statistics.maximum")
+
+    @property
     def densities(self) -> np.ndarray:
         """[n_features] share of tokens on which each feature fires; NaN where nobody says."""
         if self.by_others:

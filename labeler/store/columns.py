@@ -210,8 +210,10 @@ def version_of_rows(connection: Connection, label_set_id: int) -> str:
     """Of the results, and of what people say of them: it differs where anything differs that is exported."""
     of_set = CHANGES.c.label_set_id == label_set_id
     marks = connection.execute(select(CHANGES.c.part, CHANGES.c.writer, CHANGES.c.n).where(of_set).order_by(*CHANGES.c))
-    reviews = select(func.max(REVIEWS.c.id)).where(REVIEWS.c.label_set_id == label_set_id)
-    parts = (version_of(connection, label_set_id), list(map(tuple, marks)), connection.execute(reviews).scalar_one())
+    # A review is only ever added or withdrawn.
+    counts = func.max(REVIEWS.c.id), func.count(REVIEWS.c.withdrawn_at)
+    reviews = tuple(connection.execute(select(*counts).where(REVIEWS.c.label_set_id == label_set_id)).one())
+    parts = (version_of(connection, label_set_id), list(map(tuple, marks)), reviews)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

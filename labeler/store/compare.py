@@ -17,10 +17,11 @@ from labeler.score.interval import t_quantile
 from labeler.store.columns import STATES, bring_up_to_date, keep_whole, read_columns, version_of, whole
 from labeler.store.queries import among
 from labeler.store.store import Store
+from labeler.store.summary import Median, median_of
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
 Arrays = Mapping[str, np.ndarray]
-_KEPT = "comparison 1"  # another number when it is made in another way
+_KEPT = "comparison 2"  # another number when it is made in another way
 _READ = ("feature_index", "state", "label", "score", "score_low", "score_high")
 
 
@@ -56,6 +57,8 @@ class Comparison:
     n_only_in_b: int = 0
     n_scored_in_one: int = 0  # features with a score in one of them alone
     mean_interval: tuple[float, float] | None = None  # 95%, Student's t over features; None for fewer than 3
+    median_a: Median | None = None  # over the features with a score in both
+    median_b: Median | None = None
 
 
 _JSON = TypeAdapter(Comparison)
@@ -125,7 +128,7 @@ def _numbers(a: Arrays, b: Arrays) -> dict[str, Any]:
     return {
         "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)), "n_scored": n, "n_scored_in_one": count(in_one),
         "mean_difference": float((y - x).mean()) if n else None, "correlation": _correlation(x, y) if n > 2 else None,
-        "mean_interval": _mean_interval(y - x) if n > 2 else None, "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
+        "median_a": median_of(x), "median_b": median_of(y), "mean_interval": _mean_interval(y - x) if n > 2 else None, "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
         # Where an interval is undefined, NaN is neither above nor below.
         "n_apart_in_a": count(a["score_low"][scored] > b["score_high"][scored]),
         "n_apart_in_b": count(b["score_low"][scored] > a["score_high"][scored]),

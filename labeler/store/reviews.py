@@ -1,17 +1,20 @@
-"""What people say of labels: accept, reject, or a better text. A person's label stands beside the others."""
+"""Reviews of labels by people: accept, reject, a better text, or a comment. A person's label stands beside the others.
+
+add_review ──► counts until it is withdrawn ──withdraw_review──► stays in the history, and counts no more
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, select
 
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.store.database import insert_into
-from labeler.store.search import index_person_label
+from labeler.store.search import forget_person_label, index_person_label
 from labeler.store.service_tables import REVIEWS, STANDINGS
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, now
@@ -23,6 +26,7 @@ class Verdict(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
     BETTER = "better"  # comes with a better text
+    COMMENT = "comment"  # words alone: what was said before of the label still stands
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Review:
     reviewer: str
     reviewed_label: str | None  # the text that was judged
     created_at: datetime
+    withdrawn_at: datetime | None = None  # since when it counts no more
+    withdrawn_by: str | None = None
 
 
 def add_review(
@@ -44,32 +50,84 @@ def add_review(
 ) -> Review:  # fmt: skip
     """Keep a review. Raises NotFoundError where the feature has no result in this label set, and InputError."""
     _check(verdict, text, comment)
-    place = (RESULTS.c.label_set_id == label_set_id) & (RESULTS.c.feature_index == feature_index)
     with store.database.writing() as connection:
-        # Reviews of one label come one after the other, so that the newest is the last to be written down.
-        row = connection.execute(select(RESULTS.c.label).where(place).with_for_update(key_share=True)).one_or_none()
-        if row is None or (row.label is None and verdict is not Verdict.BETTER):
-            raise NotFoundError(
-                f"feature {feature_index} has no label in label set {label_set_id}: there is nothing to {verdict}"
-            )
-        values = {
+        label = _judged_label(connection, label_set_id, feature_index, verdict)
+        values: dict[str, Any] = {
             "label_set_id": label_set_id, "feature_index": feature_index, "verdict": verdict, "text": text, "comment": comment,
-            "reviewer": reviewer, "reviewed_label": row.label, "created_at": now(),
+            "reviewer": reviewer, "reviewed_label": label, "created_at": now(),
         }  # fmt: skip
         review_id = connection.execute(REVIEWS.insert().values(**values).returning(REVIEWS.c.id)).scalar_one()
-        _stand(connection, values)
+        _stand(connection, label_set_id, feature_index)
     return Review(id=review_id, **values)
 
 
-def _stand(connection: Connection, review: dict[str, Any]) -> None:
-    """What the reviews of this label come to, with this one as the newest."""
-    key = {name: review[name] for name in ("label_set_id", "feature_index")}
-    changed = {name: review[name] for name in ("verdict", "reviewed_label")}
-    if review["text"] is not None:
-        changed |= {"text": review["text"], "reviewer": review["reviewer"], "written_at": review["created_at"]}
-        index_person_label(connection, **key, text=review["text"])
+def withdraw_review(
+    store: Store, label_set_id: int, feature_index: int, review_id: int, by: str, *, of_anyone: bool = False
+) -> Review:
+    """Let a review count no more; it stays in the history, and what was said before it stands again.
+
+    `by` withdraws the reviews under this name; with `of_anyone`, all. Twice is the same as once.
+    Raises NotFoundError where this label has no such review, and ConflictError where it is somebody else's.
+    """
+    of_label = _of_label(label_set_id, feature_index)
+    with store.database.writing() as connection:
+        _lock_result(connection, label_set_id, feature_index)
+        found = connection.execute(select(REVIEWS).where(of_label, REVIEWS.c.id == review_id)).mappings().one_or_none()
+        if found is None:
+            raise NotFoundError(f"feature {feature_index} has no review {review_id} in label set {label_set_id}")
+        review = _review(found)
+        if review.reviewer != by and not of_anyone:
+            raise ConflictError(
+                f"review {review_id} is by {review.reviewer}: only they or an admin key can withdraw it"
+            )
+        if review.withdrawn_at is None:
+            review = replace(review, withdrawn_at=now(), withdrawn_by=by)
+            changed = {"withdrawn_at": review.withdrawn_at, "withdrawn_by": by}
+            connection.execute(REVIEWS.update().where(REVIEWS.c.id == review_id).values(**changed))
+            _stand(connection, label_set_id, feature_index)
+    return review
+
+
+def _judged_label(connection: Connection, label_set_id: int, feature_index: int, verdict: Verdict) -> str | None:
+    """The label as it is now. Raises NotFoundError where there is none to accept or to reject."""
+    row = _lock_result(connection, label_set_id, feature_index)
+    needs_label = verdict in (Verdict.ACCEPT, Verdict.REJECT)
+    if row is None or (row.label is None and needs_label):
+        raise NotFoundError(
+            f"feature {feature_index} has no label in label set {label_set_id}: there is nothing to {verdict}"
+        )
+    label: str | None = row.label
+    return label
+
+
+def _lock_result(connection: Connection, label_set_id: int, feature_index: int) -> Any:
+    """Reviews of one label come one after the other, so that the newest is the last to be written down."""
+    place = (RESULTS.c.label_set_id == label_set_id) & (RESULTS.c.feature_index == feature_index)
+    return connection.execute(select(RESULTS.c.label).where(place).with_for_update(key_share=True)).one_or_none()
+
+
+def _stand(connection: Connection, label_set_id: int, feature_index: int) -> None:
+    """Write down what the reviews of a label that count come to: the newest verdict, and the newest text."""
+    key = {"label_set_id": label_set_id, "feature_index": feature_index}
+    counts = REVIEWS.c.withdrawn_at.is_(None) & (REVIEWS.c.verdict != Verdict.COMMENT)
+    query = select(REVIEWS).where(_of_label(**key), counts).order_by(REVIEWS.c.id.desc())
+    said = connection.execute(query).mappings().all()
+    written = next((row for row in said if row["text"] is not None), None)
+    if written is None:
+        forget_person_label(connection, **key)
+    else:
+        index_person_label(connection, **key, text=written["text"])
+    if not said:
+        stands = (STANDINGS.c.label_set_id == label_set_id) & (STANDINGS.c.feature_index == feature_index)
+        connection.execute(STANDINGS.delete().where(stands))
+        return
+    values = {
+        "verdict": said[0]["verdict"], "reviewed_label": said[0]["reviewed_label"],
+        "text": written and written["text"], "reviewer": written and written["reviewer"],
+        "written_at": written and written["created_at"],
+    }  # fmt: skip
     insert = insert_into(STANDINGS, connection.dialect.name)
-    connection.execute(insert.values(**key, **changed).on_conflict_do_update(index_elements=list(key), set_=changed))
+    connection.execute(insert.values(**key, **values).on_conflict_do_update(index_elements=list(key), set_=values))
 
 
 def _check(verdict: Verdict, text: str | None, comment: str | None) -> None:
@@ -77,13 +135,15 @@ def _check(verdict: Verdict, text: str | None, comment: str | None) -> None:
         raise InputError(f"verdict {verdict!s}: a better text comes with `better`, and with nothing else")
     if text is not None and (len(text) > LONGEST_LABEL or not text.isprintable()):
         raise InputError(f"text: a label is one printable line of at most {LONGEST_LABEL} characters")
+    if verdict is Verdict.COMMENT and not (comment and comment.strip()):
+        raise InputError("comment: write some words, or choose another verdict")
     if comment is not None and len(comment) > LONGEST_COMMENT:
         raise InputError(f"comment: at most {LONGEST_COMMENT} characters")
 
 
 def reviews_of_label(store: Store, label_set_id: int, feature_index: int) -> list[Review]:
     """Oldest first."""
-    return _reviews(store, (REVIEWS.c.label_set_id == label_set_id) & (REVIEWS.c.feature_index == feature_index))
+    return _reviews(store, _of_label(label_set_id, feature_index))
 
 
 def reviews_of_feature(store: Store, sae: int, feature_index: int) -> list[Review]:
@@ -99,4 +159,12 @@ def reviews_of_feature(store: Store, sae: int, feature_index: int) -> list[Revie
 def _reviews(store: Store, where: ColumnElement[bool]) -> list[Review]:
     with store.database.reading() as connection:
         rows = connection.execute(select(REVIEWS).where(where).order_by(REVIEWS.c.id)).mappings()
-        return [Review(**{**row, "verdict": Verdict(row["verdict"])}) for row in rows]
+        return [_review(row) for row in rows]
+
+
+def _review(row: RowMapping | dict[Any, Any]) -> Review:
+    return Review(**{**row, "verdict": Verdict(row["verdict"])})
+
+
+def _of_label(label_set_id: int, feature_index: int) -> ColumnElement[bool]:
+    return (REVIEWS.c.label_set_id == label_set_id) & (REVIEWS.c.feature_index == feature_index)

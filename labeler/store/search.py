@@ -109,10 +109,27 @@ def index_person_label(connection: Connection, label_set_id: int, feature_index:
             "DELETE FROM label_search WHERE rowid = :id",
             "INSERT INTO label_search(rowid, label) VALUES (:id, :words)",
         ]
-        values["id"] = (label_set_id << 32) + _PERSON + feature_index
+        values["id"] = _row_of_person(label_set_id, feature_index)
     for statement in statements:
         named = {name: value for name, value in values.items() if f":{name}" in statement}
         connection.execute(sql(statement), named)
+
+
+def forget_person_label(connection: Connection, label_set_id: int, feature_index: int) -> None:
+    """Let the label that a person wrote be found no more: it was withdrawn."""
+    if connection.dialect.name == "postgresql":
+        statement = "DELETE FROM label_search WHERE label_set_id = :label_set_id AND feature_index = :feature_index AND by_person"
+        values = {"label_set_id": label_set_id, "feature_index": feature_index}
+    else:
+        statement, values = (
+            "DELETE FROM label_search WHERE rowid = :id",
+            {"id": _row_of_person(label_set_id, feature_index)},
+        )
+    connection.execute(sql(statement), values)
+
+
+def _row_of_person(label_set_id: int, feature_index: int) -> int:
+    return (label_set_id << 32) + _PERSON + feature_index
 
 
 def few_or_matching(connection: Connection, set_id: int, words: str) -> list[int] | Any:

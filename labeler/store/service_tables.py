@@ -30,16 +30,18 @@ class ReviewRow(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     label_set_id: int = Field(foreign_key="label_set.id")
     feature_index: int
-    verdict: str  # "accept", "reject" or "better"
+    verdict: str  # "accept", "reject", "better" or "comment"
     text: str | None = None  # the better label
     comment: str | None = None
     reviewer: str
     reviewed_label: str | None = None  # the text that was judged: a later run may write another one
     created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
+    withdrawn_at: datetime | None = Field(default=None, sa_column=Column(Utc))  # since when it counts no more
+    withdrawn_by: str | None = None
 
 
 class StandingRow(SQLModel, table=True):
-    """What all reviews of a label come to as of now, for those who look at a million labels at once."""
+    """What all reviews of a label that were not withdrawn come to, for those who look at a million labels at once."""
 
     __tablename__ = "standing"
     __table_args__ = (Index("ix_standing_verdict", "label_set_id", "verdict", "feature_index"),)

@@ -92,7 +92,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
     counts = {str(state): by_state.get(str(state), 0) for state in State}
     counts[State.PENDING] = n_features - by_state.total()
     values = {name: array[~np.isnan(array)] for name, array in columns.arrays.items()}
-    medians = {name: m for name in _MEDIANS if (m := _median(values[name])) is not None}
+    medians = {name: m for name in _MEDIANS if (m := median_of(values[name])) is not None}
     n_scored, n_compared = values["score"].size, sum(f["n_compared"] for f in figures)
     return LabelSetSummary(
         counts=counts,
@@ -112,7 +112,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
     )
 
 
-def _median(values: np.ndarray) -> Median | None:
+def median_of(values: np.ndarray) -> Median | None:
     """By order statistics: the interval that the bootstrap of a median tends to, without drawing it.
 
     The k-th lowest and the k-th highest score hold the median between them unless fewer than k of n fall on one side,

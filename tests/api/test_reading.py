@@ -213,6 +213,19 @@ def test_a_person_s_label_is_another_label(http: TestClient) -> None:
     assert http.post("/v1/labels/2/9/reviews", json={"verdict": "accept"}).status_code == 404
 
 
+def test_a_review_is_withdrawn_and_stays_in_the_history(http: TestClient) -> None:
+    made = http.post("/v1/labels/1/0/reviews", json={"verdict": "accept"}).json()
+    assert get(http, "/v1/labels?set=1&reviewed=accepted")["items"]
+    answer = http.delete(f"/v1/labels/1/0/reviews/{made['id']}")
+    assert answer.status_code == 200
+    assert (answer.json()["withdrawn_by"], answer.json()["withdrawn_at"] is None) == ("local", False)
+    assert get(http, "/v1/labels/1/0/reviews")["items"] == [answer.json()]
+    assert get(http, "/v1/labels?set=1&reviewed=accepted")["items"] == []
+    assert http.delete("/v1/labels/1/0/reviews/77").status_code == 404
+    assert http.post("/v1/labels/1/0/reviews", json={"verdict": "comment"}).status_code == 422
+    assert http.post("/v1/labels/1/0/reviews", json={"verdict": "comment", "comment": "so"}).status_code == 201
+
+
 @pytest.mark.parametrize("url", ["/v1/saes/1", "/v1/evidence/1", "/v1/features/1/0", "/v1/sets/1", "/v1/sets/1/card"])
 def test_what_has_not_changed_is_not_sent_again(http: TestClient, url: str) -> None:
     tag = http.get(url).headers["etag"]

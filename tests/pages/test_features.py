@@ -15,14 +15,16 @@ from fastapi.testclient import TestClient
 from api.pages.charts import STRIP, score_scale
 from api.pages.contexts import heat
 from api.pages.verdict import verdict
+from api.pages.words import label_text
 from labeler.evidence.store import EvidenceFolder
+from labeler.records import Score
 from labeler.showing import feature_view
 from labeler.store import Store
 from labeler.store.catalogue import find_evidence
 from labeler.store.keys import Scope, create_key
-from labeler.store.reviews import reviews_of_label
+from labeler.store.reviews import Verdict, add_review, reviews_of_label
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
-from tests.results import manifest
+from tests.results import labeled, manifest
 
 FEATURE = "/saes/1/features/2"
 
@@ -94,11 +96,84 @@ ROW: dict[str, Any] = {
         ({"score": None, "score_reason": "the truth is constant"}, "The score is undefined: the truth is constant."),
         ({"explainer": "lookup"}, "It is the token look-up"),
         ({"score_null_p": None, "score_low": -0.1}, "The interval holds 0"),
+        ({"score_high": 1 - 1e-15, "baseline_token_lookup": 1.0}, "lies in its interval"),
     ],
 )
 def test_the_verdict_says_what_the_numbers_say(changed: dict[str, Any], said: str) -> None:
     assert said in (verdict({**ROW, **changed}) or "")
     assert verdict({**ROW, "label": None}) is None
+
+
+_NONE_OR_ONE = [(None, None), (0.4, None), (None, 0.6), (0.4, 0.6)]
+
+
+@pytest.mark.parametrize("bounds", _NONE_OR_ONE)
+@pytest.mark.parametrize("baseline", [None, 0.2, 0.5, 0.55, 0.9])
+@pytest.mark.parametrize("p", [None, 0.01, 0.5])
+@pytest.mark.parametrize("explainer", ["openai:m", "lookup"])
+def test_no_sentence_speaks_of_a_number_that_is_not_there(
+    bounds: tuple[float | None, float | None], baseline: float | None, p: float | None, explainer: str
+) -> None:
+    low, high = bounds
+    row = {**ROW, "score_low": low, "score_high": high, "baseline_token_lookup": baseline, "score_null_p": p}
+    said = verdict({**row, "explainer": explainer}) or ""
+    has_interval = None not in bounds
+    for words in ("its interval", "whole interval", "The interval holds"):
+        assert has_interval or words not in said
+    assert ("other features" in said) == (p is not None)
+    if explainer != "lookup":
+        assert ("0.20" in said or "0.50" in said or "0.55" in said or "0.90" in said) == (baseline is not None)
+        assert has_interval or baseline is None or "without an interval" in said
+    assert "—" not in said
+    words = score_scale(0.5, low, high, baseline).words
+    assert ("interval" in words, "to 0" in words) == (has_interval, has_interval)
+
+
+def test_a_score_without_interval_null_and_baseline_is_said_plainly(http: TestClient, store: Store) -> None:
+    bare = Score("simulation", 0.5, None, n=12)
+    store.save(3, [replace(labeled(0), scores=(bare,))])
+    text = re.sub(r"<[^>]*>", " ", http.get("/saes/1/features/0?set=3").text)
+    shown = text[text.index("0.50") : text.index("Other scores")]
+    assert "no interval" in shown
+    assert "95%" not in shown
+    assert "—" not in shown
+    assert "look-up baseline" not in shown
+    assert "There is no interval and no null" in shown
+
+
+def test_links_of_a_feature_keep_its_label_set(http: TestClient) -> None:
+    for path in (FEATURE, f"{FEATURE}?set=1", f"{FEATURE}?set=2"):  # without a set, that of the default rule
+        text = http.get(path).text
+        links = re.findall(r'(?:href|data-copy|data-copy-from)="(/(?:v1/)?saes/1[^"]*)"', text)
+        assert [link for link in links if "set=" not in link] == []
+        canonical = re.search(rf'<link rel="canonical" href="{FEATURE}\?set=(\d)">', text)
+        assert canonical is not None
+        assert path.endswith((FEATURE, f"set={canonical[1]}"))
+        assert f'data-copy="{FEATURE}?set={canonical[1]}"' in text
+        assert f'href="/saes/1/features/3?set={canonical[1]}" data-key="next"' in text
+    assert re.search(r'<link rel="canonical" href="/saes/1\?set=\d">', http.get("/saes/1").text)
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("`a` and `b`", "<code>a</code> and <code>b</code>"),
+        ("the token ```", "the token <code>`</code>"),
+        ("```` twice", "<code>``</code> twice"),
+        ("`a`b` alone", "<code>a`b</code> alone"),
+        ("`` a`b `` by Markdown", "<code>a`b</code> by Markdown"),
+        ("``a`` and `b`", "<code>a</code> and <code>b</code>"),
+        ("` `` at the end", '<code><i class="blank"> </i>`</code> at the end'),
+        ("`cat`s and `dog`", "<code>cat</code>s and <code>dog</code>"),
+        ("one ` alone", "one ` alone"),
+        ("`<b>`", "<code>&lt;b&gt;</code>"),
+        ("` the`", '<code><i class="blank"> </i>the</code>'),
+        ("`a  b `", '<code>a<i class="blank"> </i><i class="blank"> </i>b<i class="blank"> </i></code>'),
+        ("אב `c`", "אב <code>c</code>"),
+    ],
+)
+def test_code_in_a_label_is_what_stands_between_its_backticks(label: str, shown: str) -> None:
+    assert label_text(label) == f"<bdi>{shown}</bdi>"
 
 
 def test_an_undefined_score_is_its_reason_and_no_number(http: TestClient) -> None:
@@ -184,16 +259,59 @@ def test_a_review_is_kept_with_who_wrote_it(http: TestClient, store: Store) -> N
     assert (review.verdict, review.text, review.comment, review.reviewer) == (
         "better", "the vowels <a>, <e>", "plainly", "local",
     )  # fmt: skip
-    http.post(
-        f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": "left in the field"}, headers=SAME_ORIGIN
-    )
+    http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": ""}, headers=SAME_ORIGIN)
     assert [r.text for r in reviews_of_label(store, 2, 2)] == ["the vowels <a>, <e>", None]
+
+
+def test_a_saved_field_is_what_it_is_for(http: TestClient, store: Store) -> None:
+    def say(**said: str) -> None:
+        assert http.post(f"{FEATURE}/reviews", data={"set": "2", **said}, headers=SAME_ORIGIN).status_code == 200
+
+    say(verdict="accept", comment="yes")
+    say(verdict="save", text=" ", comment="and in dates")
+    say(verdict="save", text="a vowel", comment="")
+    say(text="no button at all")
+    kept = [(r.verdict, r.text, r.comment) for r in reviews_of_label(store, 2, 2)]
+    assert kept == [
+        ("accept", None, "yes"), ("comment", None, "and in dates"), ("better", "a vowel", None),
+        ("better", "no button at all", None),
+    ]  # fmt: skip
+
+
+def test_a_review_is_withdrawn_on_the_page_and_stays_in_its_list(http: TestClient, store: Store) -> None:
+    http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "save", "text": "a vowel"}, headers=SAME_ORIGIN)
+    (review,) = reviews_of_label(store, 2, 2)
+    page = http.get(f"{FEATURE}?set=2").text
+    address = f"{FEATURE}/reviews/{review.id}/withdraw"
+    assert f'action="{address}"' in page
+    assert "not scored" in page
+    after = http.post(address, data={"set": "2"}, headers=SAME_ORIGIN)
+    assert after.url.path == FEATURE
+    assert 'class="withdrawn"' in after.text
+    assert "not scored" not in after.text
+    assert f'action="{address}"' not in after.text
+    part = http.post(address, data={"set": "2"}, headers={**SAME_ORIGIN, "HX-Request": "true"})
+    assert part.text.startswith('<section id="reviews"')
+    assert http.post(address, data={"set": "2"}, headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_nobody_withdraws_what_another_said(http: TestClient, store: Store) -> None:
+    review = add_review(store, 2, 2, Verdict.ACCEPT, "ann")
+    http.cookies.set("labeler_key", create_key(store, "ben", Scope.SUBMIT)[1])
+    address = f"{FEATURE}/reviews/{review.id}/withdraw"
+    assert address not in http.get(f"{FEATURE}?set=2").text
+    assert http.post(address, data={"set": "2"}, headers=SAME_ORIGIN).status_code == 409
+    http.cookies.set("labeler_key", create_key(store, "eve", Scope.READ)[1])
+    assert 'class="review"' not in http.get(f"{FEATURE}?set=2").text
 
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [({"verdict": "better", "text": " "}, "a better text comes with"), ({"verdict": "maybe"}, "choose accept, reject, better"),
-     ({"verdict": "better", "text": "x" * 201}, "at most 200 characters")],
+    [({"verdict": "better", "text": " "}, "write the better text first"),
+     ({"verdict": "save", "text": " "}, "write a better text or a comment, then save it"),
+     ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
+     ({"verdict": "maybe"}, "choose accept, reject, better"),
+     ({"verdict": "save", "text": "x" * 201}, "at most 200 characters")],
 )  # fmt: skip
 def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(
     http: TestClient, store: Store, said: dict[str, str], problem: str
@@ -205,6 +323,9 @@ def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(
     assert part.status_code == 200
     assert problem in html.unescape(part.text)
     assert reviews_of_label(store, 2, 2) == []
+    for shown in (answer.text, part.text):
+        assert f'name="text" maxlength="200" value="{html.escape(said.get("text", "").strip())}"' in shown
+        assert ('aria-invalid="true"' in shown) == ("text" in said), "the reason stands at its field"
 
 
 def test_reviews_need_a_key_that_may_submit_and_a_page_of_ours(http: TestClient, store: Store) -> None:

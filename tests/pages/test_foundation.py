@@ -149,3 +149,20 @@ def test_home_shows_the_jobs_that_are_under_way(http: TestClient, store: Store) 
     assert "Jobs under way" in http.get("/").text
     Jobs(store).cancel(job.id, "enough")
     assert "Jobs under way" not in http.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/saes/1?set=77", 404), ("/saes/1?set=x", 422), ("/saes/1?cursor=%F0%9F%99%82", 422), ("/saes/%D7%90", 422),
+        ("/saes/1/features/99999", 404), ("/saes/1/features/x", 422), ("/saes/1/features/2?set=77", 404),
+        ("/saes/1/features/2/prompts?set=77", 404), ("/sets/77/card", 404), ("/compare?a=1&b=77", 422), ("/compare?a=x", 422),
+        ("/search?q=%2B%2B", 422), ("/search?q=x&sae=lost", 422), ("/search?q=x&cursor=zz", 422), ("/jobs?cursor=zz", 422),
+        ("/jobs?state=lost", 422), ("/jobs/77", 404), ("/?cursor=zz", 422), ("/try/lost", 422), ("/jobs/new?evidence=lost", 200),
+    ],
+)  # fmt: skip
+def test_odd_addresses_are_pages_that_say_why(http: TestClient, path: str, status: int) -> None:
+    answer = http.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "</html>" in answer.text

@@ -67,8 +67,7 @@ def test_of_more_label_sets_than_can_be_listed_the_newest_and_the_asked_for_are(
         ("state=rare", [4]),
         ("text=Q", [0, 24]),  # and feature 24 fires on `q`
         ("density_min=10%25", [3]),
-        ("score_min=2", []),
-        ("width_max=-1", []),
+        ("score_max=-1", []),
     ],
 )
 def test_the_table_is_filtered(http: TestClient, asked: str, expected: list[int]) -> None:
@@ -109,23 +108,82 @@ def test_the_table_is_sorted_and_its_pages_hold_every_feature_once(
     assert 'aria-sort="descending"' in http.get(f"/saes/1?set={LOOKUP}&sort=-score").text
 
 
-def test_htmx_gets_the_table_alone(http: TestClient) -> None:
-    part = http.get("/saes/1?set=1", headers={"HX-Request": "true"})
-    assert part.text.startswith('<div id="features">')
+@pytest.mark.parametrize("path", ["/saes/1?set=1", "/saes/1/features/2/prompts?set=2"])
+def test_htmx_gets_a_part_alone_and_the_page_when_it_goes_back(http: TestClient, path: str) -> None:
+    part = http.get(path, headers={"HX-Request": "true"})
     assert "<html" not in part.text
-    for answer in (part, http.get("/saes/1?set=1")):
-        assert "HX-Request" in answer.headers["vary"], "a cache must not take one for the other"
+    back = http.get(path, headers={"HX-Request": "true", "HX-History-Restore-Request": "true", "Accept": "*/*"})
+    assert back.text == http.get(path).text
+    assert "<html" in back.text
+    for answer in (part, back):  # a cache must not take one for the other
+        assert {"HX-Request", "HX-History-Restore-Request"} <= {
+            name.strip() for name in answer.headers["vary"].split(",")
+        }
+        assert "no-cache" in answer.headers["cache-control"]
+
+
+def test_the_table_comes_with_its_form(http: TestClient) -> None:
+    part = http.get("/saes/1?set=1&sort=-score&score_min=0.5", headers={"HX-Request": "true"}).text
+    assert '<div id="listing">' in part
+    assert '<input type="hidden" name="sort" value="-score">' in part, "a filter keeps the order"
+    assert 'name="score_min" value="0.5"' in part
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
-    [("score_min=high", "is not a number"), ("state=lost", "choose pending, labeled"), ("sort=name", "choose index"),
-     ("cursor=zz", "damaged"), ("density_max=nan", "is not a number")],
-)  # fmt: skip
-def test_what_cannot_be_asked_is_said(http: TestClient, asked: str, said: str) -> None:
+    ("asked", "field", "said"),
+    [
+        ("score_min=high", "score_min", "'high' is not a number"),
+        ("score_max=7", "score_max", "7 lies outside −1 to 1"),
+        ("score_min=0.9&score_max=0.1", "score_max", "below the lower limit, 0.9"),
+        ("width_max=-1", "width_max", "lies outside 0 to 2"),
+        ("density_max=nan", "density_max", "is not a number"),
+        ("density_min=150%25", "density_min", "150% lies outside 0 to 1"),
+        ("state=lost", "state", "is none of pending, labeled"),
+        ("reviewed=<b>", "reviewed", "is none of yes, no"),
+        ("text=%21%21", "text", "expected a word to look for"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_has_its_reason_at_its_field(
+    http: TestClient, asked: str, field: str, said: str
+) -> None:
+    whole = http.get(f"/saes/1?set=1&{asked}")
+    part = http.get(f"/saes/1?set=1&{asked}", headers={"HX-Request": "true"})
+    assert (whole.status_code, part.status_code) == (422, 200), "htmx takes in no other answer"
+    for text in (html.unescape(whole.text), html.unescape(part.text)):
+        assert re.search(
+            rf'<span class="problem" role="alert" id="{field}-problem">[^<]*(<b>)?[^<]*{re.escape(said)}', text
+        )
+        control = re.search(rf'<(?:input|select) id="filter-{field}"[^>]*', text)
+        assert control is not None
+        assert f'aria-invalid="true" aria-describedby="{field}-problem"' in control[0]
+        assert features_of(text) == []
+    for name, value in (pair.split("=") for pair in asked.split("&")):
+        typed = html.escape(value.replace("%25", "%").replace("%21", "!"))
+        assert f'value="{typed}"' in whole.text or f"<option selected>{typed}</option>" in whole.text, name
+
+
+@pytest.mark.parametrize(("asked", "said"), [("sort=name", "is none of index"), ("cursor=zz", "damaged")])
+def test_what_has_no_field_is_said_above_the_form(http: TestClient, asked: str, said: str) -> None:
     answer = http.get(f"/saes/1?set=1&{asked}")
     assert answer.status_code == 422
-    assert said in html.unescape(answer.text)
+    assert re.search(rf'<p class="notice" role="alert">[^<]*{said}', html.unescape(answer.text))
+
+
+def test_a_filter_that_is_not_known_is_not_silently_left_out(http: TestClient) -> None:
+    answer = http.get("/saes/1?set=1&score=abc&index=x")
+    assert answer.status_code == 200
+    assert "left out: <code>score</code>, <code>index</code>." in answer.text
+    assert features_of(answer.text)
+
+
+def test_rare_is_one_thing_on_the_page(http: TestClient, store: Store) -> None:
+    """The state, as the table filters by it; what the pass counts has another name."""
+    text = http.get(f"/saes/1?set={LOOKUP}").text
+    assert "<dt>Rare</dt>" not in text
+    assert "<dt>In 1 to 19 windows</dt>" in text
+    n = store.summary(LOOKUP).counts["rare"]
+    assert f"{n} rare" in text
+    assert len(features_of(http.get(f"/saes/1?set={LOOKUP}&state=rare").text)) == n
 
 
 def test_texts_of_models_are_text(http: TestClient) -> None:

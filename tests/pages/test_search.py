@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import re
+import statistics
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api.pages.search import highlight
+from labeler.export.charts import number
 from labeler.store import Store
+from tests.planted import N_FEATURES
+from tests.results import labeled
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,24 @@ def test_two_sets_are_compared_side_by_side(http: TestClient) -> None:
     assert missing.status_code == 422
     assert "label set 77" in missing.text
     assert "choose a label set" in http.get("/compare").text
+
+
+def test_medians_that_are_compared_are_of_the_same_features(http: TestClient, store: Store) -> None:
+    """Set 2 has labels of 12 features: the others of set 1 are no part of its median here."""
+    store.save(1, [labeled(i, 0.125) for i in range(12, N_FEATURES)])
+    scores = [{r["feature_index"]: r["score"] for r in store.rows(s) if r["score"] is not None} for s in (1, 2)]
+    both = sorted(scores[0].keys() & scores[1].keys())
+    medians = [statistics.median(s[f] for f in both) for s in scores]
+    assert statistics.median(scores[0].values()) != pytest.approx(medians[0]), "else this shows nothing"
+    compared = http.get("/v1/compare?a=1&b=2").json()
+    assert [compared[f"median_{side}"]["value"] for side in "ab"] == pytest.approx(medians)
+    assert compared["median_a"]["n"] == compared["median_b"]["n"] == len(both)
+    text = http.get("/compare?a=1&b=2").text
+    shown = re.findall(r'Median of <a[^>]*>[^<]*</a></dt><dd>\s*<strong class="figure">([^<]*)', text)
+    assert shown == [number(m) for m in medians]
+    feature = compared["largest"][0]["feature_index"]
+    for label_set in (1, 2):
+        assert f'href="/saes/1/features/{feature}?set={label_set}"' in text
 
 
 def test_the_card_says_how_the_labels_were_made(http: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.pages.try_it import _heats
 from api.routes import activations as route
+from labeler.evidence.store import EvidenceFolder
 from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.activations import MOST_TOKENS, Activations
@@ -54,7 +57,47 @@ def test_an_sae_that_is_given_is_chosen_however_many_there_are(
     assert re.findall(r'<option value="(\d)"( selected)?>', queued.get("/try").text) == [("2", "")]
 
 
-def test_a_text_is_waited_for_and_then_shown(queued: TestClient, store: Store) -> None:
+def test_a_token_is_painted_by_whatever_fires_on_it() -> None:
+    """By the share of the feature's own maximum: on a quiet token too, and by a feature that is not among the strongest."""
+    answer = {
+        "n_firing": 3,
+        "tokens": [
+            {"token": "return", "n_firing": 2, "top": [[0, 10.0], [1, 1.0]]}, {"token": " x", "n_firing": 1, "top": [[2, 0.01]]},
+            {"token": "(", "n_firing": 1, "top": [[0, 10.0]]}, {"token": ")", "n_firing": 0, "top": []},
+        ],
+        "features": [{"feature_index": 0, "at": [0, 2], "activations": [10.0, 10.0]},
+                     {"feature_index": 1, "at": [0, 2], "activations": [1.0, 0.5]}],
+    }  # fmt: skip
+    assert _heats(answer, {0: 100.0, 1: 1.0, 2: 5.0}) == [10, 1, 5, 0]
+
+
+HALVES = {
+    "n_firing": 2,
+    "tokens": [
+        {"token": "\ufffd", "bytes": "d7", "n_firing": 1, "top": [[0, 5.0]]},
+        {"token": "\ufffd", "bytes": "90", "n_firing": 2, "top": [[3, 2.0], [0, 1.0]]},
+        {"token": "x", "n_firing": 1, "top": [[3, 1.0]]},
+    ],
+    "features": [{"feature_index": 0, "at": [0, 1], "activations": [5.0, 1.0]},
+                 {"feature_index": 3, "at": [1, 2], "activations": [2.0, 1.0]}],
+}  # fmt: skip
+
+
+def test_a_character_of_two_tokens_is_one(queued: TestClient, store: Store) -> None:
+    place = ask(queued, "אx", follow_redirects=False).headers["location"]
+    Activations(store).claim()
+    Activations(store).finish(place.removeprefix("/try/"), HALVES)
+    done = queued.get(f"{place}/result").text
+    assert re.search(r'title="features 0: 5, 3: 2">א</i><i [^>]*>x</i>', done)
+    assert "\ufffd" not in done
+    firings = queued.get(f"{place}/firings").json()
+    assert firings["tokens"] == [[[0, 5.0], [3, 2.0]], [[3, 1.0]]]
+    assert firings["features"] == {"0": [[0], [5.0]], "3": [[0, 1], [2.0, 1.0]]}
+    by_rest = queued.get(f"/v1/activations/{place.removeprefix('/try/')}").json()
+    assert [t["bytes"] for t in by_rest["tokens"]] == ["d7", "90", None], "each token by itself, for programs"
+
+
+def test_a_text_is_waited_for_and_then_shown(queued: TestClient, store: Store, settings: Settings) -> None:
     reply = ask(queued, follow_redirects=False)
     assert reply.status_code == 303
     place = reply.headers["location"]
@@ -66,10 +109,13 @@ def test_a_text_is_waited_for_and_then_shown(queued: TestClient, store: Store) -
     Activations(store).finish(place.removeprefix("/try/"), ANSWER)
     done = queued.get(f"{place}/result").text
     assert "hx-get" not in done
-    assert re.search(r'<i class="h10" title="features 0: 5">Q</i>', done)
-    assert re.search(r'<i class="h2"[^>]*>↵\n</i>', done), "newlines are visible"
+    maxima = EvidenceFolder(settings.data / "evidence").maxima  # of the corpus
+    heats = [math.ceil(10 * value / max(value, maxima[feature])) for feature, value in ((0, 5.0), (3, 1.0))]
+    assert f'<i class="h{heats[0]}" title="features 0: 5">Q</i>' in done
+    assert re.search(rf'<i class="h{heats[1]}"[^>]*>↵\n</i>', done), "newlines are visible"
+    assert '<i class="h0" title="nothing fires here">' in done
     assert HOSTILE not in queued.get(place).text
-    assert '<a href="/saes/1/features/0">0</a>' in done
+    assert re.search(r'<a href="/saes/1/features/0\?set=\d">0</a>', done)
     firings = queued.get(f"{place}/firings").json()
     assert (firings["tokens"], firings["features"]) == (
         [[[0, 5.0]], [], [[3, 1.0]]],

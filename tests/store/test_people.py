@@ -9,14 +9,16 @@ import threading
 import pytest
 from sqlalchemy import select
 
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.export.stream import encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.store import API_KEYS, Store
+from labeler.store.columns import version_of_rows
 from labeler.store.keys import Scope, any_key, create_key, list_keys, revoke_key, verify_key
 from labeler.store.lookup import Choose, lookup_labels
 from labeler.store.people import people_of_feature, people_say, rows_of_hits
-from labeler.store.reviews import Verdict, add_review, reviews_of_feature, reviews_of_label
+from labeler.store.queries import LabelFilter, Reviewed, list_labels
+from labeler.store.reviews import Verdict, add_review, reviews_of_feature, reviews_of_label, withdraw_review
 from labeler.store.search import Hit, search_labels
 from tests.results import labeled, manifest, silent
 
@@ -155,3 +157,62 @@ def test_a_key_without_sense_is_refused(store: Store) -> None:
             create_key(store, name, Scope.READ)
     with pytest.raises(InputError, match="100/minute"):
         create_key(store, "ann", Scope.READ, "often")
+
+
+def _stands(store: Store, label_set: int) -> tuple[list[int], list[str | None]]:
+    """Features accepted, and the labels by people that a search for `birthday` finds."""
+    accepted = list_labels(store, LabelFilter(label_set=label_set, reviewed=Reviewed.ACCEPTED)).rows
+    hits = search_labels(store, "birthday", [label_set], 10).hits
+    return [row["feature_index"] for row in accepted], [row and row["label"] for row in rows_of_hits(store, hits)]
+
+
+def test_a_withdrawn_review_counts_no_more_and_stays_in_the_history(store: Store, label_set: int) -> None:
+    add_review(store, label_set, 0, Verdict.ACCEPT, "ann")
+    first = add_review(store, label_set, 0, Verdict.BETTER, "ann", "a birthday")
+    second = add_review(store, label_set, 0, Verdict.BETTER, "ben", "another birthday")
+    assert _stands(store, label_set) == ([], ["another birthday"])
+    withdrawn = withdraw_review(store, label_set, 0, second.id, "ben")
+    assert (withdrawn.withdrawn_by, withdrawn.text) == ("ben", "another birthday")
+    assert _stands(store, label_set) == ([], ["a birthday"]), "what was said before stands again"
+    withdraw_review(store, label_set, 0, first.id, "ann")
+    assert _stands(store, label_set) == ([0], [])
+    assert people_of_feature(store, 1, 0) == []
+    accepted = reviews_of_label(store, label_set, 0)[0]
+    withdraw_review(store, label_set, 0, accepted.id, "root", of_anyone=True)
+    assert people_say(store, label_set)["labels"] == 0
+    history = reviews_of_label(store, label_set, 0)
+    assert [(r.verdict, r.withdrawn_by) for r in history] == [("accept", "root"), ("better", "ann"), ("better", "ben")]
+    again = withdraw_review(store, label_set, 0, accepted.id, "ann")
+    assert again == history[0], "once is enough"
+
+
+def test_a_withdrawal_is_a_new_version_of_the_export(store: Store, label_set: int) -> None:
+    review = add_review(store, label_set, 0, Verdict.ACCEPT, "ann")
+
+    def version() -> str:
+        with store.database.reading() as connection:
+            return version_of_rows(connection, label_set)
+
+    before = version()
+    withdraw_review(store, label_set, 0, review.id, "ann")
+    assert version() != before
+
+
+def test_only_its_author_or_an_admin_withdraws_a_review(store: Store, label_set: int) -> None:
+    review = add_review(store, label_set, 0, Verdict.REJECT, "ann")
+    with pytest.raises(ConflictError, match="is by ann"):
+        withdraw_review(store, label_set, 0, review.id, "ben")
+    for place in ((label_set, 1, review.id), (label_set, 0, review.id + 1)):
+        with pytest.raises(NotFoundError, match="has no review"):
+            withdraw_review(store, *place, "ann")
+    assert reviews_of_label(store, label_set, 0) == [review]
+
+
+def test_a_comment_changes_no_verdict(store: Store, label_set: int) -> None:
+    add_review(store, label_set, 0, Verdict.ACCEPT, "ann")
+    add_review(store, label_set, 0, Verdict.COMMENT, "ben", comment="also in dates")
+    add_review(store, label_set, 1, Verdict.COMMENT, "ben", comment="silent here too")
+    assert _stands(store, label_set)[0] == [0]
+    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "bettered": 0, "labels": 0}
+    with pytest.raises(InputError, match="comment: write some words"):
+        add_review(store, label_set, 0, Verdict.COMMENT, "ben", comment=" ")

@@ -44,16 +44,16 @@
     read.tokens.forEach((token, i) => { token.className = all ? read.heats[i] : "h0"; });
     if (!all) {
       const [at, values] = read.firings.features[feature];
-      const highest = Math.max(...values);
-      at.forEach((i, j) => { read.tokens[i].className = "h" + Math.max(1, Math.ceil(10 * values[j] / highest)); });
+      const highest = Math.max(...values), most = read.firings.maxima[feature];
+      at.forEach((i, j) => { read.tokens[i].className = "h" + Math.max(1, Math.min(10, Math.ceil(10 * values[j] / most))); });
       read.tokens[at[values.indexOf(highest)]].scrollIntoView({ block: "nearest" });
     }
     if (read.at >= 0) read.tokens[read.at].classList.add("picked");
     for (const button of read.root.querySelectorAll("[data-show]")) button.setAttribute("aria-pressed", String(button.dataset.show === feature));
     read.root.querySelector('[data-show=""]').hidden = all;
     document.getElementById("shown").textContent = all
-      ? "Colour: the strongest feature of each token. Choose a token, or a feature."
-      : `Colour: feature ${feature}, ${words(feature)}`;
+      ? "Color: how near a feature comes to its own maximum in the corpus; the nearest of those that fire on the token. Choose a token, or a feature."
+      : `Color: feature ${feature} by its own maximum, ${words(feature)}`;
   }
 
   function pick(i) {
@@ -81,7 +81,8 @@
     items.className = "firings";
     for (const [feature, value] of top) {
       const item = document.createElement("li"), link = document.createElement("a"), amount = document.createElement("span");
-      link.href = `/saes/${read.root.dataset.sae}/features/${feature}`;
+      const set = read.firings.sets[feature];
+      link.href = `/saes/${read.root.dataset.sae}/features/${feature}` + (set ? `?set=${set}` : "");
       link.textContent = String(feature);
       amount.className = "figure soft";
       amount.textContent = size(value);

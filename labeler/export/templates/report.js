@@ -57,7 +57,7 @@
 
   function spoken(f) {
     const parts = [`score ${number(f.score)}`];
-    if (f.low !== null) parts.push(`interval ${number(f.low)} to ${number(f.high)}`);
+    if (f.low !== null && f.high !== null) parts.push(`interval ${number(f.low)} to ${number(f.high)}`);
     if (f.baseline !== null) parts.push(`token baseline ${number(f.baseline)}`);
     if (f.null_mean !== null) parts.push(`null ${number(f.null_mean)}`);
     return parts.join("\n");
@@ -233,13 +233,13 @@
       add(panel, "p", { class: "none" }, f.score_reason);
     } else {
       const big = add(panel, "p", { class: "big" }, `${number(f.score)} `);
-      if (f.low !== null) add(big, "small", {}, `95% interval ${number(f.low)} to ${number(f.high)}`);
+      if (f.low !== null && f.high !== null) add(big, "small", {}, `95% interval ${number(f.low)} to ${number(f.high)}`);
       const strip = scoreStrip(f, 420, 36);
       drawScale(strip, 420, 33);
       panel.append(strip);
     }
     const shown = ([, value, reason, low, high, n]) =>
-      value === null ? reason : number(value) + (low === null ? "" : `, 95% interval ${number(low)} to ${number(high)}`) + `, n ${n}`;
+      value === null ? reason : number(value) + (low === null || high === null ? "" : `, 95% interval ${number(low)} to ${number(high)}`) + `, n ${n}`;
     const named = Object.fromEntries(detail.scores.map((score) => [score[0], shown(score)]));
     const entries = [
       ["sequences scored", f.n_failed ? `${f.n} (${f.n_failed} without a usable simulation)` : String(f.n)],

@@ -118,6 +118,33 @@ def test_back_from_a_feature_is_the_whole_page_again(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
+def test_back_after_filter_sort_and_next_is_the_whole_page(page: Page) -> None:
+    """Addresses that htmx has pushed: the browser comes back to them without a page in its hands."""
+    page.goto("/saes/1?set=1")
+    whole, rows = page.get_by_role("heading", level=1), page.locator("#features tbody tr")
+    all_rows = rows.count()
+    page.get_by_label("Text of the label").fill("Q")
+    page.get_by_role("button", name="Filter").click()
+    expect(rows).to_have_count(2)
+    page.get_by_role("link", name="Density").click()
+    expect(page.get_by_role("columnheader", name="Density")).to_have_attribute("aria-sort", "descending")
+    page.go_back()
+    page.wait_for_url("**/saes/1?set=1&text=Q")
+    expect(whole).to_be_visible()
+    expect(page.get_by_label("Text of the label")).to_have_value("Q")
+    page.reload()
+    expect(whole).to_be_visible()
+    expect(rows).to_have_count(2)
+    page.go_back()
+    page.wait_for_url("**/saes/1?set=1")
+    expect(whole).to_be_visible()
+    expect(rows).to_have_count(all_rows)
+    expect(page.locator(".plot [role=status]")).to_be_hidden()  # the scripts of the page run again
+    page.go_forward()
+    expect(rows).to_have_count(2)
+    expect(whole).to_be_visible()
+
+
 def test_features_are_leafed_through_by_keyboard(page: Page) -> None:
     page.goto("/saes/1/features/2?set=2")
     page.keyboard.press("j")
@@ -153,7 +180,7 @@ def test_every_part_is_reached_by_tab_with_a_visible_focus(page: Page) -> None:
         )
         assert outline != "none", name
         seen.add(name)
-    assert {"Random", "Copy link", "Accept", "prompts"} <= seen
+    assert {"Random", "Copy link", "Accept", "Save", "prompts"} <= seen
 
 
 def test_a_feature_is_copied_as_link_and_as_json(page: Page, site: str) -> None:
@@ -178,15 +205,74 @@ def test_prompts_are_one_click_away(page: Page) -> None:
     expect(page.locator("#prompts pre").first).to_contain_text("Say what the feature detects")
 
 
-def test_a_review_is_written_on_the_page(page: Page) -> None:
+def test_a_review_is_written_and_withdrawn_on_the_page(page: Page) -> None:
     page.goto("/saes/1/features/3?set=2")
     page.get_by_label("A better text").fill("blanks")
-    page.get_by_role("button", name="Save as better").click()
+    page.get_by_role("button", name="Save").click()
     expect(page.locator("#reviews li")).to_contain_text("writes local: blanks")
     page.reload()
     expect(page.get_by_role("table").filter(has_text="not scored")).to_contain_text("blanks")
-    page.get_by_role("button", name="Save as better").click()
-    expect(page.get_by_role("alert")).to_contain_text("a better text comes with")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("write a better text or a comment")
+    page.get_by_role("button", name="Withdraw").click()
+    expect(page.locator("#reviews li.withdrawn")).to_contain_text("withdrawn")
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_enter_saves_what_the_field_is_for(page: Page, site: str, scripts: bool) -> None:
+    """Never a verdict: the browser presses the first button of a form, whether scripts run or not."""
+    browser = page.context.browser
+    assert browser is not None
+    context = browser.new_context(base_url=site, java_script_enabled=scripts)
+    with context.new_page() as plain:
+        feature = "/saes/1/features/5?set=2" if scripts else "/saes/1/features/6?set=2"
+        plain.goto(feature)
+        said = plain.locator("#reviews li")
+        plain.get_by_label("Comment").fill("only a remark")
+        plain.get_by_label("Comment").press("Enter")
+        expect(said).to_have_count(1)
+        expect(said.last).to_contain_text("comments local")
+        plain.get_by_label("A better text").fill("a better one")
+        plain.get_by_label("A better text").press("Enter")
+        expect(said).to_have_count(2)
+        expect(said.last).to_contain_text("writes local: a better one")
+        plain.get_by_label("A better text").press("Enter")
+        expect(plain.get_by_label("A better text")).to_have_attribute("aria-invalid", "true")
+        expect(said).to_have_count(2)
+    context.close()
+
+
+# The first button of a form is what Enter presses: none of these spends, judges, or ends anything.
+_HARMLESS = {
+    ("/search", "Search"), ("/search", ""), ("/saes/1", "Filter"), ("/saes/1", ""), ("/compare", "Compare"), ("/try", "Read it"),
+    ("/sign-in", "Sign in"), ("/jobs/new#plan", "Show the plan"), ("", "Close"),
+}  # fmt: skip
+
+
+def test_enter_does_no_harm_in_any_form(reader: Page) -> None:
+    found = set()
+    for path in (
+        "/",
+        "/saes/1?set=1",
+        "/saes/1/features/2?set=2",
+        "/search?q=Q",
+        "/compare",
+        "/try",
+        "/jobs",
+        "/jobs/new",
+        "/sign-in",
+        "/nowhere",
+    ):
+        reader.goto(path)
+        found |= {
+            tuple(pair)
+            for pair in reader.evaluate(
+                "[...document.forms].filter(f => [...f.elements].some(e => e.matches('input:not([type=hidden])')))"
+                ".map(f => [f.getAttribute('action') || '', "
+                "[...f.elements].find(e => e.type === 'submit')?.textContent.trim() || ''])"
+            )
+        }
+    assert found - _HARMLESS == {("/saes/1/features/2/reviews", "Save")}
 
 
 def test_the_theme_is_kept(page: Page) -> None:
