@@ -214,7 +214,7 @@ def test_a_look_up_answers_in_order_with_the_newest_or_the_best(store: Store, se
     store.save(1, [labeled(40, 0.9, "old and good"), labeled(41, 0.3, "only here")])
     store.save(2, [labeled(40, 0.2, "new and bad"), failed(41)])
     pairs = [(1, 40), (other_sae(store), 40), (1, 41), (1, 30), (9, 1), (1, 40)]
-    texts = [row and row["label"] for row in lookup_labels(store, pairs)]
+    texts = [row and row["label"] for row in lookup_labels(store, pairs, choose=Choose.NEWEST)]
     assert texts == ["new and bad", None, "only here", None, None, "new and bad"]
     best = lookup_labels(store, pairs, choose=Choose.BEST)
     assert best[0] is not None
