@@ -288,7 +288,7 @@ def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict
         f"imported from {came['file']}" if came and is_imported(info.evidence_path) else Path(info.evidence_path).name
     )
     return {
-        "id": info.id, "name": info.name, "hookpoint": info.hookpoint, "explainer": info.explainer, "simulator": info.simulator,
+        "id": info.id, "name": info.name, "hookpoint": info.hookpoint, "explainer": info.explainer + (" (imported)" if came else ""), "simulator": info.simulator,
         "evidence": f"{info.evidence_id}, {where}", "corpus": corpus_name(str((manifest.get("corpus") or {}).get("spec") or "")),
         "recipe": f"{info.recipe_hash} ({recipe['explainer']['prompt_version']})", "n_labeled": summary.counts.get("labeled", 0),
         "n_failed": summary.counts.get("failed", 0), "n_features": info.n_features, "median_score": summary.median_score,

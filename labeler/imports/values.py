@@ -64,19 +64,23 @@ def _text(where: str, name: str, value: Any) -> str:
 
 def _integer(where: str, name: str, value: Any) -> int:
     # Other tools make decimals of whole numbers where a column has gaps.
-    number = _number(where, name, value)
-    if not number.is_integer() or not 0 <= number < _LARGEST:
+    number = _finite(value)
+    if number is None or not number.is_integer() or not 0 <= number < _LARGEST:
         raise FormatError(f"{where}: {name} is {_shown(value)}: expected a whole number, 0 or more")
     return value if isinstance(value, int) else int(number)
 
 
-def _number(where: str, name: str, value: Any) -> float:
+def _finite(value: Any) -> float | None:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    low, high = BY_NAME[name].low, BY_NAME[name].high
-    if not math.isfinite(number) or not low - 1e-9 <= number <= high + 1e-9:
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    number, low, high = _finite(value), BY_NAME[name].low, BY_NAME[name].high
+    if number is None or not low - 1e-9 <= number <= high + 1e-9:
         between = f" from {low:g} to {high:g}" if math.isfinite(low) or math.isfinite(high) else ""
         raise FormatError(f"{where}: {name} is {_shown(value)}: expected a finite number{between}, or nothing")
     return number

@@ -172,7 +172,7 @@ def test_an_interrupted_export_leaves_the_old_file(
     export_label_set(store, 1, "jsonl", out)
     before = out.read_bytes()
 
-    def broken(*_: object):  # type: ignore[no-untyped-def]
+    def broken(*_: object, **__: object):  # type: ignore[no-untyped-def]
         yield b"half"
         raise OSError(28, "No space left on device")
 

@@ -68,7 +68,9 @@ def fill(store: Store, situation: Situation, folder: EvidenceFolder) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled(planted_evidence: Path, migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def filled(
+    planted_evidence: Path, migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     folder = tmp_path_factory.mktemp("choices")
 
     def made(name: str) -> Path:
@@ -139,7 +141,10 @@ def test_the_command_line(  # type: ignore[no-untyped-def]
 ) -> None:
     shown = run("show", planted_evidence, 0, "--db", data / "labeler.db")
     assert f"From label set {situation.feature}," in shown.out
-    assert json.loads(run("show", planted_evidence, 0, "--db", data / "labeler.db", "--json").out)["label_set"] == situation.feature
+    assert (
+        json.loads(run("show", planted_evidence, 0, "--db", data / "labeler.db", "--json").out)["label_set"]
+        == situation.feature
+    )
     done = run("export", "--db", data / "labeler.db", "--out", tmp_path / "x.jsonl")
     assert (done.code, done.err) == (0, "")
     assert f"features of label set {situation.whole} in" in done.out
@@ -206,5 +211,3 @@ def test_several_saes_are_compared_by_their_labels(tmp_path: Path, migrated_file
         store.save(number, [result(feature, LOOKUP, number) for feature in range(n)])
     assert (default_set(store), default_set(store, sae=1), default_set(store, sae=2)) == (2, 1, 2)
     store.close()
-
-
