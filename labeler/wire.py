@@ -112,6 +112,8 @@ class Label(Wire):
     score_null_p: float | None
     baseline_token_lookup: float | None = Field(description="The score of the token look-up on the same contexts.")
     score_weighted: float | None
+    score_weighted_low: float | None = Field(None, description="95% interval.")
+    score_weighted_high: float | None = None
     detection: float | None
     fuzzing: float | None
     density: float | None = Field(

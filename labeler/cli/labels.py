@@ -272,10 +272,11 @@ def sets(db: Database = None, as_json: Json = False) -> None:
     if not infos:
         say("No label sets yet. Make one with `labeler gather` and `labeler label`, or try `labeler demo`.")
         return
-    stdout().print(label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]))
-    say(
-        f"Where none is named, label set {default_set(store)} speaks: it has the most labels, an LLM's before a look-up of as many."
+    console = stdout()
+    console.print(
+        label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
     )
+    say(f"Where none is named, label set {default_set(store)} speaks: it has the most labels.")
 
 
 def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
