@@ -58,6 +58,7 @@ def gather_request(asked: GatherJobRequest, data: Path) -> GatherRequest:
         text_field=asked.text_field,
         n_shards=asked.n_shards,
         config=config,
+        name=asked.name,
     )
 
 

@@ -99,6 +99,10 @@ class Client:
     def set(self, label_set: int) -> wire.LabelSetDetail:
         return self._get(f"/v1/sets/{label_set}", wire.LabelSetDetail)
 
+    def default_set(self, sae: int | str | None = None, feature: int | None = None) -> wire.LabelSet:
+        """The label set that speaks where none is named: for a feature of an SAE, an SAE, or all. Raises NotFoundError."""
+        return self._get("/v1/sets/default", wire.LabelSet, sae=sae, feature=feature)
+
     def card(self, label_set: int) -> dict[str, Any]:
         return dict(self._request("GET", f"/v1/sets/{label_set}/card").json())
 
@@ -121,7 +125,7 @@ class Client:
         return self._get(f"/v1/labels/{label_set}/{index}", wire.Label)
 
     def lookup(
-        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "newest"
+        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default"
     ) -> list[wire.Label | None]:
         """The label of each (SAE id, feature index), in their order, however many."""
         found: list[wire.Label | None] = []
@@ -152,13 +156,20 @@ class Client:
         answer = self._request("DELETE", f"/v1/labels/{label_set}/{index}/reviews/{review}", attempts=self._attempts)
         return wire.Review.model_validate_json(answer.content)
 
-    def export(self, label_set: int, format: str, path: Path) -> int:
+    def export(self, label_set: int, format: str | None, path: Path, *, spreadsheet: bool = False) -> int:
         """Write all rows of a label set to `path`; returns the number of bytes. The file appears whole or not at all.
 
-        A broken download goes on where it broke, unless the label set has changed since.
+        `format` None: as the file's ending says. `spreadsheet`: CSV whose texts no spreadsheet runs as formulas. A broken
+        download goes on where it broke, unless the label set has changed since. Raises ConflictError for a label set
+        without results.
         """
+        from labeler.export.formats import format_of
+
+        params: dict[str, Any] = {"format": format_of(path, format)}
+        if spreadsheet:
+            params["spreadsheet"] = True
         with whole_file(path) as file:
-            download = _Download(self._http, f"/v1/sets/{label_set}/export", {"format": format}, file)
+            download = _Download(self._http, f"/v1/sets/{label_set}/export", params, file)
             for attempt in range(self._attempts):
                 try:
                     download.go_on()

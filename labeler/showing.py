@@ -13,6 +13,7 @@ from labeler.pipeline import too_little
 from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.records import Context, LabeledFeature, Simulation, Source, Split, State
 from labeler.store import Store
+from labeler.store.choice import default_set
 from labeler.store.lookup import lookup_labels
 from labeler.store.read import result_from_row
 from labeler.store.rows import dense
@@ -36,8 +37,10 @@ class FeatureView:
 def feature_view(
     folder: EvidenceFolder, feature_index: int, store: Store, label_set_id: int | None = None
 ) -> FeatureView:
-    """The feature in a label set (default: the newest of this evidence), or as pending where there is none."""
-    chosen = label_set_id if label_set_id is not None else _newest(folder, store)
+    """The feature in a label set (default: the one that speaks for it), or as pending where there is none."""
+    chosen = label_set_id
+    if chosen is None:
+        chosen = default_set(store, evidence_hash=folder.hash, feature=feature_index)
     result = _pending(folder, feature_index)
     recipe = Recipe()
     if chosen is not None:
@@ -177,10 +180,6 @@ def _moved(at: Sequence[int], activations: Sequence[float], span_of: Sequence[in
     return {"at": list(highest), "activations": list(highest.values())}
 
 
-def _newest(folder: EvidenceFolder, store: Store) -> int | None:
-    return next((s.id for s in reversed(store.label_sets()) if s.evidence_hash == folder.hash), None)
-
-
 def _pending(folder: EvidenceFolder, feature_index: int) -> LabeledFeature:
     return LabeledFeature(
         feature_index, State.PENDING, folder.statistics(feature_index), "not labelled yet: run `labeler label`"
@@ -217,7 +216,7 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
 
 
 def joined_activations(store: Store, sae: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """What fires on a text (evidence/activations.py), with the newest label of each feature."""
+    """What fires on a text (evidence/activations.py), with the label that speaks for each feature."""
     labels = lookup_labels(store, [(sae, feature["feature_index"]) for feature in answer["features"]])
     return {
         "n_firing": answer["n_firing"],

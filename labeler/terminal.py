@@ -429,24 +429,38 @@ def _label(feature: LabeledFeature) -> Text:
     return text
 
 
-def label_sets_table(label_sets: Iterable[Mapping[str, Any]]) -> Table:
-    """One line a label set, from mappings; what a mapping lacks shows as a dash.
+def label_sets_table(label_sets: Iterable[Mapping[str, Any]]) -> Group:
+    """Some lines for each label set, from mappings, in 80 columns; what a mapping lacks shows as a dash.
 
-    Keys: id, sae, hookpoint, explainer, simulator, n_labeled, n_features, median_score, created_at.
+    Keys: id, name, hookpoint, explainer, simulator, evidence, corpus, recipe, n_labeled, n_features, n_failed,
+    median_score, cost_usd, created_at.
     """
-    keys = ("id", "sae", "hookpoint", "explainer", "simulator", "labeled", "median score", "created")
-    table = _table(*keys, right=("labeled", "median score"))
-    for row in label_sets:
-        labeled, total, score = row.get("n_labeled"), row.get("n_features"), row.get("median_score")
-        texts = [visible(str(row.get(k) or "—")) for k in ("id", "sae", "hookpoint", "explainer", "simulator")]
-        of = "" if total is None else f" of {total:,}"
-        table.add_row(
-            *(Text(t, overflow="fold") for t in texts),
-            "—" if labeled is None else f"{labeled:,}{of}",
-            number(score),
-            Text(visible(str(row.get("created_at") or "—"))),
-        )
-    return table
+    return Group(*(_label_set(row) for row in label_sets))
+
+
+def _label_set(row: Mapping[str, Any]) -> Group:
+    def said(key: str) -> str:
+        return visible(str(row.get(key) or "—"))
+
+    labeled, total, failed, cost = (row.get(key) for key in ("n_labeled", "n_features", "n_failed", "cost_usd"))
+    of = "" if total is None else f" of {total:,} features"
+    numbers = [
+        "—" if labeled is None else f"{labeled:,} labels{of}",
+        *([f"{failed:,} failed"] if failed else []),
+        f"median score {number(row.get('median_score'))}",
+        "cost unknown" if cost is None else f"${cost:,.2f}",
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    by = said("explainer") + (f", simulated by {said('simulator')}" if said("simulator") != said("explainer") else "")
+    for name, text in (
+        ("hookpoint", said("hookpoint")), ("by", by), ("evidence", said("evidence")), ("corpus", said("corpus")),
+        ("recipe", said("recipe")), ("made", said("created_at")[:16]),
+    ):  # fmt: skip
+        grid.add_row(name, Text(text))
+    title = Text.assemble((f"{said('id')}  ", "bold"), (said("name"), "bold"), overflow="fold")
+    return Group(title, Padding(Group(Text("; ".join(numbers)), grid), (0, 0, 1, len(said("id")) + 2)))
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

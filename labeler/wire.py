@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from labeler.names import LONGEST_NAME
 from labeler.records import Source, Split, State
 from labeler.store.activations import MOST_CHARACTERS, RequestState
 from labeler.store.keys import Scope
@@ -70,7 +71,8 @@ class Sae(Wire):
     subject: str = Field(examples=["EleutherAI/pythia-70m"])
     revision: str
     hookpoint: str = Field(examples=["gpt_neox.layers.3"])
-    path: str
+    name: str = Field(description="Subject and SAE as people call them.", examples=["pythia-70m / res-jb"])
+    path: str = Field(description="The SAE's name, and no path of the machine that serves this.")
     format: str
     architecture: str
     sha256: str = Field(description="Of the weights.")
@@ -110,6 +112,8 @@ class Label(Wire):
     score_null_p: float | None
     baseline_token_lookup: float | None = Field(description="The score of the token look-up on the same contexts.")
     score_weighted: float | None
+    score_weighted_low: float | None = Field(None, description="95% interval.")
+    score_weighted_high: float | None = None
     detection: float | None
     fuzzing: float | None
     density: float | None = Field(
@@ -125,7 +129,11 @@ class LookupRequest(Asked):
         max_length=MOST_PAIRS, description="[SAE id, feature index] each.", examples=[[[1, 0], [1, 123]]]
     )
     sets: list[Id] | None = Field(None, max_length=1000, description="Only labels of these label sets.")
-    choose: Choose = Field(Choose.NEWEST, description="Which label stands for a feature that has several.")
+    choose: Choose = Field(
+        Choose.DEFAULT,
+        description="Which label stands for a feature that has several: by `default` that of the set with the most labels, and a "
+        "look-up set comes after an LLM's.",
+    )
 
 
 class LookupResponse(Wire):
@@ -154,6 +162,7 @@ class LabelSet(Wire):
     sae_id: int
     evidence_id: int
     subject: str
+    name: str = Field(description="Subject and SAE as people call them.", examples=["pythia-70m / res-jb"])
     hookpoint: str
     n_features: int
     explainer: str
@@ -241,7 +250,7 @@ class Neighbour(Wire):
 class Feature(Wire):
     sae: int
     feature_index: int
-    label_set_id: int | None = Field(description="The label set that `held_out` is of.")
+    label_set_id: int | None = Field(description="The label set that is shown, of which `explain` and `held_out` are.")
     statistics: dict[str, Any] | None
     labels: list[FeatureLabel] = Field(
         description="One for each label set, the newest first; then those that people wrote."
@@ -346,6 +355,10 @@ class GatherJobRequest(Asked):
     seed: int = Field(0, ge=0, le=_LARGEST)
     dtype: Text = "float32"
     priority: int = Field(5, ge=0, le=9)
+    name: Text | None = Field(
+        None, max_length=LONGEST_NAME, description="`SUBJECT / SAE` for people. Default: hub ids, or the last folders.",
+        examples=["pythia-70m / res-jb"],
+    )  # fmt: skip
 
 
 class Progress(Wire):
@@ -416,7 +429,7 @@ class FiringFeature(Wire):
     at: list[int] = Field(description="The tokens on which it fires.")
     activations: list[float] = Field(description="Its activation on each of these.")
     label: Label | None = Field(
-        description="The newest label, with its score and the highest activation in the corpus."
+        description="The label that speaks for the feature, with its set, its score and the highest activation in the corpus."
     )
 
 

@@ -113,7 +113,7 @@ def test_hostile_texts_are_shown_and_not_obeyed(colour: bool) -> None:
         shown(r, colour=colour, width=300)
         for r in (feature_panel(feature, explained=contexts), feature_panel(failed), feature_panel(undefined),
                   label_table([feature, failed, undefined], HOSTILE.replace("\x1b", "").replace("\x07", "")),
-                  label_sets_table([{"id": HOSTILE, "sae": HOSTILE}]))
+                  label_sets_table([{"id": HOSTILE, "name": HOSTILE, "corpus": HOSTILE}]))
     )  # fmt: skip
     without_colours = re.sub(r"\x1b\[[0-9;]*m", "", screen)
     assert without_colours.count(SHOWN) >= 9
@@ -255,7 +255,7 @@ def test_tables_of_counts_and_quality() -> None:
     assert re.search(r"variance explained +—", quality)
     assert "cross-entropy" not in quality, "not measured is not shown"
     sets = shown(label_sets_table([{"id": 4, "n_labeled": 1200, "n_features": 1536, "median_score": None}]))
-    assert re.search(r"4 .*1,200 of 1,536 +—", sets)
+    assert re.search(r"^4  —\n +1,200 labels of 1,536 features; median score —; cost unknown *\n", sets)
 
 
 def test_the_quality_of_an_sae_in_full() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from labeler.names import read_name
 from labeler.store.states import GatherRequest, Lease
 from workers import loaded
 from workers.activate import Between
@@ -59,6 +61,7 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
     target = choose_target(
         subject, loaded.sae(subject, request.sae, request.hookpoint, request.config.dtype), request.hookpoint
     )
+    target = replace(target, names=read_name(request.name))
     answer_a_text = Between(here, subject, request.config.dtype)
     if lease.stage == PREPARE:
         corpus = open_corpus(request.corpus, request.text_field)

@@ -15,7 +15,7 @@ from api.pages.access import Editor, Form, Viewer
 from api.pages.charts import activation_histogram, score_scale
 from api.pages.contexts import Group, brought_groups, explain_groups, held_out_groups
 from api.pages.render import is_partial, render, url
-from api.pages.saes import chosen_set, newest_sets
+from api.pages.saes import sets_and_chosen
 from api.pages.verdict import verdict
 from api.parameters import FeatureIndex, SaeReference, SetQuery, StoreOf
 from labeler.asked import Asked, asked_for
@@ -57,8 +57,7 @@ def _place(store: Store, sae: str, index: int, wanted: int | None) -> Place:
     info = catalogue.find_sae(store, sae)
     if index >= info.n_features:
         raise NotFoundError(f"feature {index}: SAE {info.id} has features 0 to {info.n_features - 1}")
-    sets = newest_sets(store, info, wanted)
-    return Place(info, index, sets, chosen_set(info, sets, wanted))
+    return Place(info, index, *sets_and_chosen(store, info, wanted, index))
 
 
 @router.get("/saes/{sae}/features/{index}")
@@ -75,8 +74,6 @@ def _page(
 ) -> Response:  # fmt: skip
     place = _place(store, sae, index, wanted)
     labels = labels_of_feature(store, place.sae.id, index)
-    if wanted is None and labels:  # the newest set that has something to say of this feature
-        place = _place(store, sae, index, labels[0]["label_set_id"])
     own = next((row for row in labels if place.chosen and row["label_set_id"] == place.chosen.id), None)
     evidence = _evidence(store, request.app.state.folders, place)
     values = {

@@ -22,6 +22,7 @@ from labeler.export.charts import number
 from labeler.records import State
 from labeler.store import LabelSetSummary, Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
+from labeler.store.choice import default_set
 from labeler.store.cursors import make_cursor
 from labeler.store.queries import LabelFilter, Page, Reviewed, Sort, list_labels
 
@@ -53,8 +54,7 @@ def sae_page(
 ) -> Response:
     """Asked by htmx, the form and its table alone. A filter that cannot be read comes back with the reason at its field."""
     info = catalogue.find_sae(store, sae)
-    sets = newest_sets(store, info, set)
-    chosen = chosen_set(info, sets, set)
+    sets, chosen = sets_and_chosen(store, info, set)
     asked = read_asked(request.query_params, chosen)
     page = _rows(store, asked, cursor)
     values: dict[str, Any] = {
@@ -79,21 +79,21 @@ def _rows(store: Store, asked: Asked, cursor: str | None) -> Page:
         return Page((), None)
 
 
-def newest_sets(store: Store, sae: SaeInfo, wanted: int | None) -> list[SetInfo]:
-    """The label sets of an SAE, the newest first; of very many the newest, and the one that is asked for."""
-    return catalogue.newest_sets(store, sae.id, _SETS, () if wanted is None else (wanted,))
+def sets_and_chosen(
+    store: Store, sae: SaeInfo, wanted: int | None, feature: int | None = None
+) -> tuple[list[SetInfo], SetInfo | None]:
+    """The label sets of an SAE, the newest first, and the one that is asked for, else the one that speaks for the SAE or feature.
 
-
-def chosen_set(sae: SaeInfo, sets: list[SetInfo], wanted: int | None) -> SetInfo | None:
-    """The label set that is asked for, else the newest. Raises NotFoundError."""
-    if wanted is None:
-        return sets[0] if sets else None
-    found = next((s for s in sets if s.id == wanted), None)
-    if found is None:
+    Of very many sets the newest, and the chosen one. Raises NotFoundError.
+    """
+    asked = default_set(store, sae=sae.id, feature=feature) if wanted is None else wanted
+    sets = catalogue.newest_sets(store, sae.id, _SETS, () if asked is None else (asked,))
+    found = next((s for s in sets if s.id == asked), None)
+    if wanted is not None and found is None:
         raise NotFoundError(
             f"label set {wanted}: SAE {sae.id} has no such one; it has {', '.join(str(s.id) for s in sets) or 'none yet'}"
         )
-    return found
+    return sets, found
 
 
 def read_asked(query: Mapping[str, str], chosen: SetInfo | None) -> Asked:
@@ -182,8 +182,7 @@ def random_feature(
 ) -> Response:
     """A feature that has a label, where there is one."""
     info = catalogue.find_sae(store, sae)
-    sets = newest_sets(store, info, set)
-    chosen = chosen_set(info, sets, set)
+    chosen = sets_and_chosen(store, info, set)[1]
     index = chance.randrange(info.n_features)
     if chosen is not None:
         where = LabelFilter(label_set=chosen.id, state=State.LABELED)

@@ -13,6 +13,7 @@ from labeler.errors import InputError, NotFoundError
 from labeler.records import Context, Source, Split
 from labeler.showing import FeatureView
 from labeler.store import Store, catalogue
+from labeler.store.choice import default_set
 from labeler.store.imported import imported_contexts
 from labeler.store.people import people_of_feature
 from labeler.store.queries import labels_of_feature
@@ -32,7 +33,7 @@ def read_feature(
     if index >= found.n_features:
         raise NotFoundError(f"feature {index} is out of range: SAE {found.id} has features 0 to {found.n_features - 1}")
     labels = labels_of_feature(store, found.id, index)
-    chosen = set if set is not None else next((row["label_set_id"] for row in labels), None)
+    chosen = set if set is not None else default_set(store, sae=found.id, feature=index)
     labels += people_of_feature(store, found.id, index)
     contexts = _contexts(store, request.app.state.folders, found.id, index, chosen)
     answer = {

@@ -21,6 +21,7 @@ from api.parameters import (
 )
 from api.requests import below
 from labeler.evidence.store import EvidenceFolder
+from labeler.names import with_names
 from labeler.store import catalogue
 from labeler.wire import Evidence, EvidenceDetail, EvidenceRequest, Page, Sae, Text
 
@@ -71,6 +72,10 @@ def read_evidence(
     return kept(
         request,
         EvidenceDetail(
-            id=found.id, hash=found.hash, sae_id=found.sae_id, created_at=found.created_at, manifest=manifest
+            id=found.id,
+            hash=found.hash,
+            sae_id=found.sae_id,
+            created_at=found.created_at,
+            manifest=with_names(manifest),
         ),
     )

@@ -17,11 +17,12 @@ from api.conditional import precondition, ranged
 from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetId, StoreOf, after_id, kept, page_by_id
 from api.spool import Spool
 from labeler import __version__
-from labeler.errors import ConflictError
+from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.export.card import build_card, card_markdown
 from labeler.export.export import with_top_contexts
 from labeler.export.stream import MEDIA_TYPES, encode_rows, encode_version, read_rows
 from labeler.store import Store, catalogue
+from labeler.store.choice import default_set
 from labeler.store.columns import version_of_rows
 from labeler.wire import LabelSet, LabelSetDetail, Page
 
@@ -39,12 +40,26 @@ def list_sets(
     return page_by_id(name, catalogue.list_sets(store, sae_id, after_id(name, cursor), limit + 1), limit, LabelSet)
 
 
+@router.get("/sets/default")
+def read_default(
+    store: StoreOf, _: Reader, sae: SaeQuery = None, feature: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None
+) -> LabelSet:
+    """The label set that speaks where none is named: for a feature, for an SAE, or for all there is here."""
+    if sae is None and feature is not None:
+        raise InputError("feature: name the SAE that it is of, with `sae`")
+    sae_id = None if sae is None else catalogue.find_sae(store, sae).id
+    chosen = default_set(store, sae=sae_id, feature=feature)
+    if chosen is None:
+        raise NotFoundError("there is no label set yet" if sae_id is None else f"SAE {sae_id} has no label set yet")
+    return LabelSet.model_validate(catalogue.find_set(store, chosen))
+
+
 @router.get("/sets/{set}", response_model=LabelSetDetail)
 def read_set(store: StoreOf, _: Reader, request: Request, set: SetId) -> Response:
     """One label set, with its recipe and its figures."""
     info = catalogue.find_set(store, set)
     parts = {"recipe": store.recipe_of(set), "summary": asdict(store.summary(set))}
-    return kept(request, LabelSetDetail.model_validate({**asdict(info), **parts}))
+    return kept(request, LabelSetDetail.model_validate({**asdict(info), "name": info.name, **parts}))
 
 
 @router.get(
@@ -87,32 +102,41 @@ async def export(
     top_contexts: Annotated[
         int, Query(ge=0, le=50, description="So many of the strongest contexts with each row; sent without ETag.")
     ] = 0,
+    spreadsheet: Annotated[
+        bool, Query(description="For csv: no text begins as a formula does, which a spreadsheet would run.")
+    ] = False,
 ) -> Response:
     """All rows, in the order of features, as they are at one moment. A broken download goes on with `Range` and `If-Range`.
 
     Or in parts, with `after` and `limit`: each is a whole file, also of Parquet, of its own moment, and without ETag.
     """
+    if spreadsheet and format != "csv":
+        raise InputError(f"spreadsheet is a form of csv, and not of {format}: leave it out, or ask for csv")
+    if not await run_in_threadpool(store.has_results, set):
+        raise ConflictError(f"label set {set} has no results yet: an export of it would have 0 rows; label it first")
     if after < 0 and limit is None and not top_contexts:
-        return await _whole(store, request, set, format)
-    return await run_in_threadpool(_part, store, request, set, format, after, limit, top_contexts)
+        return await _whole(store, request, set, format, spreadsheet)
+    return await run_in_threadpool(_part, store, request, set, format, after, limit, top_contexts, spreadsheet)
 
 
-async def _whole(store: Store, request: Request, set: int, format: str) -> Response:
+async def _whole(store: Store, request: Request, set: int, format: str, spreadsheet: bool) -> Response:
     headers, media_type = _attachment(f"labels-{set}.{format}"), MEDIA_TYPES[format]
+    form = f"{format}-spreadsheet" if spreadsheet else format
     for _ in range(_ATTEMPTS):
         version = await run_in_threadpool(_version, store, set)
-        tag = f'"{version}-{format}-{__version__}-{pyarrow.__version__}"'
+        tag = f'"{version}-{form}-{__version__}-{pyarrow.__version__}"'
         if (known := precondition(request, tag)) is not None:
             return known
         spool: Spool = request.app.state.spool
-        file = spool.get(f"{set}-{version}.{format}", partial(encode_version, store, set, format, version))
+        encode = partial(encode_version, store, set, format, version, spreadsheet=spreadsheet)
+        file = spool.get(f"{set}-{version}.{form}", encode)
         try:
             await file.wait_for(0)
         except ConflictError:
             continue
         return await ranged(request, file, tag, headers, media_type)
     # It changes all the time: each row is as it was when it was read, and a part of it would be a part of nothing.
-    pieces = encode_rows(format, read_rows(store, set), lambda: build_card(store, set))
+    pieces = encode_rows(format, read_rows(store, set), lambda: build_card(store, set), spreadsheet=spreadsheet)
     return StreamingResponse(pieces, headers=headers, media_type=media_type)
 
 
@@ -124,8 +148,9 @@ def _version(store: Store, set: int) -> str:
 
 
 def _part(
-    store: Store, request: Request, set: int, format: str, after: int, limit: int | None, top_contexts: int
-) -> Response:
+    store: Store, request: Request, set: int, format: str, after: int, limit: int | None, top_contexts: int,
+    spreadsheet: bool,
+) -> Response:  # fmt: skip
     catalogue.find_set(store, set)
     rows = read_rows(store, set, after, limit)
     if top_contexts:
@@ -135,7 +160,9 @@ def _part(
     if end is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=end).replace(scheme="", netloc="")}>; rel="next"'
     return StreamingResponse(
-        encode_rows(format, rows, lambda: build_card(store, set)), headers=headers, media_type=MEDIA_TYPES[format]
+        encode_rows(format, rows, lambda: build_card(store, set), spreadsheet=spreadsheet),
+        headers=headers,
+        media_type=MEDIA_TYPES[format],
     )
 
 

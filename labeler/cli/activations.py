@@ -33,13 +33,14 @@ def activations(
         return
     from labeler.terminal import visible
 
-    labels = {f["feature_index"]: (f["label"] or {}).get("label") for f in found["features"]}
+    labels = {f["feature_index"]: f["label"] for f in found["features"] if f["label"]}
     for token in found["tokens"]:
         say(f"{token['token']!r:<20} {token['n_firing']:>6} fire")
         for firing in token["top"][:_SHOWN]:
             feature = firing["feature_index"]
-            label = visible(labels.get(feature) or "(no label)")
-            say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {label}")
+            label = labels.get(feature)
+            text = "(no label)" if label is None else f"{visible(label['label'])}  (set {label['label_set_id']})"
+            say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {text}")
 
 
 def _there(url: str, sae: str, text: str) -> dict[str, Any]:

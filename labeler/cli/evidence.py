@@ -76,6 +76,13 @@ def gather(
             help="Measure on so many tokens what the subject loses when it reads the SAE's reconstruction. 0: do not.",
         ),
     ] = 0,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What people call them: `SUBJECT / SAE`, or the SAE alone; once for each SAE. Default: hub ids, or the last folders.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read the corpus once and write down what each feature does: the evidence for its label."""
@@ -84,13 +91,14 @@ def gather(
     config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
     cut = _parse_shard(shard)
     hookpoints = _hookpoint_of_each(sae, hookpoint or [])
+    names = _names_of_each(sae, name or [])
     from labeler.pipeline import gather_for_all
     from labeler.subject.corpus import open_corpus
     from labeler.subject.model import load_subject
 
     text = open_corpus(corpus, text_field)
     loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
-    targets = _targets(loaded, sae, hookpoints, dtype, out)
+    targets = _targets(loaded, sae, hookpoints, names, dtype, out)
     with gather_progress() as on_progress:
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
@@ -110,15 +118,30 @@ def _hookpoint_of_each(saes: list[str], hookpoints: list[str]) -> list[str | Non
     return [hookpoints[0] if hookpoints else None for _ in saes]
 
 
+def _names_of_each(saes: list[str], names: list[str]) -> list[dict[str, str] | None]:
+    from labeler.names import read_name
+
+    if len(names) not in (0, len(saes)):
+        raise InputError(f"--name is given {len(names)} times for {len(saes)} SAEs: give it once for each")
+    return [read_name(name) for name in names] or [None for _ in saes]
+
+
 def _targets(
-    subject: Subject, saes: list[str], hookpoints: list[str | None], dtype: str, out: Path
+    subject: Subject,
+    saes: list[str],
+    hookpoints: list[str | None],
+    names: list[dict[str, str] | None],
+    dtype: str,
+    out: Path,
 ) -> dict[Path, Target]:
     """Each SAE with its evidence folder: `out` itself, or one in it for each of several."""
+    from dataclasses import replace
+
     from labeler.evidence.target import choose_target, folder_names, open_sae
 
     targets = [
-        choose_target(subject, open_sae(subject, name, hookpoint, dtype), hookpoint)
-        for name, hookpoint in zip(saes, hookpoints, strict=True)
+        replace(choose_target(subject, open_sae(subject, sae, hookpoint, dtype), hookpoint), names=given)
+        for sae, hookpoint, given in zip(saes, hookpoints, names, strict=True)
     ]
     if len(targets) == 1:
         return {out: targets[0]}

@@ -10,22 +10,36 @@ import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import Database, Json, Url, say, store_at
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import InputError
 
 
 @app.command()
 def export(
-    format: Annotated[
-        str,
-        typer.Option(
-            help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
-            "neuronpedia: the tree that its import reads."
-        ),
-    ],
     out: Annotated[
         Path, typer.Option(metavar="PATH", help="The file or folder to write; the card goes inside or beside it.")
     ],
-    label_set: Annotated[int | None, typer.Option("--label-set", metavar="ID", help="Default: the newest.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
+            "neuronpedia: the tree that its import reads. Default: as the file's ending says."
+        ),
+    ] = None,
+    label_set: Annotated[
+        int | None,
+        typer.Option(
+            "--label-set",
+            metavar="ID",
+            help="Default: the one with the most labels, an LLM's before a look-up of as many.",
+        ),
+    ] = None,
+    spreadsheet: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet",
+            help="CSV for a spreadsheet, which would run a text that begins with =, +, - or @ as a formula.",
+        ),
+    ] = False,
     top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
     model: Annotated[
         str | None, typer.Option(help="neuronpedia: the model's id there. Default: the subject's name.")
@@ -44,15 +58,18 @@ def export(
 
     Where a running service is given, and no --db beside it, from that: jsonl, csv or parquet.
     """
+    from labeler.export.formats import export_as, format_of
+
+    format = format_of(out, format)
     if url is not None and db is None:
         _check_service_has(format, top_contexts, model or source)
-        chosen, n_rows = _from_service(url, label_set, format, out)
+        chosen, n_rows = _from_service(url, label_set, format, out, spreadsheet)
     else:
-        from labeler.export.formats import export_as
+        from labeler.store.choice import named_or_default
 
         store = store_at(db)
-        chosen = store.newest_label_set().id if label_set is None else label_set
-        n_rows = export_as(store, chosen, format, out, top_contexts, model, source)
+        chosen = named_or_default(store, label_set).id
+        n_rows = export_as(store, chosen, format, out, top_contexts, model, source, spreadsheet=spreadsheet)
     if as_json:
         typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
     else:
@@ -70,17 +87,15 @@ def _check_service_has(format: str, top_contexts: int, place: str | None) -> Non
         )
 
 
-def _from_service(url: str, label_set: int | None, format: str, out: Path) -> tuple[int, int]:
+def _from_service(url: str, label_set: int | None, format: str, out: Path, spreadsheet: bool) -> tuple[int, int]:
     """The label set's id and how many features it has a result of, as its card says."""
     from labeler.client import Client
     from labeler.export.export import check_is_file, write_card
 
     check_is_file(out, format)
     with Client(url) as client:
-        chosen = max((s.id for s in client.sets()), default=None) if label_set is None else label_set
-        if chosen is None:
-            raise NotFoundError(f"{url}: the service has no label set yet")
-        client.export(chosen, format, out)
+        chosen = client.default_set().id if label_set is None else label_set
+        client.export(chosen, format, out, spreadsheet=spreadsheet)
         card = client.card(chosen)
-        write_card(out, format, card, client.card_markdown(chosen))
+        write_card(out, format, card, client.card_markdown(chosen), spreadsheet=spreadsheet)
     return chosen, sum(c["features"] for state, c in card["coverage"].items() if state != "pending")

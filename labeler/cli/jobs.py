@@ -48,7 +48,10 @@ def submit(
     simulator: Simulator = None,
     scores_of: Annotated[
         int | None,
-        typer.Option(metavar="LABEL_SET", help="Whose scores `score<...` is about. Default: the newest other."),
+        typer.Option(
+            metavar="LABEL_SET",
+            help="Whose scores `score<...` is about. Default: the other one of this evidence with the most labels.",
+        ),
     ] = None,
     priority: Priority = 5,
     budget_usd: Annotated[float | None, typer.Option(help="Stop before more is spent.")] = None,
@@ -87,6 +90,12 @@ def gather(
     sequence_tokens: Annotated[int, typer.Option(min=32, help="Tokens the subject reads at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Decides the split and the samples.")] = 0,
     shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus, which workers read side by side.")] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What people call them: `SUBJECT / SAE`. Default: hub ids, or the last folders."
+        ),
+    ] = None,
     priority: Priority = 5,
     idempotency_key: IdempotencyKey = None,
     db: Database = None,
@@ -97,7 +106,7 @@ def gather(
     with desk_at(db, url) as desk:
         found = desk.gather(
             subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
-            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, priority=priority, idempotency_key=idempotency_key,
+            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, name=name, priority=priority, idempotency_key=idempotency_key,
         )  # fmt: skip
     _show(found, as_json)
 

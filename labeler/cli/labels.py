@@ -218,7 +218,10 @@ def show(
     feature: Annotated[int, typer.Argument(min=0, help="The feature's index.")],
     db: Database = None,
     label_set: Annotated[
-        int | None, typer.Option(help="Which label set. Default: the newest of this evidence.")
+        int | None,
+        typer.Option(
+            help="Which label set. Default: the one with the most labels that has one for this feature, an LLM's before a look-up."
+        ),
     ] = None,
     contexts: Annotated[int, typer.Option(min=1, max=40, help="Contexts shown a group.")] = 5,
     as_json: Json = False,
@@ -229,7 +232,8 @@ def show(
 
     folder = EvidenceFolder(evidence)
     folder.check(feature)
-    view = feature_view(folder, feature, store_at(db), label_set)
+    store = store_at(db)
+    view = feature_view(folder, feature, store, label_set)
     if as_json:
         typer.echo(json.dumps(describe_feature(view)))
         return
@@ -239,6 +243,14 @@ def show(
     explained = [in_characters(context, folder.vocabulary) for context in view.explain]
     result = result_in_characters(view.result, folder.vocabulary)
     stdout().print(feature_panel(result, contexts, explained=explained))
+    say("No label set of this evidence." if view.label_set is None else _which_set(store, view.label_set))
+
+
+def _which_set(store: Store, label_set: int) -> str:
+    from labeler.terminal import visible
+
+    info = store.label_set(label_set)
+    return f"From label set {info.id}, by {visible(info.explainer)}. `labeler sets` lists all; --label-set ID chooses."
 
 
 @app.command()
@@ -246,23 +258,43 @@ def sets(db: Database = None, as_json: Json = False) -> None:
     """List the label sets in the database: coverage, scores, cost."""
     from dataclasses import asdict
 
+    from labeler.store.choice import default_set
+
     store = store_at(db)
     infos = store.label_sets()
     if as_json:
-        typer.echo(json.dumps([{**asdict(i), "summary": asdict(store.summary(i.id))} for i in infos], default=str))
+        speaks = default_set(store)
+        rows = [
+            {**asdict(i), "name": i.name, "default": i.id == speaks, "summary": asdict(store.summary(i.id))}
+            for i in infos
+        ]
+        typer.echo(json.dumps(rows, default=str))
         return
     from labeler.terminal import label_sets_table, stdout
 
     if not infos:
         say("No label sets yet. Make one with `labeler gather` and `labeler label`, or try `labeler demo`.")
         return
-    stdout().print(label_sets_table([_set_row(i, store.summary(i.id)) for i in infos]))
+    console = stdout()
+    console.print(
+        label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
+    )
+    say(f"Where none is named, label set {default_set(store)} speaks: it has the most labels.")
 
 
-def _set_row(info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
+def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
+    from labeler.names import corpus_name
+    from labeler.store.imported import is_imported
+
+    manifest, recipe = store.manifest_of(info.id), store.recipe_of(info.id)
+    came = manifest.get("imported")
+    where = (
+        f"imported from {came['file']}" if came and is_imported(info.evidence_path) else Path(info.evidence_path).name
+    )
     return {
-        "id": info.id, "sae": info.sae_path, "hookpoint": info.hookpoint,
-        "explainer": info.explainer + (" (imported)" if info.evidence_path.startswith("imported:") else ""),
-        "simulator": info.simulator, "n_labeled": summary.counts.get("labeled", 0), "n_features": info.n_features,
-        "median_score": summary.median_score, "cost_usd": summary.cost_usd, "created_at": info.created_at,
+        "id": info.id, "name": info.name, "hookpoint": info.hookpoint, "explainer": info.explainer + (" (imported)" if came else ""), "simulator": info.simulator,
+        "evidence": f"{info.evidence_id}, {where}", "corpus": corpus_name(str((manifest.get("corpus") or {}).get("spec") or "")),
+        "recipe": f"{info.recipe_hash} ({recipe['explainer']['prompt_version']})", "n_labeled": summary.counts.get("labeled", 0),
+        "n_failed": summary.counts.get("failed", 0), "n_features": info.n_features, "median_score": summary.median_score,
+        "cost_usd": summary.cost_usd, "created_at": info.created_at,
     }  # fmt: skip

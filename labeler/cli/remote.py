@@ -56,7 +56,11 @@ def list_all(
 def lookup(
     features: Annotated[list[str], typer.Argument(metavar="SAE/FEATURE...", help="Such as 1/123 1/7.")],
     best: Annotated[
-        bool, typer.Option("--best", help="The label with the highest score. Default: the newest.")
+        bool,
+        typer.Option(
+            "--best",
+            help="The label with the highest score. Default: of the set with the most labels, an LLM's before a look-up.",
+        ),
     ] = False,
     url: Url = None,
     as_json: Json = False,
@@ -64,7 +68,7 @@ def lookup(
     """Show the labels of these features."""
     pairs = [_pair(feature) for feature in features]
     with client_at(url) as client:
-        found = client.lookup(pairs, choose="best" if best else "newest")
+        found = client.lookup(pairs, choose="best" if best else "default")
     if as_json:
         typer.echo(json.dumps([label and label.model_dump(mode="json") for label in found]))
         return
@@ -115,4 +119,5 @@ def _line(label: Label) -> str:
     from labeler.terminal import visible
 
     score = "  —  " if label.score is None else f"{label.score:5.2f}"
-    return f"{label.sae}/{label.feature_index}  {score}  {visible(label.label or f'{label.state}: {label.reason}')}"
+    text = visible(label.label or f"{label.state}: {label.reason}")
+    return f"{label.sae}/{label.feature_index}  {score}  {text}  (set {label.label_set_id})"

@@ -13,6 +13,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card
 from labeler.export.export import export_label_set
 from labeler.export.report import write_report
+from labeler.names import with_names
 from labeler.pipeline import gather_evidence
 from labeler.recipe import GatherConfig, Recipe
 from labeler.records import Context, LabeledFeature, State
@@ -55,7 +56,7 @@ def _write_report(out: Path, store: Store, folder: EvidenceFolder, label_set: in
 
     card = build_card(store, label_set)
     results = (result_in_characters(r, folder.vocabulary) for r in read_results(folder, store, label_set))
-    write_report(out / "report.html", folder.manifest, card, results, contexts)
+    write_report(out / "report.html", with_names(folder.manifest), card, results, contexts)
 
 
 def _show(console: Console, store: Store, folder: EvidenceFolder, label_set: int) -> None:

@@ -11,6 +11,7 @@ The evidence folder:
     random.*.npy        RANDOM windows, shared by all features, and who fires in them
     output.*.npy, neighbours.*.npy   what the decoder says without any text (evidence/directions.py)
     losses.json         cross-entropy recovered, where it was asked for (evidence/patching.py)
+    names.json          what people call the subject and the SAE, where they said so (labeler/names.py)
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ def shard_folder(out: Path, shard: tuple[int, int]) -> Path:
 
 def is_merged(out: Path) -> bool:
     return (out / "manifest.json").exists()
+
+
+def keep_names(out: Path, names: dict[str, str]) -> None:
+    """Keep what people call the subject and the SAE, also where the evidence is there already; its hash stays."""
+    write_json(out / "names.json", names)
+    if is_merged(out):
+        write_json(out / "manifest.json", {**read_json(out / "manifest.json"), "names": names})
 
 
 def find_shards(out: Path) -> list[Path]:
@@ -116,7 +124,7 @@ def _adopt_plan(out: Path, other: Path) -> None:
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         shutil.copytree(other / "corpus", out / "corpus", dirs_exist_ok=True)
-        for pattern in ("vocabulary.*.npy", "output.*.npy", "neighbours.*.npy", "losses.json"):
+        for pattern in ("vocabulary.*.npy", "output.*.npy", "neighbours.*.npy", "losses.json", "names.json"):
             for path in other.glob(pattern):
                 shutil.copy(path, out)
         shutil.copy(other / "plan.json", out)
@@ -155,6 +163,8 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
         manifest = _manifest(plan, corpus, config, statistics, quality, counts, seconds)
         if (out / "losses.json").exists():
             manifest["quality"] |= read_json(out / "losses.json")
+        if (out / "names.json").exists():
+            manifest["names"] = read_json(out / "names.json")
         write_json(out / "manifest.json", manifest)
         shutil.rmtree(out / "shards")
     return out

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labeler.errors import InputError, MismatchError
 from labeler.evidence.directions import has_neighbours, has_output, neighbours_are_cheap, write_neighbours, write_output
+from labeler.evidence.merge import keep_names
 from labeler.evidence.progress import Progress, no_progress
 from labeler.evidence.target import Target, bos_token, identity
 from labeler.files import clear_disk_errors, read_json, write_json
@@ -41,6 +42,8 @@ def prepare(
     for out, target in targets.items():
         with clear_disk_errors(out):
             write_json(out / "plan.json", plans[out])
+            if target.names is not None:
+                keep_names(out, target.names)
             if not (out / "corpus" / "corpus.json").exists():
                 if out == first:
                     _write_corpus(out, subject, corpus, config, on_progress)

@@ -24,6 +24,9 @@ class Target:
     hookpoint: Hookpoint
     sae: SAE
     aim: Hookpoint | None  # what the SAE should reconstruct; None where a transcoder's file does not say
+    names: dict[str, str] | None = (
+        None  # of subject and SAE, where somebody gave any (labeler/names.py); no part of the identity
+    )
 
 
 def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str | None = None) -> Target:

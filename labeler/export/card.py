@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from labeler.evidence.store import BY_OTHERS
+from labeler.export.markdown import escaped
+from labeler.names import with_names
 from labeler.store import Store
 from labeler.store.people import people_say
 from labeler.store.tables import in_utc
@@ -43,7 +45,7 @@ _LIMITS = (
 def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
     """Strict JSON: no NaN, an undefined number is null, an unknown cost is null and not 0."""
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
-    manifest, summary = store.manifest_of(label_set_id), store.summary(label_set_id)
+    manifest, summary = with_names(store.manifest_of(label_set_id)), store.summary(label_set_id)
     by_others = manifest.get(BY_OTHERS)
     is_lookup = recipe["explainer"]["kind"] == "lookup"
     imported = manifest.get("imported")
@@ -54,14 +56,15 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         results["share_beating_baseline"] = None  # it is the baseline
     return {
         "label_set": label_set_id,
+        "name": info.name,
         "imported": _imports(imported) if imported else [],
         "created_at": in_utc(info.created_at).isoformat(timespec="seconds"),
         "claim": _CAUSAL.format(n=interventions["n"]) if interventions and interventions["n"] else _CLAIM,
         "notice": _LOOKUP if is_lookup else None,
-        "subject": manifest["subject"],
+        "subject": {**manifest["subject"], "id": info.subject},
         "hookpoint": manifest["hookpoint"],
         "reads": manifest["reads"],
-        "sae": manifest["sae"],
+        "sae": {**manifest["sae"], "path": info.sae},
         "sae_quality": manifest["quality"],
         "corpus": manifest["corpus"],
         "splits": {**manifest["splits"], "how": _SPLIT_BY_OTHERS if by_others else _SPLIT},
@@ -105,7 +108,9 @@ def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> d
 
 def card_markdown(card: dict[str, Any]) -> str:
     """The same page for people."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, finalize=escaped
+    )
     environment.filters.update(number=_number, share=_share, count=_count, decades=_decades)
     template = (files("labeler.export") / "templates" / "card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(card=card)

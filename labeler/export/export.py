@@ -13,7 +13,7 @@ from typing import Any
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
-from labeler.export.columns import TOP_CONTEXTS
+from labeler.export.columns import READ_CSV, TOP_CONTEXTS
 from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
 from labeler.files import strict_json, whole_file, write_atomically
 from labeler.records import Source, Split
@@ -22,17 +22,37 @@ from labeler.store.imported import has_contexts, imported_contexts, is_imported
 
 _CONTEXT_ROWS_AT_ONCE = 500  # contexts weigh a hundred times what the rest of a row does
 
+SPREADSHEET = "spreadsheet"  # in the card of CSV whose texts were changed for a spreadsheet
+_HOW_TO_READ = {
+    False: f"""
+## Reading this CSV
+
+- A label may be `NA`, `null` or `None`. For pandas: `{READ_CSV}`.
+- A spreadsheet runs cells that begin with `=`, `+`, `-` or `@`, and these labels quote texts of strangers. For a spreadsheet, export with `--spreadsheet`.
+""",
+    True: """
+## Reading this CSV
+
+- For spreadsheets: an apostrophe stands before each text that could be run as a formula, and line breaks and tabs are visible signs. The exact texts are in JSONL, Parquet, and CSV without `--spreadsheet`.
+""",
+}
+
 ContextsOf = Callable[[list[int]], dict[int, list[dict[str, Any]]]]
 
 
-def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *, top_contexts: int = 0) -> int:
+def export_label_set(
+    store: Store, label_set_id: int, format: str, path: Path, *, top_contexts: int = 0, spreadsheet: bool = False
+) -> int:
     """Write a label set to `path`; returns the number of features in it, which are those that have a result.
 
-    With `top_contexts`, each row carries so many of the feature's strongest EXPLAIN contexts.
-    Raises InputError for an unknown format, NotFoundError for an unknown label set, StorageError on a full disk.
+    With `top_contexts`, each row carries so many of the feature's strongest EXPLAIN contexts. `spreadsheet`: CSV that a
+    spreadsheet may open. Raises InputError for an unknown format, NotFoundError for an unknown label set, StorageError on
+    a full disk.
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
+    if spreadsheet and format != "csv":
+        raise InputError(f"--spreadsheet is a form of csv, and not of {format}: leave it out, or choose csv")
     check_is_file(path, format)
     info = store.label_set(label_set_id)
     rows, count = read_rows(store, label_set_id), RowCount()
@@ -40,8 +60,8 @@ def export_label_set(store: Store, label_set_id: int, format: str, path: Path, *
         rows = with_top_contexts(store, info, rows, top_contexts)
     card = build_card(store, label_set_id)
     with whole_file(path) as file:
-        file.writelines(encode_rows(format, count.watch(rows), lambda: card))
-    write_card(path, format, card, card_markdown(card))
+        file.writelines(encode_rows(format, count.watch(rows), lambda: card, spreadsheet=spreadsheet))
+    write_card(path, format, card, card_markdown(card), spreadsheet=spreadsheet)
     return count.n
 
 
@@ -51,8 +71,11 @@ def check_is_file(path: Path, format: str) -> None:
         raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
 
 
-def write_card(path: Path, format: str, card: dict[str, Any], markdown: str) -> None:
-    """The card beside the file at `path`, in which Parquet has it already."""
+def write_card(path: Path, format: str, card: dict[str, Any], markdown: str, *, spreadsheet: bool = False) -> None:
+    """Write the card beside the file at `path`, in which Parquet has it already; beside CSV it says how to read that."""
+    if format == "csv":
+        markdown += _HOW_TO_READ[spreadsheet]
+        card = {**card, "form": SPREADSHEET} if spreadsheet else card
     write_atomically(path.with_name(path.name + ".card.md"), markdown.encode())
     if format != "parquet":
         write_atomically(path.with_name(path.name + ".card.json"), strict_json(card, indent=1).encode())

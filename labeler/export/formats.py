@@ -11,19 +11,48 @@ from labeler.export.saebench import export_saebench
 from labeler.export.stream import FORMATS
 from labeler.store import Store
 
+ENDINGS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_NOTHING = (
+    "label set {id} has no results yet: an export of it would have 0 rows, and nothing was written; label it first, or choose "
+    "another with --label-set (`labeler sets` lists them)"
+)
 _KNOWN = (*FORMATS, "hf", "saebench", "neuronpedia")
+
+
+def format_of(out: Path, format: str | None = None) -> str:
+    """The format that is named, else the one that the file's ending says. Raises InputError where they differ or neither does."""
+    if format is not None and format not in _KNOWN:
+        raise InputError(f"format {format!r} is not known: choose one of {', '.join(_KNOWN)}")
+    by_ending = ENDINGS.get(out.suffix.lower())
+    if format is None and by_ending is None:
+        raise InputError(
+            f"{out}: its ending says no format; name a file that ends in {', '.join(ENDINGS)}, or choose --format "
+            f"{', '.join(_KNOWN)}"
+        )
+    if format is not None and by_ending not in (None, format):
+        raise InputError(f"{out} ends as {by_ending} does, and --format says {format}: change one of them")
+    return format or str(by_ending)
+
+
+def check_has_results(store: Store, label_set_id: int) -> None:
+    """Raises InputError for a label set without any result, of which a file would say nothing."""
+    if not store.has_results(label_set_id):
+        raise InputError(_NOTHING.format(id=label_set_id))
 
 
 def export_as(
     store: Store, label_set_id: int, format: str, out: Path, top_contexts: int = 0,
-    model: str | None = None, source: str | None = None,
+    model: str | None = None, source: str | None = None, *, spreadsheet: bool = False,
 ) -> int:  # fmt: skip
     """Write the label set to a file, or to a new folder where the format is one; returns the features in it.
 
-    `model` and `source` are its names at Neuronpedia. Raises InputError for what the format has no place for.
+    `model` and `source` are its names at Neuronpedia. Raises InputError for what the format has no place for, and for a
+    label set without results.
     """
-    if format not in _KNOWN:
-        raise InputError(f"format {format!r} is not known: choose one of {', '.join(_KNOWN)}")
+    format = format_of(out, format)
+    check_has_results(store, label_set_id)
+    if spreadsheet and format != "csv":
+        raise InputError(f"--spreadsheet is a form of csv, and not of {format}: leave it out, or choose csv")
     if format != "neuronpedia" and (model or source):
         raise InputError(f"--model and --source go with --format neuronpedia, and not with {format}")
     if format == "hf":
@@ -36,4 +65,4 @@ def export_as(
         from labeler.neuronpedia.write import N_TOP, write_tree
 
         return write_tree(store, label_set_id, out, model=model, source=source, n_top=top_contexts or N_TOP)
-    return export_label_set(store, label_set_id, format, out, top_contexts=top_contexts)
+    return export_label_set(store, label_set_id, format, out, top_contexts=top_contexts, spreadsheet=spreadsheet)

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -22,10 +22,12 @@ from sqlalchemy import Connection, String, case, cast, func, select, type_coerce
 
 from labeler.errors import ConflictError, InputError
 from labeler.export.card import build_card
-from labeler.export.columns import COLUMNS, MORE_COLUMNS, REVIEWS, TOP_CONTEXTS
-from labeler.store import Store
+from labeler.export.columns import BY_NAME, COLUMNS, MORE_COLUMNS, OF_THE_SET, REVIEWS, TEXTS, TOP_CONTEXTS
+from labeler.export.spreadsheet import inert
+from labeler.store import LabelSetInfo, Store
 from labeler.store.columns import version_of_rows
 from labeler.store.database import fetch_plain
+from labeler.store.imported import is_imported
 from labeler.store.people import people_say
 from labeler.store.service_tables import STANDINGS
 from labeler.store.tables import RESULTS
@@ -55,7 +57,7 @@ class LabelRows:
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([(c, (COLUMNS | MORE_COLUMNS)[c]) for c in self.columns])
+        return pa.schema([BY_NAME[column].field for column in self.columns])
 
 
 def read_rows(
@@ -67,14 +69,22 @@ def read_rows(
     """
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     same = {
-        "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae_path,
-        "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
+        "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae, "label_set_id": made_as(store, info),
+        "simulator": info.simulator, "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
     }  # fmt: skip
-    names = tuple(name for name in COLUMNS if name not in same)
+    names = tuple(name for name in COLUMNS if name not in OF_THE_SET)
     if any(people_say(store, label_set_id).values()):
         names += tuple(REVIEWS)
     reading = store.database.reading if connection is None else lambda: nullcontext(connection)
     return LabelRows(same, names, _batches(store, reading, label_set_id, names, after, limit))
+
+
+def made_as(store: Store, info: LabelSetInfo) -> int:
+    """The id under which the labels were made: of an imported label set, where it came from first."""
+    if not is_imported(info.evidence_path):
+        return info.id
+    card = store.manifest_of(info.id)["imported"]["card"]
+    return int([*card.get("imported", []), card][0]["label_set"])
 
 
 def _batches(
@@ -115,22 +125,32 @@ def _time(store: Store) -> Any:
     return func.to_char(func.timezone("UTC", RESULTS.c.created_at), cast('YYYY-MM-DD"T"HH24:MI:SS"+00:00"', String))
 
 
-def encode_version(store: Store, label_set_id: int, format: str, version: str) -> Iterator[bytes]:
+def encode_version(
+    store: Store, label_set_id: int, format: str, version: str, *, spreadsheet: bool = False
+) -> Iterator[bytes]:
     """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not."""
     card = build_card(store, label_set_id) if format == "parquet" else {}
     with store.database.snapshot() as connection:
         if version_of_rows(connection, label_set_id) != version:
             raise ConflictError(f"label set {label_set_id} has changed: ask again")
-        yield from encode_rows(format, read_rows(store, label_set_id, connection=connection), lambda: card)
+        rows = read_rows(store, label_set_id, connection=connection)
+        yield from encode_rows(format, rows, lambda: card, spreadsheet=spreadsheet)
 
 
-def encode_rows(format: str, rows: LabelRows, card: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
-    """The file that holds these rows, piece by piece; the card goes inside where the format has a place for it."""
+def encode_rows(
+    format: str, rows: LabelRows, card: Callable[[], dict[str, Any]], *, spreadsheet: bool = False
+) -> Iterator[bytes]:
+    """The file that holds these rows, piece by piece; the card goes inside where the format has a place for it.
+
+    `spreadsheet`: CSV whose text no spreadsheet runs as a formula. Raises InputError.
+    """
+    if spreadsheet and format != "csv":
+        raise InputError(f"spreadsheet is a form of csv, and not of {format}: leave out one of them")
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     if format == "parquet":
         return _parquet(rows, card())
-    return _csv(rows) if format == "csv" else _jsonl(rows)
+    return _csv(rows, spreadsheet) if format == "csv" else _jsonl(rows)
 
 
 def _jsonl(rows: LabelRows) -> Iterator[bytes]:
@@ -143,13 +163,16 @@ def _jsonl(rows: LabelRows) -> Iterator[bytes]:
             yield b"\n".join(lines) + b"\n"
 
 
-def _csv(rows: LabelRows) -> Iterator[bytes]:
+def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
     yield (",".join(rows.columns) + "\n").encode()
-    as_text = {TOP_CONTEXTS: pa.string()}
-    schema = pa.schema([(f.name, as_text.get(f.name, f.type)) for f in rows.schema])
+    schema = pa.schema([(f.name, pa.string() if f.name in _TEXT_IN_CSV else f.type) for f in rows.schema])
+    if spreadsheet:
+        rows = replace(rows, same={name: _inert(name, value) for name, value in rows.same.items()})
     for batch in rows.batches:
         if TOP_CONTEXTS in rows.names:  # the last one
             batch = [(*row[:-1], json.dumps(row[-1], ensure_ascii=False)) for row in batch]
+        if spreadsheet:
+            batch = [tuple(map(_inert, rows.names, row)) for row in batch]
         sink = _Sink()
         with CSVWriter(
             pa.PythonFile(sink, mode="w"),
@@ -160,10 +183,24 @@ def _csv(rows: LabelRows) -> Iterator[bytes]:
         yield sink.take()
 
 
+_TEXT_IN_CSV = frozenset(("created_at", TOP_CONTEXTS))
+
+
+def _inert(name: str, value: Any) -> Any:
+    return inert(value) if name in TEXTS and value is not None else value
+
+
 def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
     inside = {b"labeler.card": json.dumps(card, ensure_ascii=False, allow_nan=False).encode()}
     schema, sink = rows.schema, _Sink()
-    repeated = [*rows.same, "state", "explainer", "reason", "score_reason", "created_at"]
+    repeated = [
+        *rows.same,
+        "state",
+        "explainer",
+        "reason",
+        "score_reason",
+        "created_at",
+    ]  # many rows have the same value
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"), schema.with_metadata(inside), compression="zstd", use_dictionary=repeated
     ) as writer:
@@ -176,12 +213,17 @@ def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
 def _table(rows: LabelRows, batch: Batch, schema: pa.Schema) -> pa.Table:
     values = dict(zip(rows.names, zip(*batch, strict=True), strict=True))
     arrays = [
-        pa.array(values[field.name], field.type)
+        _array(values[field.name], field.type)
         if field.name in values
         else pa.repeat(pa.scalar(rows.same[field.name], field.type), len(batch))
         for field in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    # A time comes as the text that the database made of it.
+    return pa.array(values).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
 
 class _Sink(io.RawIOBase):

@@ -16,6 +16,7 @@ from labeler import __version__
 from labeler.errors import FormatError, InputError, MismatchError, NotFoundError
 from labeler.evidence.format import HEAD
 from labeler.evidence.store import BY_OTHERS
+from labeler.export.export import SPREADSHEET
 from labeler.files import read_json
 from labeler.imports.files import kind_of
 from labeler.recipe import SCORING_VERSION, Recipe
@@ -44,6 +45,10 @@ def read_card(path: Path, card: Path | None = None) -> dict[str, Any]:
     """
     found = read_json(card) if card is not None else _inside(path) if kind_of(path) == "parquet" else _beside(path)
     where = f"the card of {path}"
+    if isinstance(found, dict) and found.get("form") == SPREADSHEET:
+        raise InputError(
+            f"{path} was exported with --spreadsheet, which changes texts: import a file exported without it"
+        )
     if not isinstance(found, dict):
         raise FormatError(f"{where}: expected a JSON object, as `labeler export` writes it")
     for part, keys in _PARTS.items():
@@ -98,9 +103,10 @@ class Belongs:
     def __init__(self, path: Path, card: Mapping[str, Any]) -> None:
         self._path = path
         reads_input = " (input)" if card["reads"] == "input" else ""
-        self._same = {
+        self._same: dict[str, Any] = {
             "subject": card["subject"]["id"], "hookpoint": card["hookpoint"] + reads_input, "sae": card["sae"]["path"],
             "prompt_version": card["recipe"]["explainer"]["prompt_version"], "recipe_hash": card["recipe"]["hash"],
+            "label_set_id": [*card.get("imported", []), card][0]["label_set"], "simulator": card["simulator"],
         }  # fmt: skip
         self._n_tokens: int | None = card["corpus"].get("n_tokens")
         self.n_features = int(card["sae"]["n_features"])
@@ -110,7 +116,7 @@ class Belongs:
     def check(self, where: str, values: Mapping[str, Any]) -> None:
         """Raises MismatchError for a row of another label set."""
         for name, expected in self._same.items():
-            if values[name] != expected:
+            if values[name] is not None and values[name] != expected:
                 raise self._no(where, f"{name} is {values[name]!r}, and the card says {expected!r}")
         if not 0 <= values["feature_index"] < self.n_features:
             raise self._no(where, f"feature {values['feature_index']}, and the card's SAE has {self.n_features}")

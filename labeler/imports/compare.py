@@ -43,7 +43,7 @@ def _brought(beside: Store, name: str, store: Store | None, copy: Path) -> int:
         raise NotFoundError(f"{name!r} is neither the id of a label set nor a file")
     try:
         return import_labels(beside, path, part=True).label_set
-    except ConflictError:  # the same file twice
+    except ConflictError:  # the same file twice: it is the only one
         return beside.newest_label_set().id
 
 

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeler.errors import FormatError, InputError, NotFoundError
-from labeler.export.columns import COLUMNS, TOP_CONTEXTS
+from labeler.export.columns import COLUMNS, NEW, TOP_CONTEXTS
 
 _ROWS_AT_ONCE = 2000
-_LONGEST_FIELD = 1 << 30  # top_contexts of a feature are far longer than the csv module's default of 128 KB
+_LONGEST_LINE = 1 << 26  # bytes of JSONL or characters of CSV; top_contexts of a feature may be some MB
+_MOST_COLUMNS = 1000
 
 Row = tuple[str, dict[str, Any]]  # the place in the file, and the values by column
 
@@ -47,8 +48,9 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def _jsonl(path: Path) -> Iterator[Row]:
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), b""), start=1):
             place = f"line {number}"
+            _check_length(path, number, line)
             if not line.strip():
                 continue
             try:
@@ -63,7 +65,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(_LONGEST_LINE)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(_without_nulls(path, file), strict=True)
         number = 0  # of the line in which the last row ended
@@ -85,10 +87,16 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 def _without_nulls(path: Path, file: IO[str]) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
+        _check_length(path, number, line)
         if "\0" in line:  # which Python 3.11's csv refuses without saying where, and later ones let through
             raise FormatError(f"{path}, line {number}: a null character is not text")
         yield line
+
+
+def _check_length(path: Path, number: int, line: str | bytes) -> None:
+    if len(line) >= _LONGEST_LINE:
+        raise FormatError(f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB: is this a label set?")
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -122,7 +130,11 @@ def unknown_columns(path: Path) -> list[str]:
 
 
 def _check_columns(where: str, names: Any) -> None:
-    if missing := [name for name in COLUMNS if name not in names]:
+    if len(names) > _MOST_COLUMNS:
+        raise FormatError(
+            f"{where}: {len(names):,} columns, and at most {_MOST_COLUMNS:,} are read: is this a label set?"
+        )
+    if missing := [name for name in COLUMNS if name not in names and name not in NEW]:
         raise FormatError(
             f"{where}: the column {', '.join(missing)} is missing; expected the columns of `labeler export`, all of them"
         )

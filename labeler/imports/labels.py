@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from labeler.errors import FormatError
-from labeler.export.columns import COLUMNS, TOP_CONTEXTS
+from labeler.export.columns import COLUMNS, OF_THE_SET, TOP_CONTEXTS
 from labeler.imports.card import Belongs, origins_of, read_card
 from labeler.imports.files import read_rows, unknown_columns
 from labeler.imports.values import checked
@@ -23,7 +23,6 @@ from labeler.store import Store
 from labeler.store.imported import save_imported
 
 _ROWS_AT_ONCE = 250
-_OF_THE_SET = frozenset(("subject", "hookpoint", "sae", "prompt_version", "recipe_hash"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _batches(
 def _result(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     """The row of the table `result`, less its label set. What the file does not say is left unsaid."""
     return {
-        **{name: values[name] for name in COLUMNS if name not in _OF_THE_SET},
+        **{name: values[name] for name in COLUMNS if name not in OF_THE_SET},
         "scores": _scores(values), "simulations": [], "label_table": None, "origin": None,
         "statistics": _statistics(values, card),
     }  # fmt: skip
@@ -96,11 +95,16 @@ def _scores(values: dict[str, Any]) -> list[dict[str, Any]]:
         scores.append({"name": "simulation", "value": values["score"], "reason": values["score_reason"], **rest})
     others = {"simulation_weighted": "score_weighted", "detection": "detection", "fuzzing": "fuzzing"}
     scores += [
-        {"name": name, "value": values[column], "reason": None}
+        {"name": name, "value": values[column], "reason": None, **_ends(values, column)}
         for name, column in others.items()
         if values[column] is not None
     ]
     return scores
+
+
+def _ends(values: dict[str, Any], column: str) -> dict[str, Any]:
+    """The interval of a score, where the file has columns of it."""
+    return {end: value for end in ("low", "high") if (value := values.get(f"{column}_{end}")) is not None}
 
 
 def _statistics(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:

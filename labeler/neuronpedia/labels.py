@@ -20,6 +20,7 @@ from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS
 from labeler.neuronpedia.spool import Spool
 from labeler.records import Label, LabeledFeature, Score, State, Usage
 from labeler.store import Store
+from labeler.store.reviews import LONGEST_LABEL
 from labeler.store.rows import row_of
 
 _ROWS_AT_ONCE = 500
@@ -145,11 +146,15 @@ def save_labels(store: Store, tree: Tree, evidence: Path) -> dict[int, int]:
 
 def _labeled(folder: EvidenceFolder, kind: Kind, placed: Placed, scores: list[Score]) -> LabeledFeature:
     index = folder.check(index_at(placed))
+    text = placed.row["description"]
+    if len(text) > LONGEST_LABEL:  # it costs this feature its label, and no other one
+        reason = f"its label has {len(text):,} characters, and at most {LONGEST_LABEL} are kept"
+        return LabeledFeature(index, State.FAILED, folder.statistics(index), reason, usage=Usage(cost_usd=None))
     return LabeledFeature(
         index,
         State.LABELED,
         folder.statistics(index),
-        label=Label(placed.row["description"], kind.explainer),
+        label=Label(text, kind.explainer),
         scores=tuple(scores),
         usage=Usage(cost_usd=None),
     )

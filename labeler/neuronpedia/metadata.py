@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from labeler.names import with_names
 from labeler.neuronpedia.layout import BOT, Place, time_text
 from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS, Row
 from labeler.recipe import EXPLAINERS
@@ -64,6 +65,7 @@ def _about_score(name: str) -> str:
 
 
 def write_metadata(base: Path, place: Place, manifest: dict[str, Any], info: LabelSetInfo) -> None:
+    manifest = with_names(manifest)  # others read this: no paths of this machine
     created = time_text(info.created_at)
     owned = {"creatorId": BOT, "visibility": "PUBLIC", "createdAt": created}
     release = f"labeler-{place.model}-{place.set}"

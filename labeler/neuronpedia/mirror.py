@@ -21,6 +21,7 @@ from labeler.neuronpedia.layout import BOT, TOP, Place, place_of, time_text
 from labeler.neuronpedia.rows import FeatureRows, Names, Row, explanation_row, score_rows
 from labeler.neuronpedia.write import labeled_results
 from labeler.store import LabelSetInfo, Store, catalogue
+from labeler.store.choice import default_set
 from labeler.store.tables import SAES
 
 NOT_FOUND = "The model, source, or feature you specified is not available."
@@ -57,6 +58,8 @@ def mirror_feature(
     if int(index) >= n_features:
         return None
     sets = [store.label_set(s) for s in reversed(catalogue.sets_of(store, sae_id))]
+    speaks = default_set(store, sae=sae_id, feature=int(index))
+    sets.sort(key=lambda s: s.id != speaks)  # its own pages show the first
     answer = {
         **_frame(place, index, sets[0].created_at if sets else None),
         **_facts(folder_of, sets, place, int(index)),
@@ -122,7 +125,7 @@ def _frame(place: Place, index: str, made: datetime | None) -> Row:
 
 
 def _explanations(store: Store, sets: list[LabelSetInfo], place: Place, index: int) -> list[Row]:
-    """Of all label sets, the newest first, each with its scores."""
+    """Of all label sets, in their order, each with its scores."""
     answers = []
     for label_set in sets:
         names = Names.of(store.recipe_of(label_set.id))

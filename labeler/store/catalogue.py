@@ -11,7 +11,7 @@ from sqlalchemy import case, select
 
 from labeler.errors import InputError, NotFoundError
 from labeler.store.imported_tables import NO_FOLDER
-from labeler.store.store import Store
+from labeler.store.store import NAMED, Store, named
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES
 
 _SHORTEST_HASH = 8
@@ -19,16 +19,27 @@ _SHORTEST_HASH = 8
 
 @dataclass(frozen=True)
 class SaeInfo:
+    """An SAE as it is listed; `subject` and `sae` are names, and no paths of this machine."""
+
     id: int
     subject: str
     revision: str
     hookpoint: str
-    path: str
+    sae: str
     format: str
     architecture: str
     sha256: str
     n_features: int
     d_in: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.subject} / {self.sae}"
+
+    @property
+    def path(self) -> str:
+        """The SAE's name, under the word by which earlier versions told its path."""
+        return self.sae
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class SetInfo:
     sae_id: int
     evidence_id: int
     subject: str
+    sae: str
     hookpoint: str
     n_features: int
     explainer: str
@@ -55,16 +67,21 @@ class SetInfo:
     recipe_hash: str
     created_at: datetime
 
+    @property
+    def name(self) -> str:
+        return f"{self.subject} / {self.sae}"
+
 
 def list_saes(store: Store, after: int, limit: int) -> list[SaeInfo]:
     return [
-        SaeInfo(**row) for row in _rows(store, select(SAES).where(SAES.c.id > after).order_by(SAES.c.id).limit(limit))
+        SaeInfo(**named(row))
+        for row in _rows(store, select(SAES).where(SAES.c.id > after).order_by(SAES.c.id).limit(limit))
     ]
 
 
 def newest_saes(store: Store, limit: int, also: Collection[int] = ()) -> list[SaeInfo]:
     """The newest first; those of `also` are among them."""
-    return [SaeInfo(**row) for row in _newest(store, select(SAES), SAES.c.id, limit, also)]
+    return [SaeInfo(**named(row)) for row in _newest(store, select(SAES), SAES.c.id, limit, also)]
 
 
 def find_sae(store: Store, reference: str) -> SaeInfo:
@@ -80,7 +97,7 @@ def find_sae(store: Store, reference: str) -> SaeInfo:
         raise InputError(
             f"SAE {reference[:80]!r}: expected its id, or 8 or more characters of the SHA-256 of its weights"
         )
-    found = [SaeInfo(**row) for row in _rows(store, select(SAES).where(where).limit(2))]
+    found = [SaeInfo(**named(row)) for row in _rows(store, select(SAES).where(where).limit(2))]
     if not found:
         raise NotFoundError(f"SAE {reference}: there is none here; GET /v1/saes lists those there are")
     if len(found) > 1:
@@ -103,7 +120,7 @@ def newest_gathered(store: Store, limit: int, also: Collection[int] = ()) -> lis
     )
     found = [EvidenceInfo(**row) for row in _newest(store, here, EVIDENCE.c.id, limit, also)]
     of = select(SAES).where(SAES.c.id.in_({evidence.sae_id for evidence in found}))
-    saes = {row["id"]: SaeInfo(**row) for row in _rows(store, of)}
+    saes = {row["id"]: SaeInfo(**named(row)) for row in _rows(store, of)}
     return [(evidence, saes[evidence.sae_id]) for evidence in found]
 
 
@@ -132,26 +149,26 @@ def list_sets(store: Store, sae: int | None, after: int, limit: int) -> list[Set
     query = _sets().where(LABEL_SETS.c.id > after).order_by(LABEL_SETS.c.id).limit(limit)
     if sae is not None:
         query = query.where(EVIDENCE.c.sae_id == sae)
-    return [SetInfo(**row) for row in _rows(store, query)]
+    return [SetInfo(**named(row)) for row in _rows(store, query)]
 
 
 def newest_sets(store: Store, sae: int | None, limit: int, also: Collection[int] = ()) -> list[SetInfo]:
     """The newest first; those of `also` are among them, where they are of this SAE."""
     query = _sets() if sae is None else _sets().where(EVIDENCE.c.sae_id == sae)
-    return [SetInfo(**row) for row in _newest(store, query, LABEL_SETS.c.id, limit, also)]
+    return [SetInfo(**named(row)) for row in _newest(store, query, LABEL_SETS.c.id, limit, also)]
 
 
 def find_set(store: Store, label_set_id: int) -> SetInfo:
     found = _rows(store, _sets().where(LABEL_SETS.c.id == label_set_id))
     if not found:
         raise NotFoundError(f"label set {label_set_id}: there is none here; GET /v1/sets lists those there are")
-    return SetInfo(**found[0])
+    return SetInfo(**named(found[0]))
 
 
 def _sets() -> Any:
     return (
         select(
-            LABEL_SETS.c.id, EVIDENCE.c.sae_id, LABEL_SETS.c.evidence_id, SAES.c.subject, SAES.c.hookpoint, SAES.c.n_features,
+            LABEL_SETS.c.id, EVIDENCE.c.sae_id, LABEL_SETS.c.evidence_id, *NAMED, SAES.c.hookpoint, SAES.c.n_features,
             LABEL_SETS.c.explainer, LABEL_SETS.c.simulator, LABEL_SETS.c.recipe_hash, LABEL_SETS.c.created_at,
         )
         .join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)

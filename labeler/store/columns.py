@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -200,6 +200,29 @@ def count_states(connection: Connection) -> Counter[str]:
     for (content,) in fetch_plain(connection, figures):
         counts.update(orjson.loads(content)["states"])
     return counts
+
+
+def count_labeled(connection: Connection, label_sets: Collection[int]) -> dict[int, int]:
+    """Count the features that have a label in each of these label sets: by figures, and by rows where those have changed since."""
+    if not label_sets:
+        return {}
+    of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
+    figures = select(COLUMNS.c.label_set_id, COLUMNS.c.content).where(
+        COLUMNS.c.label_set_id.in_(label_sets), COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES, ~exists().where(of_part)
+    )  # fmt: skip
+    changes = (CHANGES.c.label_set_id, CHANGES.c.part)
+    changed = select(*changes).where(CHANGES.c.label_set_id.in_(label_sets)).distinct().subquery()
+    first = changed.c.part * PART
+    rows = (
+        select(RESULTS.c.label_set_id, func.count())
+        .join(changed, RESULTS.c.label_set_id == changed.c.label_set_id)
+        .where(RESULTS.c.feature_index.between(first, first + PART - 1), RESULTS.c.state == str(State.LABELED))
+        .group_by(RESULTS.c.label_set_id)
+    )
+    counts = Counter(dict(map(tuple, connection.execute(rows))))
+    for label_set, content in fetch_plain(connection, figures):
+        counts[label_set] += orjson.loads(content)["states"].get(str(State.LABELED), 0)
+    return {label_set: counts[label_set] for label_set in label_sets}
 
 
 def _version(versions: Mapping[int, int]) -> str:

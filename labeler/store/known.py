@@ -13,8 +13,9 @@ from labeler.errors import InputError, MismatchError
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import State
 from labeler.store.catalogue import find_evidence, find_set
+from labeler.store.choice import default_set
 from labeler.store.store import Store
-from labeler.store.tables import LABEL_SETS, RESULTS
+from labeler.store.tables import RESULTS
 
 
 class StoredFacts:
@@ -38,20 +39,17 @@ class StoredFacts:
         return self._features(self._earlier(), compare(RESULTS.c.score, value))
 
     def _earlier(self) -> int:
-        """The label set whose scores are meant: as said, else the newest other one of this evidence."""
+        """The label set whose scores are meant: as said, else the default one among the others of this evidence."""
         if self._scores_of is not None:
             return self._of_same_sae(self._scores_of)
-        others = select(LABEL_SETS.c.id).where(
-            LABEL_SETS.c.evidence_id == self._evidence_id, LABEL_SETS.c.id != self._label_set_id
-        )
-        with self._store.database.reading() as connection:
-            newest = connection.execute(others.order_by(LABEL_SETS.c.id.desc()).limit(1)).scalar_one_or_none()
-        if newest is None:
+        evidence = find_evidence(self._store, str(self._evidence_id))
+        other = default_set(self._store, evidence_hash=evidence.hash, leave_out=self._label_set_id)
+        if other is None:
             raise InputError(
                 "features by score: this evidence has no other label set whose scores could be meant; "
                 "label it once with a cheaper recipe, or select by density"
             )
-        return int(newest)
+        return other
 
     def _of_same_sae(self, label_set_id: int) -> int:
         wanted, other = find_evidence(self._store, str(self._evidence_id)), find_set(self._store, label_set_id)

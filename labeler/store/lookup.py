@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
+from labeler.store.choice import candidates
 from labeler.store.people import person_rows
-from labeler.store.queries import LabelRow, among, rows_at
+from labeler.store.queries import LabelRow, rows_at
 from labeler.store.store import Store
-from labeler.store.tables import EVIDENCE, LABEL_SETS
 
 
 class Choose(StrEnum):
     """Which label stands for a feature that has several."""
 
+    DEFAULT = "default"  # of the label set that speaks for the feature (labeler/store/choice.py)
     NEWEST = "newest"  # of the newest label set that has one
     BEST = "best"  # with the highest score
-    PERSON = "person"  # that a person wrote, of the newest label set that has one; else the newest
+    PERSON = "person"  # that a person wrote, of the newest label set that has one; else as `default`
 
 
 def lookup_labels(
@@ -26,7 +27,7 @@ def lookup_labels(
     pairs: Sequence[tuple[int, int]],
     *,
     label_sets: Collection[int] | None = None,
-    choose: Choose = Choose.NEWEST,
+    choose: Choose = Choose.DEFAULT,
 ) -> list[LabelRow | None]:
     """The label of each (SAE id, feature index), in their order; None where no label set has one."""
     wanted: dict[int, set[int]] = {}
@@ -34,31 +35,28 @@ def lookup_labels(
         wanted.setdefault(sae, set()).add(feature)
     found: dict[tuple[int, int], LabelRow] = {}
     with store.database.reading() as connection:
-        for sae, sets in _sets_of(connection, wanted, label_sets).items():
+        for sae, sets in _sets_of(connection, wanted, label_sets, choose).items():
             for row in _labels_of(connection, sets, wanted[sae], choose):
                 found[sae, row["feature_index"]] = {**row, "sae": sae}
     return [found.get(pair) for pair in pairs]
 
 
-def _sets_of(connection: Connection, saes: Iterable[int], label_sets: Collection[int] | None) -> dict[int, list[int]]:
-    """The label sets of each of these SAEs, the newest first; of all, or of those in `label_sets`."""
-    query = (
-        select(EVIDENCE.c.sae_id, LABEL_SETS.c.id)
-        .join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)
-        .where(among(connection, EVIDENCE.c.sae_id, list(saes)))
-    )
-    if label_sets is not None:
-        query = query.where(among(connection, LABEL_SETS.c.id, list(label_sets)))
-    found: dict[int, list[int]] = {}
-    for sae, label_set in connection.execute(query.order_by(LABEL_SETS.c.id.desc())):
-        found.setdefault(sae, []).append(label_set)
-    return found
+def _sets_of(
+    connection: Connection, saes: Collection[int], label_sets: Collection[int] | None, choose: Choose
+) -> dict[int, list[int]]:
+    """The label sets of each of these SAEs, the one that speaks first before the others; of all, or of those in `label_sets`."""
+    found = candidates(connection, saes=saes, among=label_sets, counted=choose is not Choose.NEWEST)
+    found.sort(key=lambda c: c.id if choose is Choose.NEWEST else c.rank, reverse=True)
+    by_sae: dict[int, list[int]] = {}
+    for candidate in found:
+        by_sae.setdefault(candidate.sae_id, []).append(candidate.id)
+    return by_sae
 
 
 def _labels_of(connection: Connection, sets: Sequence[int], features: set[int], choose: Choose) -> Iterable[LabelRow]:
     best: dict[int, LabelRow] = {}
     if choose is Choose.PERSON:
-        for set_id in sets:
+        for set_id in sorted(sets, reverse=True):
             best = {row["feature_index"]: row for row in person_rows(connection, set_id, features)} | best
         features = features - best.keys()
     missing = features

@@ -15,7 +15,7 @@ from labeler.store.store import Store
 
 _SCORED = (
     "score", "score_low", "score_high", "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted",
-    "detection", "fuzzing",
+    "score_weighted_low", "score_weighted_high", "detection", "fuzzing",
 )  # fmt: skip
 _UNSCORED = "a label that a person wrote is not scored"
 

@@ -31,8 +31,8 @@ _MOST_SETS = 200  # that are merged into one sorted page
 
 LISTED = (
     "label_set_id", "feature_index", "state", "label", "explainer", "reason", "score", "score_reason", "score_low", "score_high",
-    "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted", "detection", "fuzzing", "density",
-    "max_activation", "n_firings", "created_at",
+    "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted", "score_weighted_low", "score_weighted_high",
+    "detection", "fuzzing", "density", "max_activation", "n_firings", "created_at",
 )  # fmt: skip
 _COLUMNS = [RESULTS.c[name] for name in LISTED]
 

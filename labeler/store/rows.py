@@ -29,6 +29,8 @@ def row_of(label_set_id: int, feature: LabeledFeature) -> dict[str, Any]:
         "score_null_p": score.null_p if score else None,
         "baseline_token_lookup": score.baseline_token_lookup if score else None,
         "score_weighted": weighted.value if weighted else None,
+        "score_weighted_low": weighted.low if weighted else None,
+        "score_weighted_high": weighted.high if weighted else None,
         "detection": detection.value if detection else None,
         "fuzzing": fuzzing.value if fuzzing else None,
         "density": feature.statistics.density,

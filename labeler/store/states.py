@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from labeler.errors import InputError
+from labeler.names import read_name
 from labeler.recipe import GatherConfig
 from labeler.records import State
 from labeler.selection import parse_features
@@ -95,13 +96,17 @@ class GatherRequest:
     text_field: str = "text"
     n_shards: int = 1
     config: GatherConfig = field(default_factory=GatherConfig)
+    name: str | None = None  # `SUBJECT / SAE`, for people
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_shards <= 10_000:
             raise InputError(f"n_shards is {self.n_shards}: choose between 1 and 10,000")
+        read_name(self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "config": self.config.to_dict()}
+        values = {**asdict(self), "config": self.config.to_dict()}
+        # Requests without a name stay what they were: an idempotency key knows them by it.
+        return values if self.name is not None else {k: v for k, v in values.items() if k != "name"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GatherRequest:

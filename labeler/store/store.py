@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, select
 
 from labeler.errors import NotFoundError
+from labeler.names import names_of, sae_name, subject_name
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State, Usage
 from labeler.store.columns import bring_up_to_date, mark
@@ -20,7 +21,7 @@ from labeler.store.rows import row_of
 from labeler.store.summary import LabelSetSummary, named_scores, summarise
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
 
-_ROWS_AT_ONCE = 200  # of a result's 29 columns; SQLite binds at most 32,766 values in a statement
+_ROWS_AT_ONCE = 200  # of a result's 31 columns; SQLite binds at most 32,766 values in a statement
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,19 @@ class LabelSetInfo:
     evidence_id: int
     evidence_hash: str
     evidence_path: str
-    subject: str
+    subject: str  # as people call it, and so the SAE: no path of this machine (labeler/names.py)
     hookpoint: str
-    sae_path: str
+    sae: str
     n_features: int
     explainer: str
     simulator: str
     recipe_hash: str
     created_at: datetime
+
+    @property
+    def name(self) -> str:
+        """The subject and the SAE, such as `smollm2 / sae19`."""
+        return f"{self.subject} / {self.sae}"
 
 
 def open_store(url: str, *, patience: float = 0.0, migrate: bool = True, pooled: bool = False) -> Store:
@@ -102,13 +108,28 @@ class Store:
         return dict(row.manifest), row.path
 
     def _evidence_in(self, connection: Connection, manifest: dict[str, Any], path: str) -> int:
-        keys = ("subject", "revision", "hookpoint", "sha256")
-        sae_id = self._get_or_create(connection, SAES, _sae_values(manifest), keys)
+        sae_id = self._sae_in(connection, manifest)
         evidence = {"hash": manifest["hash"], "sae_id": sae_id, "path": path, "manifest": manifest}
         evidence_id = self._get_or_create(connection, EVIDENCE, evidence, ("hash",))
         # The folder may have moved since.
         connection.execute(EVIDENCE.update().where(EVIDENCE.c.id == evidence_id).values(path=path))
         return evidence_id
+
+    def _sae_in(self, connection: Connection, manifest: dict[str, Any]) -> int:
+        """The SAE's id; one that is here under another path of the same name, as exports know it, is the same SAE."""
+        values, keys = _sae_values(manifest), ("subject", "revision", "hookpoint", "sha256")
+        same = [SAES.c[key] == values[key] for key in keys if key != "subject"]
+        known = connection.execute(select(SAES).where(*same).order_by(SAES.c.id)).mappings().all()
+        wanted = {values["subject"], names_of(manifest)["subject"]}
+        alike = [row for row in known if wanted & {row["subject"], named(row)["subject"], subject_name(row["subject"])}]
+        exact = [row for row in alike if row["subject"] == values["subject"]]
+        if not alike:
+            return self._get_or_create(connection, SAES, values, keys)
+        sae_id = int((exact or alike)[0]["id"])
+        given = {name: values[name] for name in ("subject_name", "name") if values[name] is not None}
+        if given:  # the last name that was given holds
+            connection.execute(SAES.update().where(SAES.c.id == sae_id).values(given))
+        return sae_id
 
     def _get_or_create(
         self, connection: Connection, table: Table, values: dict[str, Any], keys: tuple[str, ...]
@@ -125,14 +146,14 @@ class Store:
     def label_sets(self) -> list[LabelSetInfo]:
         """All label sets, oldest first."""
         with self.database.reading() as connection:
-            return [LabelSetInfo(**row) for row in connection.execute(_infos().order_by(LABEL_SETS.c.id)).mappings()]
+            return [LabelSetInfo(**named(r)) for r in connection.execute(_infos().order_by(LABEL_SETS.c.id)).mappings()]
 
     def label_set(self, label_set_id: int) -> LabelSetInfo:
         with self.database.reading() as connection:
             row = connection.execute(_infos().where(LABEL_SETS.c.id == label_set_id)).mappings().one_or_none()
         if row is None:
             raise NotFoundError(f"label set {label_set_id}: there is none here; `labeler sets` lists those there are")
-        return LabelSetInfo(**row)
+        return LabelSetInfo(**named(row))
 
     def newest_label_set(self) -> LabelSetInfo:
         sets = self.label_sets()
@@ -211,6 +232,13 @@ class Store:
             yield from map(dict, rows)
             after = rows[-1]["feature_index"]
 
+    def has_results(self, label_set_id: int) -> bool:
+        """Whether any feature of the label set has come to a state. Raises NotFoundError."""
+        self.label_set(label_set_id)
+        one = select(RESULTS.c.feature_index).where(RESULTS.c.label_set_id == label_set_id).limit(1)
+        with self.database.reading() as connection:
+            return connection.execute(one).first() is not None
+
     def row(self, label_set_id: int, feature_index: int) -> dict[str, Any] | None:
         one = select(RESULTS).where(RESULTS.c.label_set_id == label_set_id, RESULTS.c.feature_index == feature_index)
         with self.database.reading() as connection:
@@ -243,13 +271,22 @@ class Store:
         return named_scores(self.database, label_set_id, name)
 
 
+NAMED = [SAES.c.subject, SAES.c.subject_name, SAES.c.path, SAES.c.name]  # what `named` reads
+
+
+def named(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of SAEs with `subject` and `sae` as people call them, in place of ids and paths of this machine."""
+    rest = {column: value for column, value in row.items() if column not in ("subject_name", "name", "path")}
+    subject = row["subject_name"] or subject_name(row["subject"])
+    return {**rest, "subject": subject, "sae": row["name"] or sae_name(row["path"])}
+
+
 def _infos() -> Any:
     return (
         select(
             LABEL_SETS.c.id, LABEL_SETS.c.evidence_id, EVIDENCE.c.hash.label("evidence_hash"),
-            EVIDENCE.c.path.label("evidence_path"), SAES.c.subject, SAES.c.hookpoint, SAES.c.path.label("sae_path"),
-            SAES.c.n_features, LABEL_SETS.c.explainer, LABEL_SETS.c.simulator, LABEL_SETS.c.recipe_hash,
-            LABEL_SETS.c.created_at,
+            EVIDENCE.c.path.label("evidence_path"), *NAMED, SAES.c.hookpoint, SAES.c.n_features, LABEL_SETS.c.explainer, LABEL_SETS.c.simulator,
+            LABEL_SETS.c.recipe_hash, LABEL_SETS.c.created_at,
         )
         .join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
         .join(SAES, EVIDENCE.c.sae_id == SAES.c.id)
@@ -259,7 +296,9 @@ def _infos() -> Any:
 def _sae_values(manifest: dict[str, Any]) -> dict[str, Any]:
     subject, sae = manifest["subject"], manifest["sae"]
     hookpoint = manifest["hookpoint"] + (" (input)" if manifest["reads"] == "input" else "")
+    names = manifest.get("names") or {}
     return {
+        "subject_name": names.get("subject"), "name": names.get("sae"),
         "subject": subject["id"], "revision": subject["revision"], "hookpoint": hookpoint,
         **{name: sae[name] for name in ("path", "format", "architecture", "sha256", "n_features", "d_in")},
     }  # fmt: skip

@@ -44,6 +44,9 @@ class SAERow(SQLModel, table=True):
     sha256: str
     n_features: int
     d_in: int | None = None  # NULL where those who gathered evidence do not say
+    # For people, where somebody gave them; what results hang on are the columns above.
+    subject_name: str | None = None
+    name: str | None = None
 
 
 class EvidenceRow(SQLModel, table=True):
@@ -100,6 +103,8 @@ class ResultRow(SQLModel, table=True):
     score_null_p: float | None = None
     baseline_token_lookup: float | None = None
     score_weighted: float | None = None
+    score_weighted_low: float | None = None
+    score_weighted_high: float | None = None
     detection: float | None = None
     fuzzing: float | None = None
     # NULL where those who gathered evidence do not say.

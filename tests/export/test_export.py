@@ -85,8 +85,8 @@ def test_columns_stand_in_the_agreed_order(store: Store, tmp_path: Path) -> None
     export_label_set(store, 1, "csv", tmp_path / "labels.csv")
     header = (tmp_path / "labels.csv").read_text().splitlines()[0]
     assert header.startswith(
-        "subject,hookpoint,sae,feature_index,state,label,explainer,score,score_low,score_high,score_n,score_null_z,"
-        "score_null_p,baseline_token_lookup,detection,fuzzing,density,max_activation,n_firings,prompt_version,recipe_hash,"
+        "subject,hookpoint,sae,label_set_id,feature_index,state,label,explainer,simulator,score,score_low,score_high,score_n,"
+        "score_weighted,score_weighted_low,score_weighted_high,score_null_z,score_null_p,baseline_token_lookup,detection,fuzzing,density,max_activation,n_firings,prompt_version,recipe_hash,"
         "tokens_in,tokens_out,cost_usd,created_at"
     )
 
@@ -172,7 +172,7 @@ def test_an_interrupted_export_leaves_the_old_file(
     export_label_set(store, 1, "jsonl", out)
     before = out.read_bytes()
 
-    def broken(*_: object):  # type: ignore[no-untyped-def]
+    def broken(*_: object, **__: object):  # type: ignore[no-untyped-def]
         yield b"half"
         raise OSError(28, "No space left on device")
 

@@ -18,9 +18,19 @@ from labeler.recipe import Recipe
 from labeler.store import open_store
 from tests.results import failed, labeled, silent
 
-_POLARS = {"string": pl.String, "int64": pl.Int64, "double": pl.Float64}
-_DUCKDB = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE"}
-_PANDAS = {"string": "str", "int64": "int64", "double": "float64"}
+_POLARS = {
+    "string": pl.String,
+    "int64": pl.Int64,
+    "double": pl.Float64,
+    "timestamp[us, tz=UTC]": lambda: pl.Datetime("us", "UTC"),
+}
+_DUCKDB = {
+    "string": "VARCHAR",
+    "int64": "BIGINT",
+    "double": "DOUBLE",
+    "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
+}
+_PANDAS = {"string": "str", "int64": "int64", "double": "float64", "timestamp[us, tz=UTC]": "datetime64[us, UTC]"}
 _HAS_GAPS = {"score_n"}  # numpy has no integer that is missing
 
 

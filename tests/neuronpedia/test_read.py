@@ -241,6 +241,23 @@ def test_a_tree_of_others(tree: Path, store: Store, tmp_path: Path) -> None:
     assert card_markdown(build_card(store, infos[2].id))
 
 
+def test_a_label_that_is_too_long_costs_its_own_feature_alone(tree: Path, store: Store, tmp_path: Path) -> None:
+    file = tree / SOURCE / "explanations/batch-0.jsonl.gz"
+    rows = read_rows(file)
+    rows[0]["description"], rows[1]["description"] = "x" * 200, "x" * 100_000
+    write_rows(file, rows)
+    read_tree(find_tree(tree), tmp_path / "evidence")
+    (label_set,) = save_labels(store, find_tree(tree), tmp_path / "evidence")
+    fits, long, other = (store.row(label_set, int(row["index"])) for row in rows[:3])
+    assert fits is not None
+    assert long is not None
+    assert other is not None
+    assert (fits["state"], fits["label"]) == ("labeled", "x" * 200)
+    assert (long["state"], long["label"]) == ("failed", None)
+    assert long["reason"] == "its label has 100,000 characters, and at most 200 are kept"
+    assert other["label"] == rows[2]["description"]
+
+
 def test_a_score_of_others_keeps_its_name_and_value(tree: Path) -> None:
     def edit(rows: list[dict[str, Any]]) -> None:
         for row in rows:

@@ -37,8 +37,9 @@ def test_the_page_says_how_good_the_sae_is_and_what_its_labels_are_worth(http: T
     assert len(text.encode()) < 300_000
 
 
-def test_the_newest_label_set_is_shown_and_any_other_on_request(http: TestClient) -> None:
-    assert '<option value="3" selected>' in http.get("/saes/1").text
+def test_the_label_set_with_the_most_labels_is_shown_and_any_other_on_request(http: TestClient) -> None:
+    assert '<option value="1" selected>' in http.get("/saes/1").text
+    assert '<option value="3" selected>' in http.get("/saes/1?set=3").text
     assert '<option value="1" selected>' in http.get("/saes/1?set=1").text
     assert http.get("/sets/2", follow_redirects=False).headers["location"] == "/saes/1?set=2"
     missing = http.get("/saes/1?set=77")
@@ -51,10 +52,10 @@ def test_of_more_label_sets_than_can_be_listed_the_newest_and_the_asked_for_are(
 ) -> None:
     monkeypatch.setattr("api.pages.saes._SETS", 1)
     monkeypatch.setattr("api.pages.compare._SETS", 2)
-    assert '<option value="3" selected>' in http.get("/saes/1").text
-    assert '<option value="1" selected>' in http.get("/saes/1?set=1").text
+    assert '<option value="1" selected>' in http.get("/saes/1").text, "the one that speaks is among them"
+    assert '<option value="3" selected>' in http.get("/saes/1?set=3").text
     assert "label set 3" in http.get("/saes/1/features/2?set=3").text
-    assert "label set 2" in http.get("/saes/1/features/11").text, "the newest that has something to say of it"
+    assert "label set 2" in http.get("/saes/1/features/11").text, "the one that speaks for it"
     assert http.get("/saes/1?set=77").status_code == 404
     chosen = re.findall(r'<option value="(\d)" selected>', http.get("/compare?a=3&b=1").text)
     assert chosen == ["3", "1"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, event, inspect
+from sqlalchemy import Connection, Engine, Table, event, inspect
 
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.store import BY_OTHERS
@@ -29,7 +29,7 @@ from labeler.store.queries import LabelFilter, Reviewed, Sort, labels_of_feature
 from labeler.store.reviews import Verdict, add_review
 from labeler.store.rows import row_of
 from labeler.store.search import search_labels
-from labeler.store.tables import EVIDENCE, RESULTS, now
+from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
 from tests.results import failed, labeled, manifest, silent, statistics
 
 OTHER_SAE = manifest()["sae"] | {"sha256": "b" * 64}
@@ -214,7 +214,7 @@ def test_a_look_up_answers_in_order_with_the_newest_or_the_best(store: Store, se
     store.save(1, [labeled(40, 0.9, "old and good"), labeled(41, 0.3, "only here")])
     store.save(2, [labeled(40, 0.2, "new and bad"), failed(41)])
     pairs = [(1, 40), (other_sae(store), 40), (1, 41), (1, 30), (9, 1), (1, 40)]
-    texts = [row and row["label"] for row in lookup_labels(store, pairs)]
+    texts = [row and row["label"] for row in lookup_labels(store, pairs, choose=Choose.NEWEST)]
     assert texts == ["new and bad", None, "only here", None, None, "new and bad"]
     best = lookup_labels(store, pairs, choose=Choose.BEST)
     assert best[0] is not None
@@ -420,6 +420,15 @@ def test_the_end_of_a_part(store: Store, sets: tuple[int, int, int]) -> None:
     assert catalogue.end_of_part(store, 1, 29, 3) is None, "the last part ends with the last row"
 
 
+NOW = {"created_at": now()}
+
+
+def _insert_known(connection: Connection, table: Table, values: dict[str, Any]) -> None:
+    """A row of the columns that the table has at this version."""
+    known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    connection.execute(table.insert().values({name: value for name, value in values.items() if name in known}))
+
+
 def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(url: str) -> None:
     database = Database(url)
     with database.writing() as connection:
@@ -428,14 +437,27 @@ def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(u
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
-    before = Store(database)
-    label_set = before.label_set_for(manifest(), "/evidence", Recipe()).id
-    rows = [row_of(label_set, feature) for feature in (labeled(0, 0.25, "kept through it"), silent(1))]
+    before, label_set, recipe, found = Store(database), 1, Recipe(), manifest()
+    first = labeled(0, 0.25, "kept through it")
+    weighted = replace(first.scores[1], low=0.125, high=0.375)
+    rows = [row_of(label_set, f) for f in (replace(first, scores=(first.scores[0], weighted)), silent(1))]
+    sae = {"subject": "tiny", "revision": "1", **{k: v for k, v in found["sae"].items() if k != "prepend_bos"}}
+    made = {"explainer": "lookup", "simulator": "lookup", "recipe": recipe.to_dict(), "recipe_hash": recipe.hash}
     with database.writing() as connection:
+        _insert_known(connection, SAES, {"id": 1, "hookpoint": "layers.1", **sae})
+        _insert_known(
+            connection, EVIDENCE, {"id": 1, "hash": "e" * 16, "sae_id": 1, "path": "/e", "manifest": found, **NOW}
+        )
+        _insert_known(connection, LABEL_SETS, {"id": label_set, "evidence_id": 1, **made, **NOW})
         known = {column["name"] for column in inspect(connection).get_columns("result")}
         for row in rows:
-            connection.execute(RESULTS.insert().values({name: v for name, v in row.items() if name in known}))
+            _insert_known(connection, RESULTS, row)
     database.migrate()
+    assert [(r["score_weighted_low"], r["score_weighted_high"]) for r in before.rows(1)] == [
+        (0.125, 0.375),
+        (None, None),
+    ]
+    assert before.label_set(1).name == "tiny / sae"
     for row, kept in zip(rows, before.rows(label_set), strict=True):
         one, other = ({n: r[n] for n in known - {"created_at"}} for r in (row, kept))
         assert json.dumps(other, sort_keys=True) == json.dumps(one, sort_keys=True)
