@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +23,7 @@ from labeler.errors import FormatError, InputError, NotFoundError, StorageError
 
 SMALL = 16 << 20  # bytes: a configuration, card, manifest or recipe is far smaller
 _DEEPEST = 100  # levels of nesting
+_MOST_TIMES, _ANY_SIZE = 50, 64 << 20  # an archive may unpack to so many times its size, or to so many bytes
 _LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""", re.ASCII)
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
 
@@ -136,6 +138,22 @@ def check_inside(path: Path, root: Path) -> None:
     for part in (path, *(path.rglob("*") if path.is_dir() else ())):
         if not part.resolve().is_relative_to(root):
             raise InputError(f"{part} leads out of {root}: put the file itself there, and no link")
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive (.npz, .pt, .bin) that unpacks to far more than it is: numbers hardly shrink, bombs do.
+
+    Raises NotFoundError or FormatError.
+    """
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return  # another format, or damaged: those who read it say so
+    packed = path.stat().st_size
+    if unpacked > _ANY_SIZE and unpacked > _MOST_TIMES * packed:
+        raise FormatError(f"{path}: refused: {packed:,} bytes that unpack to {unpacked:,}, which no weights do")
 
 
 def read_small(path: Path, most: int = SMALL) -> bytes:
