@@ -49,7 +49,7 @@ def stream_texts(spec: str, name: str, split: str, text_field: str) -> Iterator[
 
 def check_card(text: str, where: str) -> None:
     """Refuse a card whose configuration names files elsewhere than in its own repository. Raises FormatError."""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     block = REGEX_YAML_BLOCK.search(text)
