@@ -4,7 +4,7 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN useradd --create-home --uid 1000 labeler && mkdir /data && chown labeler /data
+RUN useradd --create-home --uid 1000 labeler && mkdir /data /cache && chown labeler /data /cache
 WORKDIR /app
 
 FROM base AS source
@@ -35,8 +35,9 @@ CMD ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS worker
 COPY --from=worker-build /venv /venv
-# OpenMP threads that spin starve the other processes of a machine.
-ENV PATH=/venv/bin:$PATH LABELER_DATA=/data HF_HOME=/data/huggingface OMP_WAIT_POLICY=PASSIVE
+# OpenMP threads that spin starve the other processes of a machine. The hub's cache may hold a token, and requests may name
+# what lies in the data folder: so it lies elsewhere.
+ENV PATH=/venv/bin:$PATH LABELER_DATA=/data HF_HOME=/cache/huggingface OMP_WAIT_POLICY=PASSIVE
 USER 1000
-VOLUME /data
+VOLUME ["/data", "/cache"]
 CMD ["python", "-m", "workers", "label"]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labeler.demo import SAE as DEMO_SAE
+from labeler.demo import PATHS as DEMO
 from labeler.errors import InputError
+from labeler.places import (
+    CORPUS_SUFFIXES,
+    data_set_on_hub,
+    hub_name,
+    hub_revision,
+    is_hidden,
+    is_hub_name,
+    release_of_saelens,
+    sae_on_hub,
+)
 from labeler.recipe import GatherConfig, Recipe
 from labeler.recipes import known_recipes, read_recipe, recipe_from_values
 from labeler.store.states import GatherRequest
 from labeler.wire import GatherJobRequest, JobRequest
 
 _LARGEST = 2**53  # beyond it a number of JSON is not the number that was meant
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def recipe_of(asked: JobRequest) -> Recipe:
@@ -49,12 +57,12 @@ def gather_request(asked: GatherJobRequest, data: Path) -> GatherRequest:
         n_tokens=asked.n_tokens, sequence_tokens=asked.sequence_tokens, seed=asked.seed, dtype=asked.dtype
     )
     return GatherRequest(
-        subject=_hub_or_below(asked.subject, data, "subject"),
+        subject=_subject(asked.subject, data),
         sae=_sae(asked.sae, data),
         corpus=_corpus(asked.corpus, data),
         out=str(below(asked.out, data, "out")),
         hookpoint=asked.hookpoint,
-        revision=asked.revision,
+        revision=hub_revision(asked.revision, "revision"),
         text_field=asked.text_field,
         n_shards=asked.n_shards,
         config=config,
@@ -69,28 +77,39 @@ def below(path: str, data: Path, name: str) -> Path:
         full = (root / path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{name}: cannot be a path") from error
-    if full == root or not full.is_relative_to(root):
+    # A hidden file is no one's data: it holds what a program keeps for itself, such as a token.
+    if full == root or not full.is_relative_to(root) or is_hidden(full.relative_to(root)):
         raise InputError(f"{name}: expected a path in the service's data folder, relative to it")
     return full
 
 
-def _hub_or_below(path: str, data: Path, name: str) -> str:
+def _subject(name: str, data: Path) -> str:
     """A folder in the data folder where there is one, else the id of a model on the hub."""
-    if _HUB_ID.fullmatch(path) and not below(path, data, name).exists():
-        return path
-    return str(below(path, data, name))
+    if name in DEMO:
+        return name
+    path = below(name, data, "subject")
+    return hub_name(name, "subject") if is_hub_name(name) and not path.exists() else str(path)
 
 
-def _sae(path: str, data: Path) -> str:
-    kind, colon, place = path.partition(":")
-    if path in (DEMO_SAE, "neurons") or (
-        colon and kind in ("hf", "sae-lens") and ".." not in place and not place.startswith("/")
-    ):
-        return path
-    return str(below(path, data, "sae"))
+def _sae(name: str, data: Path) -> str:
+    if name.startswith("hf:"):
+        sae_on_hub(name)
+    elif name.startswith("sae-lens:"):
+        release_of_saelens(name)
+    elif name not in (*DEMO, "neurons"):
+        return str(below(name, data, "sae"))
+    return name
 
 
-def _corpus(path: str, data: Path) -> str:
-    if path == "python-stdlib" or (path.startswith("hf:") and ".." not in path):
-        return path
-    return str(below(path, data, "corpus"))
+def _corpus(name: str, data: Path) -> str:
+    """Raises InputError also for a file of a kind that no corpus is, such as one without a suffix."""
+    if name.startswith("hf:"):
+        data_set_on_hub(name)
+    if name.startswith("hf:") or name == "python-stdlib":
+        return name
+    path = below(name, data, "corpus")
+    if path.exists() and not path.is_dir() and not (path.is_file() and path.suffix in CORPUS_SUFFIXES):
+        raise InputError(
+            f"corpus: expected a folder, or a file whose name ends with {', '.join(sorted(CORPUS_SUFFIXES))}"
+        )
+    return str(path)

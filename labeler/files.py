@@ -6,7 +6,11 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
+import stat
+import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +20,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from labeler.errors import FormatError, InputError, NotFoundError, StorageError
+
+SMALL = 16 << 20  # bytes: a configuration, card, manifest or recipe is far smaller
+_DEEPEST = 100  # levels of nesting
+_MOST_TIMES, _ANY_SIZE = 50, 64 << 20  # an archive may unpack to so many times its size, or to so many bytes
+_LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""", re.ASCII)
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
 
@@ -99,13 +109,109 @@ def strict_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def read_json(path: Path) -> Any:
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file: reading a FIFO waits for a writer for ever, and a device has no end.
+
+    Raises NotFoundError or FormatError.
+    """
     try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a device")
+        raise FormatError(f"{path} is {kind}; expected a regular file")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but regular files and folders. Raises FormatError naming what it is."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+
+
+def check_inside(path: Path, root: Path) -> None:
+    """Refuse a file or folder of which any part lies outside `root` once links are followed. Raises InputError."""
+    root = root.resolve()
+    for part in (path, *(path.rglob("*") if path.is_dir() else ())):
+        if not part.resolve().is_relative_to(root):
+            raise InputError(f"{part} leads out of {root}: put the file itself there, and no link")
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive (.npz, .pt, .bin) that unpacks to far more than it is: numbers hardly shrink, bombs do.
+
+    Raises NotFoundError or FormatError.
+    """
+    check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return  # another format, or damaged: those who read it say so
+    packed = path.stat().st_size
+    if unpacked > _ANY_SIZE and unpacked > _MOST_TIMES * packed:
+        raise FormatError(f"{path}: refused: {packed:,} bytes that unpack to {unpacked:,}, which no weights do")
+
+
+def read_small(path: Path, most: int = SMALL) -> bytes:
+    """What a small regular file holds. Raises NotFoundError or FormatError."""
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read ({error.strerror or error})") from error
+    if len(data) > most:
+        raise FormatError(f"{path} is larger than {most >> 10:,} KiB, which no file of its kind is")
+    return data
+
+
+def read_json(path: Path, most: int = SMALL) -> Any:
+    """The value in a small JSON file, of bounded depth. Raises NotFoundError or FormatError."""
+    return parse_json(read_small(path, most), str(path))
+
+
+def parse_json(data: bytes | str, where: str) -> Any:
+    """The value in a JSON text, of bounded depth. Raises FormatError."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise FormatError(f"{where}: nested deeper than {_DEEPEST} levels") from None
     except ValueError as error:
-        raise FormatError(f"{path}: damaged, not JSON ({error})") from error
+        raise FormatError(f"{where}: damaged, not JSON ({error})") from error
+    return _not_too_deep(value, where)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table in a TOML text, of bounded depth. Raises FormatError."""
+    # Looked for first: tomllib's time and memory grow with the square of a key's parts, 86 s for one of 64 kB.
+    if _LONG_KEY.search(text):
+        raise FormatError(f"{where}: a key of more than {_DEEPEST} parts; no key of ours has more than three")
+    try:
+        value = tomllib.loads(text)
+    except RecursionError:
+        raise FormatError(f"{where}: nested deeper than {_DEEPEST} levels") from None
+    except ValueError as error:  # also of numbers with too many digits
+        raise FormatError(f"{where}: not TOML: {error}") from None
+    _not_too_deep(value, where)
+    return value
+
+
+def _not_too_deep(value: Any, where: str) -> Any:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [part for held in level for part in _parts(held)]
+        if not level:
+            return value
+    raise FormatError(f"{where}: nested deeper than {_DEEPEST} levels")
+
+
+def _parts(value: Any) -> list[Any]:
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [part for part in held if isinstance(part, dict | list)]
 
 
 class NpyWriter:

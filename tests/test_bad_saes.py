@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.gathering import gather
@@ -136,3 +139,68 @@ def test_shards_of_different_cuts_are_refused(run, halves: Path, planted: Plante
     done = run("merge", halves)
     assert done.code == 2
     assert "shards of different cuts (1-of-2, 1-of-3, 2-of-2)" in done.err
+
+
+def _config(text: str) -> Callable[[Path], None]:
+    return lambda sae: (sae / "cfg.json").write_text(text) and None
+
+
+def _fifo(name: str) -> Callable[[Path], None]:
+    def make(sae: Path) -> None:
+        (sae / name).unlink()
+        os.mkfifo(sae / name)
+
+    return make
+
+
+def _device(sae: Path) -> None:
+    (sae / "sae_weights.safetensors").unlink()
+    (sae / "sae_weights.safetensors").symlink_to("/dev/zero")
+
+
+def _header(size: int, header: bytes) -> Callable[[Path], None]:
+    return lambda sae: (sae / "sae_weights.safetensors").write_bytes(size.to_bytes(8, "little") + header) and None
+
+
+def _openai(**tensors: object) -> Callable[[Path], None]:
+    def make(sae: Path) -> None:
+        for path in sae.iterdir():
+            path.unlink()
+        torch.save({"latent_bias": torch.zeros(4), "pre_bias": torch.zeros(4), **tensors}, sae / "0.pt")
+
+    return make
+
+
+def _raw_pickle(sae: Path) -> None:
+    for path in sae.iterdir():
+        path.unlink()
+    (sae / "0.pt").write_bytes(pickle.dumps({"encoder.weight": Path("x")}))
+
+
+_HUGE = b'{"W_enc":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,4000000000000]}}'
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_config("[" * 200_000), "cfg.json: nested deeper than 100 levels"),
+        (_config('{"a":' * 300 + "1" + "}" * 300), "cfg.json: nested deeper than 100 levels"),
+        (_config('{"k": ' + "9" * 5000 + "}"), "cfg.json: damaged, not JSON"),
+        (_fifo("cfg.json"), "cfg.json is a FIFO; expected a regular file"),
+        (_fifo("sae_weights.safetensors"), "sae_weights.safetensors is a FIFO; expected a regular file"),
+        (_device, "sae_weights.safetensors is a device; expected a regular file"),
+        (_header(2**62, b"{}"), "sae_weights.safetensors: damaged or cut short"),
+        (_header(len(_HUGE), _HUGE), "sae_weights.safetensors: damaged or cut short"),
+        (_raw_pickle, "0.pt: refused: it is damaged, or reading it would execute code"),
+        (_openai(**{"encoder.weight": torch.zeros(1, 1).expand(10**6, 10**6)}), "the file holds fewer numbers"),
+        (_openai(**{"encoder.weight": torch.zeros(4, 4).to_sparse()}), "is stored in a way that no SAE is"),
+        (_openai(**{"encoder.weight": torch.zeros(10**6, 10**6, device="meta")}), "is stored in a way that no SAE is"),
+    ],
+)  # fmt: skip
+def test_an_sae_that_means_harm_is_refused_with_the_cause(  # type: ignore[no-untyped-def]
+    run, planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    sae = shutil.copytree(planted.sae, tmp_path / "sae")
+    spoil(sae)
+    done = run(*words(planted, sae, tmp_path / "evidence"))
+    assert (done.code, says in done.err) == (2, True), done.err

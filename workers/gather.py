@@ -57,6 +57,9 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
             raise Stopped
         answer_a_text()
 
+    data = here.settings.data
+    for name in (request.subject, request.sae):
+        confine(name, data)
     subject = loaded.subject(request.subject, request.revision, request.config.dtype)
     target = choose_target(
         subject, loaded.sae(subject, request.sae, request.hookpoint, request.config.dtype), request.hookpoint
@@ -64,7 +67,7 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
     target = replace(target, names=read_name(request.name))
     answer_a_text = Between(here, subject, request.config.dtype)
     if lease.stage == PREPARE:
-        corpus = open_corpus(request.corpus, request.text_field)
+        corpus = open_corpus(request.corpus, request.text_field, within=confine(request.corpus, data))
         prepare({out: target}, subject, corpus, request.config, on_progress=on_progress)
     else:
         gather_shard(
@@ -79,6 +82,21 @@ def _merge(out: Path, lease: Lease, here: Resources) -> None:
 
     merge_shards(out)
     here.jobs.gathered(lease.job_id, here.store.add_evidence(EvidenceFolder(out).manifest, str(out)))
+
+
+def confine(name: str, data: Path) -> Path | None:
+    """The data folder, for a path in it, once no link of that path leads out; None for a name or any other path.
+
+    Requests to the service name paths below the data folder and no others; those of the command line may lie anywhere.
+    Raises InputError.
+    """
+    from labeler.files import check_inside
+
+    root, path = data.resolve(), Path(name)
+    if not path.is_absolute() or not path.is_relative_to(root):
+        return None
+    check_inside(path, root)
+    return root
 
 
 @contextmanager

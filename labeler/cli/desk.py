@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-from labeler.errors import FormatError
 
 if TYPE_CHECKING:
     from labeler.client import Client
@@ -151,7 +148,6 @@ def _recipe(source: str) -> str | dict[str, Any]:
     """A recipe's name as it is; a file as what it says."""
     if not Path(source).is_file():
         return source
-    try:
-        return tomllib.loads(Path(source).read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"recipe {source}: not TOML: {error}") from None
+    from labeler.recipes import recipe_values
+
+    return recipe_values(Path(source))

@@ -13,18 +13,24 @@ What a template may name:
     legend       what ¶, ⇥ and · stand for
 
 The reply must be one line "LABEL: ...", so the template has to ask for that.
+
+A template may come from a stranger, so a process of its own renders it (renderer.py), with a limit of time, memory and size.
 """
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from labeler.errors import InputError
+from labeler.explain import renderer
 from labeler.explain.material import Material, marked, request, unmarked
 from labeler.llm.prompt import Prompt
 from labeler.llm.spelling import LEGEND, in_line
@@ -41,13 +47,11 @@ def template_prompt(material: Material, config: ExplainerConfig) -> Prompt:
     return request(_render(config.template or "", material), config)
 
 
+@lru_cache(maxsize=16)
 def variables_of(template: str) -> frozenset[str]:
     """Which of VARIABLES a template names. Raises InputError for one that is not there, or no template at all."""
-    try:
-        named = find_undeclared_variables(_environment().parse(template))
-    except TemplateError as error:
-        raise InputError(f"the explainer's template cannot be read: {error}{_line(error)}") from None
-    unknown = sorted(named - {*VARIABLES})
+    named = _renderer.ask("read", "variables", template)
+    unknown = sorted(set(named) - {*VARIABLES})
     if unknown:
         raise InputError(
             f"the explainer's template names {', '.join(map(repr, unknown))}, which is not there: "
@@ -76,17 +80,14 @@ def check_template(template: str, *, has_hard: bool) -> None:
 def _render(template: str, material: Material) -> str:
     maximum = material.maximum
     output = material.output or OutputTokens((), ())
-    try:
-        return _compiled(template).render(
-            contexts=[_row(c, maximum) for c in material.firing],
-            hard=[_row(c, maximum) for c in material.hard],
-            promoted=[in_line(token) for token in output.promoted],
-            suppressed=[in_line(token) for token in output.suppressed],
-            legend=LEGEND,
-        )
-    # A template runs expressions of its own: whatever they raise is the template's mistake.
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"the explainer's template cannot be rendered: {error}{_line(error)}") from None
+    values = {
+        "contexts": [_row(c, maximum) for c in material.firing],
+        "hard": [_row(c, maximum) for c in material.hard],
+        "promoted": [in_line(token) for token in output.promoted],
+        "suppressed": [in_line(token) for token in output.suppressed],
+        "legend": LEGEND,
+    }
+    return str(_renderer.ask("rendered", "render", template, values))
 
 
 def _row(context: Context, maximum: float) -> dict[str, Any]:
@@ -99,19 +100,66 @@ def _row(context: Context, maximum: float) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+class _Renderer:
+    """The process that renders; it is started at the first template, and again after one that has ended it."""
+
+    def __init__(self, seconds: float = 5) -> None:
+        self.seconds = seconds  # of processor time for one template: what is meant well takes a thousandth of it
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._parent = 0  # a forked process starts one of its own
+
+    def ask(self, what: str, task: str, *values: Any) -> Any:
+        """Raises InputError where the template cannot be `what` ("read", "rendered")."""
+        with self._lock:
+            reply = self._exchange(json.dumps([self.seconds, task, *values]).encode() + b"\n")
+        if "wrong" in reply:
+            message, line = reply["wrong"]
+            place = f" (line {line})" if line else ""
+            raise InputError(f"the explainer's template cannot be {what}: {message}{place}")
+        return reply["done"]
+
+    def _exchange(self, request: bytes) -> dict[str, Any]:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        except BaseException:  # an interrupt: the answer to this request must not be taken for the next one's
+            self.close()
+            raise
+        if line:
+            return dict(json.loads(line))
+        ended = process.wait()
+        self.close()
+        slow = f"it takes more than {self.seconds} s of processor time"
+        why = slow if ended == -signal.SIGPROF else "it has ended the process that renders it"
+        return {"wrong": [why, None]}
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._parent != os.getpid() or self._process.poll() is not None:
+            self._parent = os.getpid()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", renderer.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env={k: v for k, v in os.environ.items() if k in _ENVIRONMENT},
+                start_new_session=True,
+            )  # fmt: skip
+        return self._process
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and self._parent == os.getpid():
+            process.kill()
+            process.communicate()
 
 
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> Template:
-    return _environment().from_string(template)
-
-
-def _line(error: BaseException) -> str:
-    number = getattr(error, "lineno", None)
-    return f" (line {number})" if number else ""
+_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # and no key
+_renderer = _Renderer()
+atexit.register(_renderer.close)
 
 
 def _sample(source: Source, activations: tuple[float, ...]) -> Context:

@@ -6,6 +6,6 @@
 A file says what differs from the defaults; `labeler recipes` prints those that come with the package.
 """
 
-from labeler.recipes.read import known_recipes, parse_recipe, read_recipe, recipe_from_values, text_of
+from labeler.recipes.read import known_recipes, parse_recipe, read_recipe, recipe_from_values, recipe_values, text_of
 
-__all__ = ["known_recipes", "parse_recipe", "read_recipe", "recipe_from_values", "text_of"]
+__all__ = ["known_recipes", "parse_recipe", "read_recipe", "recipe_from_values", "recipe_values", "text_of"]

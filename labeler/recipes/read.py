@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from labeler.errors import FormatError, InputError, NotFoundError
 from labeler.explain.needs import check_recipe
+from labeler.files import check_inside, check_regular, parse_toml, read_small
 from labeler.recipe import (
     EXPLAINERS,
     SIMULATORS,
@@ -22,6 +22,7 @@ from labeler.recipe import (
 )
 from labeler.recipes.values import Table
 
+_LARGEST = 64 << 10  # bytes of a recipe or a template, a hundred times those that come with the package
 _OF_RECIPE = ("n_null", "confidence", "seed")
 _EXPLAINER = ("temperature", "max_tokens", "best_of", "revise")
 _SIMULATOR = ("contexts_per_request", "temperature", "max_tokens", "simulate", "top_logprobs")
@@ -54,24 +55,24 @@ def read_recipe(source: str, explainer: str | None = None, simulator: str | None
     if source in _names():
         return parse_recipe(text_of(source), source, None, explainer, simulator)
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise FormatError(f"recipe {source}: not UTF-8 text") from None
-    except OSError as error:
+        check_regular(path)
+    except NotFoundError:
         raise NotFoundError(
-            f"recipe {source!r}: no such file ({error.strerror}), and no recipe of that name: known are {', '.join(_names())}"
+            f"recipe {source!r}: no such file, and no recipe of that name: known are {', '.join(_names())}"
         ) from None
-    return parse_recipe(text, source, path.parent, explainer, simulator)
+    return parse_recipe(_text(path, f"recipe {source}"), source, path.parent, explainer, simulator)
+
+
+def recipe_values(path: Path) -> dict[str, Any]:
+    """What a recipe's file says, unchecked, for a service to check. Raises NotFoundError or FormatError."""
+    return parse_toml(_text(path, f"recipe {path}"), f"recipe {path}")
 
 
 def parse_recipe(
     text: str, name: str, folder: Path | None = None, explainer: str | None = None, simulator: str | None = None
 ) -> Recipe:
     """The recipe that a text says; `folder` is where its template would be."""
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FormatError(f"recipe {name}: not TOML: {error}") from None
+    values = parse_toml(text, f"recipe {name}")
     try:
         recipe = _recipe(Table(values), folder, explainer, simulator)
         check_recipe(recipe)
@@ -162,14 +163,29 @@ def _model(table: Table, default: str | None, flag: str) -> str:
 
 
 def _template(table: Table, folder: Path | None) -> str | None:
+    """The text of the template, which lies in the recipe's folder: a recipe may come from a stranger, and so may its links."""
     named = table.text("template")
     if named is None:
         return None
-    path = (folder or Path()) / named
+    where = f"{table.where}.template"
+    if folder is None:
+        raise InputError(f"{where} names a file, and this recipe lies in no folder")
+    if Path(named).is_absolute() or ".." in Path(named).parts:
+        raise InputError(
+            f"{where}: {named!r} leads out of the recipe's folder; put the template there and name it alone"
+        )
+    path = folder / named
+    check_inside(path, folder)
+    return _text(path, where)
+
+
+def _text(path: Path, what: str) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFoundError(f"{table.where}.template: {path} cannot be read ({error})") from None
+        return read_small(path, _LARGEST).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{what}: not UTF-8 text") from None
+    except (NotFoundError, FormatError) as error:
+        raise type(error)(f"{what}: {error}") from None
 
 
 def _overridden(table: Table, flag: str | None) -> Table:

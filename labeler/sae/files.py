@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,26 @@ import torch
 from torch import Tensor
 
 from labeler.errors import FormatError, NotFoundError
+from labeler.files import check_archive, check_regular, read_json
 from labeler.sae.sae import SAE, Source
+
+# All that torch, numpy and zipfile raise over a damaged file.
+_DAMAGED = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, OSError, MemoryError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_regular(path)
     try:
         return load_file(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"SAE {path}: no such file") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise FormatError(f"SAE {path}: damaged or cut short, not readable as safetensors ({error})") from error
 
 
@@ -31,8 +40,8 @@ def read_pt(path: Path) -> dict[str, Any]:
     """A torch file, with weights_only=True: a file that needs more would run code, and is refused."""
     import pickle
     import warnings
-    import zipfile
 
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a damaged file torch first says that its version is unusual
@@ -45,7 +54,7 @@ def read_pt(path: Path) -> dict[str, Any]:
             f"SAE {path}: refused: it is damaged, or reading it would execute code from the file; save it again as a plain "
             "state dict, or as safetensors"
         ) from error
-    except (RuntimeError, ValueError, LookupError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise FormatError(f"SAE {path}: damaged or cut short ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(value, dict):
         raise FormatError(f"SAE {path}: expected a state dict, found {type(value).__name__}")
@@ -53,28 +62,28 @@ def read_pt(path: Path) -> dict[str, Any]:
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
-    import zipfile
     import zlib
 
     import numpy as np
 
+    check_archive(path)
     try:
         # Opened here, since numpy leaves a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except FileNotFoundError as error:
         raise NotFoundError(f"SAE {path}: no such file") from error
-    except (ValueError, TypeError, LookupError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGED, zlib.error) as error:
         raise FormatError(f"SAE {path}: damaged, or needs pickle, which is refused ({error})") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise NotFoundError(f"SAE: {path} is missing beside the weights")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(f"SAE: {path} is missing beside the weights") from error
-    except ValueError as error:
-        raise FormatError(f"SAE: {path} is damaged, not JSON ({error})") from error
+        value = read_json(path)
+    except (NotFoundError, FormatError) as error:
+        raise type(error)(f"SAE: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"SAE: {path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -83,9 +92,20 @@ def read_config(path: Path) -> dict[str, Any]:
 def tensor(tensors: Mapping[str, Any], path: Path, *names: str) -> Tensor:
     """The first of `names` that is there, as float32. Raises FormatError naming what was looked for and what is there."""
     for name in names:
-        if isinstance(tensors.get(name), Tensor):
-            return tensors[name].float()
-    raise FormatError(f"SAE {path}: no tensor {' or '.join(map(repr, names))} among {', '.join(sorted(tensors))}")
+        if isinstance(value := tensors.get(name), Tensor):
+            _check_stored(value, f"SAE {path}: {name}")
+            return value.float()
+    raise FormatError(
+        f"SAE {path}: no tensor {' or '.join(map(repr, names))} among {', '.join(sorted(map(str, tensors)))}"
+    )
+
+
+def _check_stored(value: Tensor, where: str) -> None:
+    """Refuse a tensor of which the file holds less than it says: one number, repeated, can claim any size."""
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise FormatError(f"{where} is stored in a way that no SAE is ({value.layout}, {value.device.type})")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise FormatError(f"{where} says {tuple(value.shape)}, and the file holds fewer numbers")
 
 
 def positive_int(value: Any, name: str, where: Path) -> int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from labeler.errors import InputError, NotFoundError
-
-_HF = re.compile(r"hf:(?P<repo>[^/@]+/[^/@]+)(?:/(?P<path>[^@]+))?(?:@(?P<revision>.+))?")
+from labeler.errors import NotFoundError
+from labeler.places import in_repository, release_of_saelens, sae_on_hub
 
 
 def download(name: str) -> tuple[Path, str]:
     """(local path, commit) of `hf:REPO/PATH@REVISION` or `sae-lens:RELEASE/ID`. Raises NotFoundError without a network."""
-    repo, path, revision = _parse(name)
+    repo, path, revision = (_from_saelens_directory if name.startswith("sae-lens:") else sae_on_hub)(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -38,21 +36,8 @@ def _unreachable(name: str, repo: str, path: str | None, error: Exception) -> No
     )
 
 
-def _parse(name: str) -> tuple[str, str | None, str | None]:
-    if name.startswith("sae-lens:"):
-        return _from_saelens_directory(name)
-    match = _HF.fullmatch(name)
-    if match is None:
-        raise InputError(f"SAE {name!r}: expected hf:OWNER/REPO, hf:OWNER/REPO/PATH or hf:OWNER/REPO/PATH@REVISION")
-    return match["repo"], match["path"], match["revision"]
-
-
 def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
-    release, slash, sae_id = name.removeprefix("sae-lens:").partition("/")
-    if not (release and slash and sae_id):
-        raise InputError(
-            f"SAE {name!r}: expected sae-lens:RELEASE/ID, such as sae-lens:gpt2-small-res-jb/blocks.8.hook_resid_pre"
-        )
+    release, sae_id = release_of_saelens(name)
     try:
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
     except ImportError as error:
@@ -63,4 +48,4 @@ def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
     directory = get_pretrained_saes_directory()
     if release not in directory or sae_id not in directory[release].saes_map:
         raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
-    return directory[release].repo_id, directory[release].saes_map[sae_id], None
+    return in_repository(name, directory[release].repo_id, directory[release].saes_map[sae_id], None)

@@ -10,6 +10,7 @@ import torch
 
 from labeler.demo import PATHS
 from labeler.errors import FormatError, InputError, NotFoundError
+from labeler.files import check_folder, check_regular
 from labeler.recipe import check_dtype
 from labeler.sae import dictionary_learning, gemma_scope, saelens, sparsify
 from labeler.sae.files import checked
@@ -54,7 +55,10 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
 
 def _read(path: Path, hookpoint: str | None) -> SAE:
-    if path.is_file():
+    if path.is_dir():
+        check_folder(path)
+    else:
+        check_regular(path)
         if path.suffix == ".pt" and path.name != dictionary_learning.WEIGHTS:
             return read_openai(path)
         if path.name in _READERS:

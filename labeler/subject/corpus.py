@@ -17,31 +17,15 @@ import hashlib
 import itertools
 import json
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from labeler.errors import FormatError, InputError, NotFoundError
-
-_TEXT_SUFFIXES = {
-    ".txt",
-    ".md",
-    ".rst",
-    ".py",
-    ".c",
-    ".h",
-    ".cpp",
-    ".js",
-    ".ts",
-    ".java",
-    ".go",
-    ".rs",
-    ".tex",
-    ".html",
-    "",
-}
+from labeler.errors import FormatError, NotFoundError
+from labeler.files import check_inside, check_regular
+from labeler.places import TEXT_SUFFIXES, data_set_on_hub
 
 # Tests are not prose, and these files are tables of data in the clothes of code: a subject learns nothing from
 # them and a feature would fill its evidence with copies of one row.
@@ -66,9 +50,12 @@ class Corpus:
     documents: Callable[[], Iterator[Document]]
 
 
-def open_corpus(spec: str, text_field: str = "text") -> Corpus:
-    """The corpus that `spec` names (see the module's table). Raises NotFoundError or FormatError."""
-    reader = _reader(spec, text_field)
+def open_corpus(spec: str, text_field: str = "text", *, within: Path | None = None) -> Corpus:
+    """The corpus that `spec` names (see the module's table). Raises NotFoundError or FormatError.
+
+    A service names the folder `within` which its files stay, links followed; files without a suffix are none of its corpus.
+    """
+    reader = _reader(spec, text_field, within)
     return Corpus(spec, lambda: _documents(spec, reader))
 
 
@@ -82,11 +69,12 @@ def _documents(spec: str, reader: Callable[[], Iterator[Document]]) -> Iterator[
         raise FormatError(f"corpus {spec!r}: not UTF-8 ({error.reason}); convert it to UTF-8 first") from error
 
 
-def _reader(spec: str, text_field: str) -> Callable[[], Iterator[Document]]:
+def _reader(spec: str, text_field: str, within: Path | None) -> Callable[[], Iterator[Document]]:
     if spec == "python-stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
         return lambda: _files(root, _stdlib_files(root))
     if spec.startswith("hf:"):
+        data_set_on_hub(spec)
         return lambda: _hub_rows(spec, text_field)
     path = Path(spec)
     if not path.exists():
@@ -94,8 +82,12 @@ def _reader(spec: str, text_field: str) -> Callable[[], Iterator[Document]]:
             f"corpus {spec!r}: no such file or folder; give a folder of text files, a .txt, .jsonl, .parquet or .npy file, "
             "`python-stdlib`, or `hf:NAME`"
         )
+    suffixes = TEXT_SUFFIXES if within is not None else TEXT_SUFFIXES | {""}
+    if within is not None:
+        check_inside(path, within)
     if path.is_dir():
-        return lambda: _files(path, _text_files(path))
+        return lambda: _files(path, _text_files(path, suffixes))
+    check_regular(path)
     readers: dict[str, Callable[[], Iterator[Document]]] = {
         ".jsonl": lambda: _jsonl_rows(path, text_field),
         ".parquet": lambda: _parquet_rows(path, text_field),
@@ -103,7 +95,7 @@ def _reader(spec: str, text_field: str) -> Callable[[], Iterator[Document]]:
     }
     if path.suffix in readers:
         return readers[path.suffix]
-    if path.suffix in _TEXT_SUFFIXES:
+    if path.suffix in suffixes:
         return lambda: _files(path.parent, [path])
     raise FormatError(f"corpus {spec!r}: do not know how to read {path.suffix!r}; give text, .jsonl, .parquet or .npy")
 
@@ -123,8 +115,8 @@ def _in_hash_order(root: Path, paths: Iterator[Path]) -> list[Path]:
     return sorted(paths, key=key)
 
 
-def _text_files(root: Path) -> list[Path]:
-    found = (p for p in root.rglob("*") if p.is_file() and p.suffix in _TEXT_SUFFIXES and not _hidden(root, p))
+def _text_files(root: Path, suffixes: Set[str]) -> list[Path]:
+    found = (p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes and not _hidden(root, p))
     return _in_hash_order(root, found)
 
 
@@ -151,7 +143,7 @@ def _jsonl_rows(path: Path, text_field: str) -> Iterator[Document]:
             try:
                 row = json.loads(line)
                 text = row[text_field]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, RecursionError, KeyError, TypeError) as error:
                 raise FormatError(
                     f"corpus {path}, line {number}: expected a JSON object with a text field {text_field!r} "
                     f"({type(error).__name__}: {error}); name another field with --text-field"
@@ -195,22 +187,21 @@ def _token_arrays(path: Path) -> Iterator[Document]:
         ) from error
     except (ValueError, OSError) as error:
         raise FormatError(f"corpus {path}: not a readable .npy array ({error})") from error
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or offsets.ndim != 1 or int(offsets[-1]) > len(tokens):
+    whole = all(a.ndim == 1 and a.dtype.kind in "iu" for a in (tokens, offsets)) and len(offsets) > 0
+    if (
+        not whole
+        or int(offsets[0]) < 0
+        or int(offsets[-1]) > len(tokens)
+        or (np.diff(offsets.astype(np.int64)) < 0).any()
+    ):
         raise FormatError(f"corpus {path}: expected integer token ids [n_tokens] and offsets that end within them")
     for number, (low, high) in enumerate(itertools.pairwise(offsets)):
         yield Document(f"{path.name}:{number}", token_ids=np.asarray(tokens[int(low) : int(high)]))
 
 
 def _hub_rows(spec: str, text_field: str) -> Iterator[Document]:
-    _, name, *rest = spec.split(":")
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError(f"corpus {spec!r} needs the extra `hub`: pip install 'labeler[hub]'") from error
-    try:
-        rows = load_dataset(name, split=rest[0] if rest else "train", streaming=True)
-        for number, row in enumerate(rows):
-            if row.get(text_field):
-                yield Document(f"{name}:{number}", row[text_field])
-    except (OSError, ValueError) as error:
-        raise NotFoundError(f"corpus {spec!r}: cannot read this dataset ({error})") from error
+    from labeler.subject.data_set import stream_texts
+
+    name, split = data_set_on_hub(spec)
+    for number, text in stream_texts(spec, name, split, text_field):
+        yield Document(f"{name}:{number}", text)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from labeler.demo import PATHS
-from labeler.errors import FormatError, MismatchError, NotFoundError
+from labeler.errors import MismatchError, NotFoundError
+from labeler.places import hub_name, hub_revision
 from labeler.recipe import check_dtype
 from labeler.subject.hookpoints import Hookpoint, find_hookpoint
+from labeler.subject.pretrained import load_pretrained
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
@@ -117,41 +119,21 @@ def load_subject(
 
     Raises NotFoundError, FormatError or InputError.
     """
-    import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     computed = getattr(torch, check_dtype(dtype))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     is_path = name in PATHS or name.startswith((".", "/", "~")) or Path(name).exists()
-    source = str(PATHS.get(name) or Path(name).expanduser()) if is_path else name
-    if is_path and not (Path(source) / "config.json").is_file():
-        raise NotFoundError(
-            f"subject {name!r}: no config.json there; give the folder of a transformers model or a hub id"
-        )
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, config=config, dtype=computed)
-    except OSError as error:
-        raise NotFoundError(
-            f"subject {name!r}: neither a folder with a transformers model nor a hub id that can be reached from here; "
-            f"without a network, download the model and give its folder ({_first_line(error)})"
-        ) from error
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise FormatError(f"subject {name!r}: transformers cannot load it ({_first_line(error)})") from error
-    except Exception as error:
-        # safetensors raises a class of its own that derives from Exception alone.
-        if type(error).__module__.startswith("safetensors"):
-            raise FormatError(f"subject {name!r}: its weights are damaged ({_first_line(error)})") from error
-        raise
+    if is_path:
+        source = str(PATHS.get(name) or Path(name).expanduser())
+        if not (Path(source) / "config.json").is_file():
+            raise NotFoundError(
+                f"subject {name!r}: no config.json there; give the folder of a transformers model or a hub id"
+            )
+    else:
+        source, revision = hub_name(name, "subject"), hub_revision(revision, f"subject {name!r}")
+    model, tokenizer = load_pretrained(source, revision, computed)
     model.eval().to(device)
-    commit = getattr(config, "_commit_hash", None) or _weights_hash(Path(source))
+    commit = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(source))
     return Subject(name, commit, model, tokenizer, device)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _weights_hash(folder: Path) -> str:

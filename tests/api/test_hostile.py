@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,48 @@ def test_a_path_stays_below_the_data_folder(http: TestClient, data: Path, path: 
     assert http.post("/v1/evidence", json={"path": path}).status_code == 422
     with pytest.raises(InputError):
         below(path, data, "out")
+
+
+NO_CORPUS = [
+    "hf:/any/absolute/folder", "hf:folder", "hf:./folder", "hf:../folder", "hf:~", "hf:link", "hf:folder/below", "hf:C:\\x", "hf:http://a.example/x",
+    "hf:a/b/c", "huggingface/token", "notes.db", ".hidden/notes.txt", ".notes.txt", "huggingface/../.notes.txt", "pipe.jsonl",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("corpus", NO_CORPUS)
+def test_a_corpus_is_text_of_the_data_folder_or_of_the_hub(
+    http: TestClient, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str
+) -> None:
+    home = tmp_path / "home"
+    (home / "folder" / "below").mkdir(parents=True)
+    (home / "link").symlink_to("/etc")
+    monkeypatch.chdir(home)
+    for name in ("huggingface/token", "notes.db", ".hidden/notes.txt", ".notes.txt"):
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_text("a secret")
+    os.mkfifo(data / "pipe.jsonl")
+    asked = {"subject": "owner/model", "sae": "neurons", "corpus": corpus, "out": "o"}
+    reply = http.post("/v1/jobs:gather", json=asked)
+    assert reply.status_code == 422, reply.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sae", "hf:/abs/folder"), ("sae", "hf:a/b/../../c"), ("sae", "hf:a/b@../../x"), ("sae", "hf:a/b//c"), ("sae", "hf:folder/below"),
+        ("sae", "sae-lens:r/../x"), ("sae", "sae-lens:x"), ("subject", "folder/below"), ("subject", "folder"), ("subject", ".hidden"),
+        ("revision", "../../x"), ("revision", "a..b"), ("revision", "/abs"), ("sae", ".hidden"), ("out", ".hidden/o"),
+    ],
+)  # fmt: skip
+def test_a_name_on_the_hub_is_no_path(
+    http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    (tmp_path / "home" / "folder" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "home")
+    asked = {"subject": "owner/model", "sae": "hf:owner/sae/layer.1@v1", "corpus": "hf:owner/texts:train", "out": "o"}
+    assert http.post("/v1/jobs:gather", json=asked).status_code == 202
+    reply = http.post("/v1/jobs:gather", json={**asked, name: value})
+    assert reply.status_code == 422, reply.text
 
 
 @pytest.mark.parametrize("url", ADDRESSES)

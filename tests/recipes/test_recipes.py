@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,54 @@ keep_lookup_from = 0.8
 """
 
 
+OUTSIDE = {
+    "../secret": lambda folder: None,
+    "sub/../../secret": lambda folder: None,
+    "{secret}": lambda folder: None,
+    "link": lambda folder: (folder / "link").symlink_to(folder.parent / "secret"),
+    "linked/secret": lambda folder: (folder / "linked").symlink_to(folder.parent),
+}
+
+
+@pytest.mark.parametrize("named", OUTSIDE)
+def test_a_template_outside_the_recipe_s_folder_is_not_read(tmp_path: Path, named: str) -> None:
+    (tmp_path / "secret").write_text("Reply LABEL: ...")
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    OUTSIDE[named](folder)
+    path = named.format(secret=tmp_path / "secret")
+    (folder / "mine.toml").write_text(f"model = 'm'\n[explainer]\ntemplate = '{path}'")
+    with pytest.raises(InputError, match=r"leads out of"):
+        read_recipe(str(folder / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", ["mine.toml", "mine.jinja"])
+def test_a_fifo_in_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.toml").write_text("model = 'm'\n[explainer]\ntemplate = 'mine.jinja'")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FormatError, match=rf"{name} is a FIFO; expected a regular file"):
+        read_recipe(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = " + "[" * 30_000, "nested deeper than 100 levels"),
+        ("x = " + "{a=" * 10_000, "nested deeper than 100 levels"),
+        ("a." * 30_000 + "a = 1", "a key of more than 100 parts"),
+        ("'a'." * 10_000 + "a = 1", "a key of more than 100 parts"),
+        ("seed = " + "9" * 5000, "not TOML: Exceeds the limit"),
+        ("# " + "a" * 70_000, "is larger than 64 KiB"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_recipe_without_measure_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(FormatError, match=says):
+        read_recipe(str(tmp_path / "mine.toml"))
+
+
 def test_every_key_arrives() -> None:
     assert parse_recipe(EVERYTHING, "mine") == Recipe(
         ExplainerConfig("openai", "big", EXPLAINERS["contrastive"], 1.0, 300, best_of=3, revise=True),
@@ -113,7 +162,7 @@ def test_a_template_is_a_file_beside_the_recipe_and_its_text_is_in_the_hash(tmp_
     with pytest.raises(InputError, match=r"mine.toml: the explainer's template names 'kontexts', which is not there"):
         read_recipe(str(tmp_path / "mine.toml"))
     (tmp_path / "mine.jinja").unlink()
-    with pytest.raises(NotFoundError, match=r"explainer.template: .*mine.jinja cannot be read"):
+    with pytest.raises(NotFoundError, match=r"explainer.template: .*mine.jinja: no such file"):
         read_recipe(str(tmp_path / "mine.toml"))
 
 

@@ -87,7 +87,7 @@ def test_configurations_that_we_do_not_know_are_refused(topk: Path, changes: dic
 
 def test_damaged_or_missing_configurations_are_named(topk: Path) -> None:
     (topk / "cfg.json").write_text("{")
-    with pytest.raises(FormatError, match=r"cfg\.json is damaged"):
+    with pytest.raises(FormatError, match=r"cfg\.json: damaged"):
         load_sae(str(topk))
     (topk / "cfg.json").unlink()
     with pytest.raises(NotFoundError, match=r"cfg\.json is missing"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,50 @@ def test_a_corpus_too_small_to_split_is_refused(tmp_path: Path, texts: list[str]
 def test_tokens_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"token id 300 is outside the subject's vocabulary of 256"):
         tokenized(tmp_path, ["abc", "ab\u012c"], GatherConfig())
+
+
+def test_a_service_s_corpus_is_text_below_its_data_folder(tmp_path: Path) -> None:
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    for path in (
+        data / "texts" / "sub" / "a.txt",
+        data / "texts" / "token",
+        data / "texts" / ".b.txt",
+        outside / "c.txt",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    texts = data / "texts"
+    assert [d.text for d in open_corpus(str(texts), within=data).documents()] == ["a.txt"]
+    assert sorted(d.text for d in open_corpus(str(texts)).documents()) == ["a.txt", "token"]
+    with pytest.raises(FormatError, match="do not know how to read ''"):
+        open_corpus(str(texts / "token"), within=data)
+    (texts / "link.txt").symlink_to(outside / "c.txt")
+    for spec in (texts, texts / "link.txt"):
+        with pytest.raises(InputError, match=r"link\.txt leads out of"):
+            open_corpus(str(spec), within=data)
+    (texts / "link.txt").unlink()
+    (texts / "folder").symlink_to(outside)
+    for spec in (texts, texts / "folder", texts / "folder" / "c.txt"):
+        with pytest.raises(InputError, match="leads out of"):
+            open_corpus(str(spec), within=data)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.txt", "c.npy", "c.parquet"])
+def test_a_fifo_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FormatError, match=f"{name} is a FIFO"):
+        open_corpus(str(tmp_path / name))
+
+
+def test_a_line_of_brackets_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("[" * 200_000)
+    with pytest.raises(FormatError, match=r"c\.jsonl, line 1"):
+        list(open_corpus(str(tmp_path / "c.jsonl")).documents())
+
+
+@pytest.mark.parametrize("offsets", [[], [-5, 3], [0, 5, 2, 4], [0.0, 3.0], [0, 99]])
+def test_offsets_that_are_none_are_refused(tmp_path: Path, offsets: list[float]) -> None:
+    np.save(tmp_path / "t.npy", np.arange(10))
+    np.save(tmp_path / "t.offsets.npy", np.array(offsets))
+    with pytest.raises(FormatError, match=r"not a readable|expected integer token ids"):
+        list(open_corpus(str(tmp_path / "t.npy")).documents())

@@ -69,6 +69,20 @@ def linted(dockerfile: Path) -> str:
     return subprocess.run([BIN / "hadolint", dockerfile], capture_output=True, text=True, check=False).stdout
 
 
+def test_the_cache_that_may_hold_a_token_is_not_in_the_data_folder() -> None:
+    """A request to the service may name any file of the data folder as a corpus, and a reader then sees its text."""
+    homes = [Path(home) for home in re.findall(r"\bHF_HOME=(\S+)", DOCKERFILE)]
+    assert homes
+    for service in SERVICES.values():
+        mounts = {v.partition(":")[2] for v in service.get("volumes", [])}
+        if service.get("build", {}).get("target") == "worker" and "HF_TOKEN" in service["environment"]:
+            assert all(any(home.is_relative_to(mount) for mount in mounts) for home in homes), (
+                "else it is lost at a restart"
+            )
+        homes += [Path(value) for name, value in service.get("environment", {}).items() if name.startswith("HF_HOME")]
+    assert not any(home.is_relative_to("/data") for home in homes)
+
+
 def test_what_the_images_copy_exists_and_is_sent_to_the_engine() -> None:
     """`.dockerignore` leaves out everything but what it names."""
     sources = [s for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE) for s in line.split()[:-1]]
