@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -100,12 +101,22 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 
 
 def read_json(path: Path) -> Any:
+    """Raises NotFoundError, or FormatError naming the file."""
     try:
+        check_regular(path)
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, not JSON ({error})") from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse folders and devices before they are opened: a pipe would be waited for. Raises FormatError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise FormatError(f"{path}: expected a file, found {found}")
 
 
 class NpyWriter:
@@ -152,10 +163,12 @@ def save_npy(path: Path, array: np.ndarray) -> None:
 def map_npy(path: Path) -> np.ndarray:
     """A memory-mapped view of a `.npy` file. Raises FormatError naming the file."""
     try:
+        check_regular(path)
         return _mapped(path)
     except FileNotFoundError as error:
         raise FormatError(f"{path}: this file is missing; the folder is incomplete") from error
-    except (ValueError, OSError, EOFError) as error:
+    # A damaged header is parsed as Python's literals, which fails in many ways.
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise FormatError(f"{path}: damaged or cut short ({error})") from error
 
 

@@ -85,7 +85,7 @@ def _before(folder: EvidenceFolder, context: Context) -> str:
     if not 0 <= start < corpus.n_tokens:
         return ""
     low = max(start - _LEFT, int(corpus.sequence_starts[corpus.sequence_of(np.array([start]))[0]]))
-    return "".join(folder.vocabulary.text(i) for i in corpus.tokens[low:start].tolist())
+    return "".join(folder.vocabulary.text(i) for i in folder.token_ids(low, start).tolist())
 
 
 def heat(

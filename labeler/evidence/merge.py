@@ -10,6 +10,7 @@ The evidence folder:
     contexts/           TOP and SAMPLED contexts by split (evidence/contexts.py)
     random.*.npy        RANDOM windows, shared by all features, and who fires in them
     output.*.npy, neighbours.*.npy   what the decoder says without any text (evidence/directions.py)
+    hashes-*.npy        of the blocks of all of these files (evidence/hashes.py)
     losses.json         cross-entropy recovered, where it was asked for (evidence/patching.py)
 """
 
@@ -31,6 +32,7 @@ from labeler import __version__
 from labeler.errors import MismatchError, NotFoundError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
 from labeler.evidence.format import HEAD, SPLITS, position_dtype
+from labeler.evidence.manifest import write_manifest
 from labeler.evidence.quality import describe_quality
 from labeler.evidence.ragged import starts_of
 from labeler.evidence.state import (
@@ -42,7 +44,7 @@ from labeler.evidence.state import (
     load_arrays,
     random_positions,
 )
-from labeler.files import clear_disk_errors, map_npy, read_json, save_npy, write_json
+from labeler.files import clear_disk_errors, map_npy, read_json, save_npy
 from labeler.recipe import GatherConfig
 from labeler.records import Source
 from labeler.subject.sequences import TokenizedCorpus, open_tokenized
@@ -155,7 +157,7 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
         manifest = _manifest(plan, corpus, config, statistics, quality, counts, seconds)
         if (out / "losses.json").exists():
             manifest["quality"] |= read_json(out / "losses.json")
-        write_json(out / "manifest.json", manifest)
+        write_manifest(out, manifest)
         shutil.rmtree(out / "shards")
     return out
 

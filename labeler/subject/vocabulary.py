@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,10 @@ def save_vocabulary(folder: Path, texts: list[str]) -> None:
 class Vocabulary:
     """The text of token ids, decoded as they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._bytes = map_npy(folder / "vocabulary.bytes.npy")
-        self._starts = map_npy(folder / "vocabulary.starts.npy")
+    def __init__(self, folder: Path, array: Callable[[str], np.ndarray] | None = None) -> None:
+        array = array or (lambda name: map_npy(folder / name))
+        self._bytes = array("vocabulary.bytes.npy")
+        self._starts = array("vocabulary.starts.npy")
         self._texts: dict[int, str] = {}
 
     @cached_property
