@@ -167,8 +167,9 @@ def map_npy(path: Path) -> np.ndarray:
         return _mapped(path)
     except FileNotFoundError as error:
         raise FormatError(f"{path}: this file is missing; the folder is incomplete") from error
-    # A damaged header is parsed as Python's literals, which fails in many ways.
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged header is read as Python's literals, which fails in many ways
         raise FormatError(f"{path}: damaged or cut short ({error})") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from labeler.errors import FormatError, LabelerError, reason_of
-from labeler.evidence.hashes import BLOCK_BYTES, Hashes, block_problem, covered_files
+from labeler.evidence.hashes import BLOCK_BYTES, Hashes, covered_files
 from labeler.evidence.manifest import MANIFEST, has_hashes, read_manifest
 from labeler.evidence.progress import Progress, no_progress
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
@@ -78,7 +78,7 @@ def _check_file(folder: Path, name: str, hashes: Hashes | None, manifest: dict[s
     try:
         if hashes is not None and (blocks := hashes.damaged_blocks(name)):
             more = f" (and {len(blocks) - 1:,} more blocks of {BLOCK_BYTES:,})" if len(blocks) > 1 else ""
-            return FileCheck(name, n_bytes, block_problem(blocks[0], n_bytes) + more, len(blocks))
+            return FileCheck(name, n_bytes, hashes.of[name][0].problem(blocks[0]) + more, len(blocks))
         if name.endswith(".npy"):
             return FileCheck(name, n_bytes, _impossible(name, map_npy(folder / name), manifest))
         if name.endswith(".json"):

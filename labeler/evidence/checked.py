@@ -11,7 +11,7 @@ import numpy as np
 
 from labeler.errors import DamagedError, DamagedFeatureError
 from labeler.evidence.format import SPLITS
-from labeler.evidence.hashes import BLOCK_BYTES, Hashes, as_damage, block_problem, blocks_of, hash_of
+from labeler.evidence.hashes import BLOCK_BYTES, Cut, Hashes, as_damage, hash_of
 from labeler.evidence.manifest import has_hashes
 from labeler.files import map_npy, read_json
 from labeler.records import HISTOGRAM_EDGES, Source
@@ -26,70 +26,62 @@ _FLOATS, _WHOLE_NUMBERS, _BOOLEANS = "f", "iu", "b"
 class CheckedArray:
     """A memory-mapped array of an evidence folder, whose blocks are compared with their hashes before they are used, once.
 
-    Without hashes (`table` None) nothing is compared.
+    Without hashes nothing is compared.
     """
 
-    def __init__(self, folder: Path, name: str, table: np.ndarray | None) -> None:
+    def __init__(self, folder: Path, name: str, hashes: Hashes | None) -> None:
         self._folder, self.name = folder, name
         with as_damage(folder, name):
             self.values = map_npy(folder / name)
-        mapping = getattr(self.values, "_mmap", None)  # an array without elements has none
-        raw = np.fromfile(folder / name, np.uint8) if mapping is None else np.frombuffer(mapping, np.uint8)
-        self._raw, self._table = raw, table
-        self._begin = len(raw) - self.values.nbytes
-        self._known = np.zeros(blocks_of(len(raw)), dtype=bool)
-        if table is not None:
-            self._check(0, self._begin, DamagedError)
         if not self.values.flags.c_contiguous:
             raise DamagedError(folder, name, "expected an array in rows")
+        mapping = getattr(self.values, "_mmap", None)  # an array without elements has none
+        self._raw = np.fromfile(folder / name, np.uint8) if mapping is None else np.frombuffer(mapping, np.uint8)
+        self._table = None if hashes is None else hashes.table(name)
+        self._cut = Cut(len(self._raw), len(self._raw) - self.values.nbytes) if hashes is None else hashes.of[name][0]
+        self._known = np.zeros(self._cut.n_blocks, dtype=bool)
+        self._compare(np.zeros(1, dtype=np.int64), DamagedError)  # the header
 
     def whole(self) -> np.ndarray:
         """All of it. Raises DamagedError."""
-        self._check(self._begin, len(self._raw), DamagedError)
+        self.check(0, self.values.size, DamagedError)
         return self.values
 
     def check(self, low: int, high: int, error: type[DamagedError]) -> None:
         """Elements low..high-1, counted over all rows, are as they were written. Raises `error`."""
+        if self._table is None or high <= low:
+            return
         size = self.values.itemsize
-        self._check(self._begin + low * size, self._begin + high * size, error)
+        first, end = 1 + low * size // BLOCK_BYTES, 2 + (high * size - 1) // BLOCK_BYTES
+        if not self._known[first:end].all():
+            self._compare(np.arange(first, end), error)
 
     def check_at(self, low: np.ndarray, high: np.ndarray, error: type[DamagedError]) -> None:
-        """The same of many ranges at once."""
+        """The same of many ranges at once, none of them empty."""
         if self._table is None or len(low) == 0:
             return
         size = self.values.itemsize
-        first = (self._begin + low * size) // BLOCK_BYTES
-        last = (self._begin + np.maximum(high, low + 1) * size - 1) // BLOCK_BYTES
+        first, last = 1 + low * size // BLOCK_BYTES, 1 + (high * size - 1) // BLOCK_BYTES
         longest = int((last - first).max()) + 1
-        blocks = np.unique(np.minimum(first[:, None] + np.arange(longest), last[:, None]))
-        self._compare(blocks, error)
+        self._compare(np.unique(np.minimum(first[:, None] + np.arange(longest), last[:, None])), error)
 
     def damaged_elements(self) -> np.ndarray:
         """[size] whether each element, counted over all rows, lies in a damaged block."""
         if self._table is None:
             return np.zeros(self.values.size, dtype=bool)
         whole = np.array([self._is_whole(block) for block in range(len(self._known))], dtype=bool)
-        # Headers are padded to whole items, so that no element lies in two blocks.
-        byte = self._begin + np.arange(self.values.size) * self.values.itemsize
-        return ~whole[byte // BLOCK_BYTES]
-
-    def _check(self, low: int, high: int, error: type[DamagedError]) -> None:
-        if self._table is None or high <= low:
-            return
-        first, end = low // BLOCK_BYTES, blocks_of(high)
-        if not self._known[first:end].all():
-            self._compare(np.arange(first, end), error)
+        # Elements of 1, 2, 4 or 8 bytes: none lies in two blocks.
+        return ~whole[1 + np.arange(self.values.size) * self.values.itemsize // BLOCK_BYTES]
 
     def _compare(self, blocks: np.ndarray, error: type[DamagedError]) -> None:
         for block in blocks[~self._known[blocks]].tolist():
             if not self._is_whole(block):
-                raise error(self._folder, self.name, block_problem(block, len(self._raw)))
+                raise error(self._folder, self.name, self._cut.problem(block))
 
     def _is_whole(self, block: int) -> bool:
         if not self._known[block]:
-            assert self._table is not None
-            part = self._raw[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
-            self._known[block] = hash_of(part) == self._table[block].tobytes()
+            low, high = self._cut.bounds(block)
+            self._known[block] = self._table is None or hash_of(self._raw[low:high]) == self._table[block].tobytes()
         return bool(self._known[block])
 
 
@@ -112,8 +104,7 @@ class EvidenceFiles:
         if name not in self._arrays:
             if self.hashes is not None and name not in self.hashes.of:
                 raise DamagedError(self.folder, name, "the manifest has no hash of it")
-            table = None if self.hashes is None else self.hashes.table(name)
-            self._arrays[name] = CheckedArray(self.folder, name, table)
+            self._arrays[name] = CheckedArray(self.folder, name, self.hashes)
         return self._arrays[name]
 
     def whole(self, name: str) -> np.ndarray:

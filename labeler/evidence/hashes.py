@@ -1,10 +1,11 @@
 """Hashes of the files of an evidence folder: what is read is compared with what was written.
 
-    manifest.json          "files": the size of each file, and the hash of its blocks' hashes; "digest": of the manifest itself
-    hashes-<digest>.npy    [n_blocks, 16] of each 8 KiB of each file, in the order of "files"
+    manifest.json          "files": of each file its size, that of its header, and the hash of its blocks' hashes;
+                           "digest": of the manifest itself
+    hashes-<digest>.npy    [n_blocks, 16] of the blocks of each file, in the order of "files"
 
-A block is cut by bytes, not by features: whatever a feature has, one read of it hashes no more than the blocks that hold it.
-The hashes take 0.2% of the room. They are SHA-256, cut to 128 bits: the fastest strong hash of the standard library on
+The header of an array is a block of its own, and its elements are cut into blocks of 8 KiB: by bytes, not by features, so that
+one read of a feature, whatever it has, hashes no more than the blocks that hold it. The hashes take 0.2% of the room. They are SHA-256, cut to 128 bits: the fastest strong hash of the standard library on
 processors that compute it, and evidence that travels should not rest on a checksum that can be made to fit.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,38 @@ def hash_of(block: Any) -> bytes:
     return hashlib.sha256(block).digest()[:HASH_BYTES]
 
 
-def blocks_of(n_bytes: int) -> int:
-    return -(-n_bytes // BLOCK_BYTES)
+@dataclass(frozen=True)
+class Cut:
+    """How a file is cut into blocks: its header, where it has one, and then equal parts."""
+
+    n_bytes: int
+    header: int
+
+    @property
+    def n_blocks(self) -> int:
+        return (self.header > 0) + -(-(self.n_bytes - self.header) // BLOCK_BYTES)
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """The first byte of a block, and the first one behind it."""
+        if self.header and block == 0:
+            return 0, self.header
+        low = self.header + (block - (self.header > 0)) * BLOCK_BYTES
+        return low, min(low + BLOCK_BYTES, self.n_bytes)
+
+    def problem(self, block: int) -> str:
+        low, high = self.bounds(block)
+        return f"bytes {low:,} to {high - 1:,} are not what was written"
+
+
+def cut_of(path: Path) -> Cut:
+    n_bytes = path.stat().st_size
+    if path.suffix != ".npy":
+        return Cut(n_bytes, 0)
+    with path.open("rb") as file:
+        start = file.read(12)
+    # numpy.lib.format: magic, version, and the length of what follows, of 2 bytes in version 1 and of 4 after it.
+    width = 2 if start[6] == 1 else 4
+    return Cut(n_bytes, 8 + width + int.from_bytes(start[8 : 8 + width], "little"))
 
 
 def covered_files(folder: Path) -> list[str]:
@@ -45,35 +77,35 @@ def covered_files(folder: Path) -> list[str]:
 
 def seal(folder: Path, known: dict[str, Any] | None) -> dict[str, Any]:
     """Write the hashes of all files and return "files" of the manifest; `known` is what that was before."""
-    names = covered_files(folder)
     # A file that has hashes keeps them: hashed anew, what has happened to it since would count as right.
-    before = dict(_tables(folder, known)) if known else {}
-    tables = {name: before.get(name, (0, b"")) for name in names}
+    tables = dict(_tables(folder, known)) if known else {}
+    names = covered_files(folder)
     for name in names:
-        if name not in before:
-            tables[name] = (folder / name).stat().st_size, _hash_file(folder / name)
+        if name not in tables:
+            cut = cut_of(folder / name)
+            tables[name] = cut, b"".join(_hash_blocks(folder / name, cut))
+    tables = {name: tables[name] for name in sorted(tables)}
     whole = b"".join(table for _, table in tables.values())
     hashes = f"hashes-{hashlib.sha256(whole).hexdigest()[:16]}.npy"
     if not known or known["hashes"] != hashes:
         save_npy(folder / hashes, np.frombuffer(whole, dtype=np.uint8).reshape(-1, HASH_BYTES))
-    of = {name: [size, hash_of(table).hex()] for name, (size, table) in tables.items()}
+    of = {name: [cut.n_bytes, cut.header, hash_of(table).hex()] for name, (cut, table) in tables.items()}
     return {"hash": _ALGORITHM, "block_bytes": BLOCK_BYTES, "hashes": hashes, "of": of}
 
 
-def _tables(folder: Path, known: dict[str, Any]) -> Iterator[tuple[str, tuple[int, bytes]]]:
-    table, row = map_npy(folder / known["hashes"]), 0
-    for name, (size, _) in known["of"].items():
-        yield name, (size, table[row : row + blocks_of(size)].tobytes())
-        row += blocks_of(size)
+def _tables(folder: Path, known: dict[str, Any]) -> Iterator[tuple[str, tuple[Cut, bytes]]]:
+    hashes = Hashes(folder, {"files": known})
+    for name, (cut, _) in hashes.of.items():
+        yield name, (cut, hashes.table(name).tobytes())
 
 
-def _hash_file(path: Path) -> bytes:
-    found = bytearray()
+def _hash_blocks(path: Path, cut: Cut) -> Iterator[bytes]:
     with path.open("rb") as file:
+        if cut.header:
+            yield hash_of(file.read(cut.header))
         while data := memoryview(file.read(256 * BLOCK_BYTES)):
             for low in range(0, len(data), BLOCK_BYTES):
-                found += hash_of(data[low : low + BLOCK_BYTES])
-    return bytes(found)
+                yield hash_of(data[low : low + BLOCK_BYTES])
 
 
 class Hashes:
@@ -82,12 +114,12 @@ class Hashes:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
         files = manifest["files"]
-        self.of: dict[str, tuple[int, bytes]] = {}
+        self.of: dict[str, tuple[Cut, bytes]] = {}
         self._first: dict[str, int] = {}
         n_blocks = 0
-        for name, (size, digest) in files["of"].items():
-            self.of[name], self._first[name] = (int(size), bytes.fromhex(digest)), n_blocks
-            n_blocks += blocks_of(int(size))
+        for name, (n_bytes, header, digest) in files["of"].items():
+            self.of[name], self._first[name] = (Cut(n_bytes, header), bytes.fromhex(digest)), n_blocks
+            n_blocks += self.of[name][0].n_blocks
         self.name = str(files["hashes"])
         with as_damage(folder, self.name):
             self._table = map_npy(folder / self.name)
@@ -98,18 +130,19 @@ class Hashes:
 
     def table(self, name: str) -> np.ndarray:
         """[n_blocks, 16] of one file. Raises DamagedError."""
-        (size, digest), first = self.of[name], self._first[name]
-        table = self._table[first : first + blocks_of(size)]
+        (cut, digest), first = self.of[name], self._first[name]
+        table = self._table[first : first + cut.n_blocks]
         if hash_of(np.ascontiguousarray(table)) != digest:
             raise DamagedError(self.folder, self.name, f"the hashes of {name} in it do not fit the manifest")
         return table
 
     def check_sizes(self) -> None:
         """Each file is there, is a file, and is as long as it was. Raises DamagedError."""
-        for name, (size, _) in self.of.items():
-            self.check_size(name, size)
+        for name in self.of:
+            self.check_size(name)
 
-    def check_size(self, name: str, expected: int) -> None:
+    def check_size(self, name: str) -> None:
+        expected = self.of[name][0].n_bytes
         with as_damage(self.folder, name):
             check_regular(self.folder / name)
             found = (self.folder / name).stat().st_size
@@ -118,19 +151,15 @@ class Hashes:
 
     def damaged_blocks(self, name: str) -> list[int]:
         """The blocks of a file that are not what was written; it is read from end to end. Raises DamagedError."""
-        self.check_size(name, self.of[name][0])
-        found = np.frombuffer(_hash_file(self.folder / name), np.uint8).reshape(-1, HASH_BYTES)
-        return np.flatnonzero((found != self.table(name)).any(axis=1)).tolist()
+        self.check_size(name)
+        table = self.table(name)
+        blocks = enumerate(_hash_blocks(self.folder / name, self.of[name][0]))
+        return [i for i, found in blocks if found != table[i].tobytes()]
 
     def check_whole(self, name: str) -> None:
         """All of a small file is as it was written. Raises DamagedError."""
         if blocks := self.damaged_blocks(name):
-            raise DamagedError(self.folder, name, block_problem(blocks[0], self.of[name][0]))
-
-
-def block_problem(block: int, n_bytes: int) -> str:
-    low = block * BLOCK_BYTES
-    return f"bytes {low:,} to {min(low + BLOCK_BYTES, n_bytes) - 1:,} are not what was written"
+            raise DamagedError(self.folder, name, self.of[name][0].problem(blocks[0]))
 
 
 @contextmanager

@@ -135,12 +135,12 @@ def _problem(manifest: dict[str, Any]) -> str | None:
 def _problem_of_files(files: Any) -> str | None:
     """The digest has been compared: what is found here was written by something else."""
     try:
-        sized = all(isinstance(size, int) and bytes.fromhex(digest) for size, digest in files["of"].values())
+        sized = all(n >= header >= 0 and bytes.fromhex(digest) for n, header, digest in files["of"].values())
         if sized and isinstance(files["hashes"], str):
             return None
     except (TypeError, KeyError, ValueError, AttributeError):
         pass
-    return "files: expected the size and hash of each file"
+    return "files: expected the sizes and the hash of each file"
 
 
 class _Missing:
