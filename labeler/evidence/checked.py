@@ -32,10 +32,11 @@ class CheckedArray:
     def __init__(self, folder: Path, name: str, hashes: Hashes | None) -> None:
         self._folder, self.name = folder, name
         with as_damage(folder, name):
-            self.values = map_npy(folder / name)
+            mapped = map_npy(folder / name)
+        self.values = mapped.view(np.ndarray)  # each slice of a memmap costs microseconds, of which a read has hundreds
         if not self.values.flags.c_contiguous:
             raise DamagedError(folder, name, "expected an array in rows")
-        mapping = getattr(self.values, "_mmap", None)  # an array without elements has none
+        mapping = getattr(mapped, "_mmap", None)  # an array without elements has none
         self._raw = np.fromfile(folder / name, np.uint8) if mapping is None else np.frombuffer(mapping, np.uint8)
         self._table = None if hashes is None else hashes.table(name)
         self._cut = Cut(len(self._raw), len(self._raw) - self.values.nbytes) if hashes is None else hashes.of[name][0]
@@ -58,7 +59,7 @@ class CheckedArray:
 
     def check_at(self, low: np.ndarray, high: np.ndarray, error: type[DamagedError]) -> None:
         """The same of many ranges at once, none of them empty."""
-        if self._table is None or len(low) == 0:
+        if self._table is None or len(low) == 0 or self._known.all():
             return
         size = self.values.itemsize
         first, last = 1 + low * size // BLOCK_BYTES, 1 + (high * size - 1) // BLOCK_BYTES
