@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import DamagedError, InputError, NotFoundError
 from labeler.evidence.store import EvidenceFolder
 from labeler.showing import FeatureView, feature_view
 from labeler.store import Store, catalogue
@@ -22,7 +22,7 @@ class Folders:
         self._lock = threading.Lock()
 
     def folder(self, path: str) -> EvidenceFolder:
-        """Raises NotFoundError or FormatError."""
+        """Raises NotFoundError, FormatError or DamagedError."""
         with self._lock:
             if path not in self._open:
                 self._open[path] = EvidenceFolder(path)
@@ -34,11 +34,13 @@ class Folders:
     def view(self, store: Store, sae: int, index: int, label_set: int | None) -> tuple[EvidenceFolder, FeatureView]:
         """A feature as the evidence of a label set shows it; without one, as the newest evidence of its SAE does.
 
-        Raises NotFoundError with the reason for those who ask: it names no path of this machine.
+        Raises DamagedError, or NotFoundError with the reason for those who ask: it names no path of this machine.
         """
         path = catalogue.newest_evidence(store, sae).path if label_set is None else evidence_folder(store, label_set)
         try:
             folder = self.folder(path)
             return folder, feature_view(folder, index, store, label_set)
+        except DamagedError:
+            raise
         except InputError as error:
             raise NotFoundError("the evidence folder cannot be read on the machine that serves this") from error

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from labeler.errors import LabelerError, StorageError
+from labeler.errors import DamagedError, LabelerError, StorageError
 from labeler.logs import request_id
 from labeler.wire import Problem
 
@@ -49,6 +49,10 @@ def _of_labeler(_request: Request, error: Exception) -> Response:
         # The message names files and servers, which are nothing to the one who asks.
         log.error("storage", extra={"error": str(error)})
         return problem(503, "the database does not answer; try again in a while", {"Retry-After": "5"})
+    if isinstance(error, DamagedError):
+        # As above: the file is named as it is called within its folder.
+        log.error("damaged evidence", extra={"error": str(error)})
+        return problem(error.http_status, error.reason)
     return problem(error.http_status, str(error))
 
 

@@ -4,6 +4,8 @@
     ├── InputError               what the user gave cannot work as it is            (exit 2, HTTP 400/422)
     │   ├── NotFoundError        a path, id, hookpoint or feature that is not there (exit 2, HTTP 404)
     │   ├── FormatError          a file that is damaged, or in no format we read    (exit 2, HTTP 422)
+    │   │   └── DamagedError     evidence that no longer is what was gathered       (exit 2, HTTP 409)
+    │   │       └── DamagedFeatureError  ... of some features only, which are `failed` for it
     │   ├── MismatchError        two inputs that do not belong together             (exit 2, HTTP 422)
     │   └── ConflictError        it cannot be done in the state that things are in  (exit 2, HTTP 409)
     ├── StorageError             disk full, database unreachable or locked          (exit 3, HTTP 503)
@@ -21,6 +23,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +48,29 @@ class NotFoundError(InputError):
 
 class FormatError(InputError):
     pass
+
+
+class DamagedError(FormatError):
+    """A file of an evidence folder that is not what was gathered. `reason` names it within the folder, for all to read."""
+
+    http_status = 409
+
+    def __init__(self, folder: str | PathLike[str], file: str, problem: str) -> None:
+        self.folder, self.file, self.problem = str(folder), file, problem
+        self.reason = f"the evidence is damaged: {file}: {problem}; gather again, or bring back a copy of the folder"
+        super().__init__(f"evidence {folder}: {file}: {problem}; gather again, or bring back a copy of the folder")
+
+    def __reduce__(self) -> tuple[type[DamagedError], tuple[str, str, str]]:
+        return type(self), (self.folder, self.file, self.problem)
+
+
+class DamagedFeatureError(DamagedError):
+    """Damage that spoils some features and leaves the others as they are."""
+
+
+def reason_of(error: LabelerError) -> str:
+    """The message for those who ask from elsewhere: without the place of an evidence folder on this machine."""
+    return error.reason if isinstance(error, DamagedError) else str(error)
 
 
 class MismatchError(InputError):

@@ -258,10 +258,13 @@ def save_npy(path: Path, array: np.ndarray) -> None:
 def map_npy(path: Path) -> np.ndarray:
     """A memory-mapped view of a `.npy` file. Raises FormatError naming the file."""
     try:
+        check_regular(path)
         return _mapped(path)
     except FileNotFoundError as error:
         raise FormatError(f"{path}: this file is missing; the folder is incomplete") from error
-    except (ValueError, OSError, EOFError) as error:
+    except FormatError:
+        raise
+    except Exception as error:  # a damaged header is read as Python's literals, which fails in many ways
         raise FormatError(f"{path}: damaged or cut short ({error})") from error
 
 

@@ -10,13 +10,14 @@ The command line runs these in one process; the workers run the same, cut into t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeler.errors import ConfigurationError, LLMError
+from labeler.errors import ConfigurationError, DamagedFeatureError, LLMError
 from labeler.evidence.choose import choose_evidence, explain_windows, null_features
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import explain_by_lookup
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from labeler.sae import SAE
     from labeler.subject.corpus import Corpus
     from labeler.subject.model import Subject
+
+log = logging.getLogger(__name__)
 
 
 def gather_evidence(
@@ -110,6 +113,21 @@ def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) ->
     return replace(evidence, lookup=lookup, output=output, steered=steered)
 
 
+async def label_from(
+    folder: EvidenceFolder, feature_index: int, recipe: Recipe, llm: LLM | None, null: Sequence[Label]
+) -> LabeledFeature:
+    """Read a feature's evidence and label it. One whose own evidence is damaged comes back as `failed`, with the file.
+
+    Raises DamagedError where the damage is to something that all features share.
+    """
+    try:
+        evidence = read_evidence(folder, feature_index, recipe)
+    except DamagedFeatureError as error:
+        statistics = folder.statistics_or_unknown(feature_index)
+        return LabeledFeature(feature_index, State.FAILED, statistics, error.reason)
+    return await label_feature(evidence, recipe, llm, null)
+
+
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:
     """The state of a feature that cannot be labelled, with its reason; None for one that can."""
     if statistics.n_firings == 0:
@@ -158,15 +176,26 @@ class NullLabels:
 
     def __init__(self, folder: EvidenceFolder, recipe: Recipe) -> None:
         # One more than needed, so that a feature of the null still meets n_null labels of others.
-        members = null_features(folder, recipe.contexts, recipe.n_null + 1, recipe.seed)
+        members = null_features(folder, recipe.contexts, folder.n_features, recipe.seed)
         # Whatever the recipe decides for a feature of its own, a label of another one is its look-up label.
         plain = replace(
             recipe, explainer=ExplainerConfig(), simulator=SimulatorConfig(), scorers=(), triage=None,
             contexts=replace(recipe.contexts, explain_hard=0, held_out_hard=0),
         )  # fmt: skip
-        evidence = (read_evidence(folder, f, plain) for f in members)
-        self._labels = {e.feature_index: lookup_of(e) for e in evidence if e.too_little is None}
+        self._labels = {}
         self._n = recipe.n_null
+        n_read = 0
+        for f in members:
+            if n_read > recipe.n_null:
+                break
+            try:
+                evidence = read_evidence(folder, f, plain)
+            except DamagedFeatureError as error:
+                log.warning("another feature stands in for feature %d in the null: %s", f, error)
+                continue
+            n_read += 1
+            if evidence.too_little is None:
+                self._labels[f] = lookup_of(evidence)
 
     def for_feature(self, feature_index: int) -> list[Label]:
         return [label for f, label in self._labels.items() if f != feature_index][: self._n]
@@ -186,11 +215,11 @@ async def label_features(
     Give `null` where many calls are about one folder and recipe: learning it takes as long as a hundred features.
     """
     check_recipe(recipe, folder)
+    folder.check_shared()
     null = null or NullLabels(folder, recipe)
 
     async def one(feature_index: int) -> LabeledFeature:
-        evidence = read_evidence(folder, feature_index, recipe)
-        return await label_feature(evidence, recipe, llm, null.for_feature(feature_index))
+        return await label_from(folder, feature_index, recipe, llm, null.for_feature(feature_index))
 
     todo = iter(features)
     running: set[asyncio.Task[LabeledFeature]] = set()

@@ -49,14 +49,14 @@ def feature_view(
             recipe = Recipe.from_dict(made_by)
         row = store.row(chosen, feature_index)
         result = read_result(folder, row) if row is not None else result
-    output = read_output(folder.folder, feature_index)
+    output = read_output(folder, feature_index)
     return FeatureView(
         result,
         explained(folder, feature_index, recipe, result.origin.draw if result.origin is not None else 0),
         chosen,
         _named(folder, output, "promoted"),
         _named(folder, output, "suppressed"),
-        read_neighbours(folder.folder, feature_index),
+        read_neighbours(folder, feature_index),
     )
 
 
@@ -86,7 +86,7 @@ def read_result(folder: EvidenceFolder, row: dict[str, Any]) -> LabeledFeature:
 
 def _context(folder: EvidenceFolder, simulation: dict[str, Any]) -> Context:
     start, n = int(simulation["token_start"]), int(simulation["n_tokens"])
-    ids = folder.corpus.tokens[start : start + n].tolist()
+    ids = folder.token_ids(start, start + n).tolist()
     return Context(
         token_start=start,
         document=int(simulation["document"]),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+from labeler.evidence.manifest import read_manifest, write_manifest
 from labeler.evidence.target import choose_target
 from labeler.pipeline import gather_for_all
 from labeler.recipe import GatherConfig
@@ -28,3 +32,31 @@ def gather(
     corpus = open_corpus(str(planted.corpus))
     gather_for_all(subject, targets, corpus, config, shard=shard, memory_bytes=memory_bytes)
     return out
+
+
+def change_manifest(evidence: Path, **changed: Any) -> None:
+    """Say something else in the manifest, as if it had been gathered so."""
+    write_manifest(evidence, {**read_manifest(evidence), **changed})
+
+
+def without_directions(evidence: Path, copy: Path, *patterns: str) -> Path:
+    """A copy of evidence whose pass wrote nothing about the decoder, or nothing of these patterns."""
+    shutil.copytree(evidence, copy)
+    for pattern in patterns or ("output.*.npy", "neighbours.*.npy"):
+        for path in copy.glob(pattern):
+            path.unlink()
+    manifest = read_manifest(copy)
+    del manifest["files"]
+    write_manifest(copy, manifest)
+    return copy
+
+
+def without_hashes(evidence: Path, copy: Path) -> Path:
+    """A copy of evidence as earlier versions wrote it."""
+    shutil.copytree(evidence, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"], manifest["digest"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    for path in copy.glob("hashes-*.npy"):
+        path.unlink()
+    return copy

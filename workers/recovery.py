@@ -67,7 +67,11 @@ def _undone(store: Store, lease: Lease, reason: str) -> Sequence[LabeledFeature]
         folder = EvidenceFolder(Path(store.label_set(lease.label_set_id).evidence_path))
         # What has failed before keeps its reason, and what it has cost.
         done = store.finished(lease.label_set_id, lease.first, lease.last + 1, retry_failed=False)
-        return [LabeledFeature(f, State.FAILED, folder.statistics(f), reason) for f in lease.features if f not in done]
+        return [
+            LabeledFeature(f, State.FAILED, folder.statistics_or_unknown(f), reason)
+            for f in lease.features
+            if f not in done
+        ]
     except LabelerError as error:
         # The evidence itself may be what kills: the block's own reason stands then.
         log.warning("job %d block %d: %s", lease.job_id, lease.number, error)

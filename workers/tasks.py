@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError
+from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError, reason_of
 from labeler.logs import logged_as
 from labeler.store.states import JobKind, Lease, Order
 from workers import enqueue
@@ -64,7 +64,8 @@ def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> Non
         log.warning("%s", error)
         blocks.give_back(lease)
         try:
-            (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, str(error))
+            # Those who read the job's reason are elsewhere: where the folder lies on this machine is nothing to them.
+            (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, reason_of(error))
         except ConflictError:
             log.info("the job had stopped already")
         # Whoever resumes the job has mended what was wrong, and need not wait until our circuit breaker tries again.

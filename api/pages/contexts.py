@@ -87,7 +87,7 @@ def _before(folder: EvidenceFolder, context: Context) -> str:
     if not 0 <= start < corpus.n_tokens:
         return ""
     low = max(start - _LEFT, int(corpus.sequence_starts[corpus.sequence_of(np.array([start]))[0]]))
-    return folder.vocabulary.joined(corpus.tokens[low:start].tolist())
+    return folder.vocabulary.joined(folder.token_ids(low, start).tolist())
 
 
 def heat(

@@ -19,7 +19,7 @@ from api.pages.saes import sets_and_chosen
 from api.pages.verdict import verdict
 from api.parameters import FeatureIndex, SaeReference, SetQuery, StoreOf
 from labeler.asked import Asked, asked_for
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.records import Source
@@ -103,11 +103,11 @@ def _evidence(store: Store, folders: Folders, place: Place) -> dict[str, Any]:
     try:
         chosen = None if place.chosen is None else place.chosen.id
         folder, view = folders.view(store, place.sae.id, place.index, chosen)
-    except NotFoundError as error:
+    except (DamagedError, NotFoundError) as error:
         groups, most = _brought(store, place)
         return {
             "view": None, "groups": groups, "neighbours": [], "histogram": None, "most": most,
-            "contexts_reason": f"There are no {'other ' if groups else ''}contexts here: {error}.",
+            "contexts_reason": f"There are no {'other ' if groups else ''}contexts here: {reason_of(error)}.",
         }  # fmt: skip
     most = view.result.statistics.max or max((c.peak for c in view.explain), default=0.0)
     return {
@@ -165,7 +165,7 @@ def prompts_page(
             asked = asked_for(folder, index, Recipe.from_dict(recipe), SqlLedger(store))
             reason = None if asked else "no LLM was asked for this result"
         except InputError as error:
-            reason = f"the prompts cannot be made again: {error}"
+            reason = f"the prompts cannot be made again: {reason_of(error)}"
     name = "prompts_part.html.j2" if is_partial(request) else "prompts.html.j2"
     return render(request, name, place=place, asked=asked, reason=reason)
 

@@ -25,7 +25,7 @@ from api.parameters import SettingsOf, StoreOf, ids_in
 from api.problems import RequestProblem
 from api.requests import recipe_of
 from api.routes.jobs import AnnounceOf
-from labeler.errors import InputError
+from labeler.errors import InputError, reason_of
 from labeler.labeling.missing import missing_features
 from labeler.labeling.plan import Plan, plan_labels
 from labeler.llm.prices import Prices
@@ -75,7 +75,7 @@ def plan_or_submit(
             return RedirectResponse(f"/jobs/{job.id}", 303)
         plan = make_plan(store, request.app.state.folders, settings, asked, recipe)
     except InputError as error:
-        return _form(request, store, settings, given, problem=str(error))
+        return _form(request, store, settings, given, problem=reason_of(error))
     return _form(
         request, store, settings, given, plan=plan, recipe=recipe, budget=asked.budget, digest=_digest(given),
         stale=form.get("act") == "submit",

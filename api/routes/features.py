@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from api.access import Reader
 from api.folders import Folders
 from api.parameters import PROBLEMS, FeatureIndex, SaeReference, SetQuery, StoreOf, kept
-from labeler.errors import InputError, NotFoundError
+from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.records import Context, Source, Split
 from labeler.showing import FeatureView
 from labeler.store import Store, catalogue
@@ -49,8 +49,8 @@ def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: i
         raise InputError(f"label set {label_set} is of another SAE than {sae}")
     try:
         _, view = folders.view(store, sae, index, label_set)
-    except NotFoundError as error:
-        return {**_without_evidence(store, index, label_set), "contexts_reason": str(error)}
+    except (DamagedError, NotFoundError) as error:
+        return {**_without_evidence(store, index, label_set), "contexts_reason": reason_of(error)}
     return {**_shown(view), "contexts_reason": None}
 
 

@@ -6,6 +6,7 @@ A command is a function in the module of its subject; importing the module puts 
 
 from labeler.cli import (
     activations,
+    check,
     diff,
     embed,
     evidence,
@@ -27,6 +28,7 @@ from labeler.cli.app import app, main
 __all__ = [
     "activations",
     "app",
+    "check",
     "diff",
     "embed",
     "evidence",

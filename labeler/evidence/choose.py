@@ -294,7 +294,7 @@ class _Chooser:
         )  # fmt: skip
 
     def _n_firing(self, split: Split) -> int:
-        return int(self.folder.n_firing_windows[SPLITS.index(split), self.feature])
+        return self.folder.firing_windows(self.feature)[SPLITS.index(split)]
 
 
 def null_features(folder: EvidenceFolder, config: ContextsConfig, n: int, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ Features are held in blocks: compaction copies one block at a time, and a spill 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,16 +180,16 @@ class ContextsWriter:
 
 
 class ContextsReader:
-    """Memory-mapped contexts; reading one feature touches only its own pages."""
+    """Memory-mapped contexts; reading one feature touches only its own pages. `array` maps one by its name."""
 
-    def __init__(self, path: Path, *, with_rank: bool = False) -> None:
-        self.feature_starts = map_npy(_file(path, "feature_starts"))
-        self.entry_starts = map_npy(_file(path, "entry_starts"))
-        self.start = map_npy(_file(path, "start"))
-        self.n_entries = map_npy(_file(path, "n_entries"))
-        self.offset = map_npy(_file(path, "offset"))
-        self.value = map_npy(_file(path, "value"))
-        self.rank = map_npy(_file(path, "rank")) if with_rank else None
+    def __init__(
+        self, path: Path, *, with_rank: bool = False, array: Callable[[str], np.ndarray] | None = None
+    ) -> None:
+        array = array or (lambda name: map_npy(_file(path, name)))
+        self.feature_starts, self.entry_starts = array("feature_starts"), array("entry_starts")
+        self.start, self.n_entries = array("start"), array("n_entries")
+        self.offset, self.value = array("offset"), array("value")
+        self.rank = array("rank") if with_rank else None
 
     def forget_pages(self) -> None:
         """Let go of the pages read so far, which count as this process's memory; the next read brings them back."""

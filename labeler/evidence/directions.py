@@ -14,19 +14,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from labeler.errors import DamagedFeatureError
+from labeler.evidence.manifest import is_listed
 from labeler.evidence.progress import Progress, no_progress
-from labeler.files import map_npy, save_npy
+from labeler.files import save_npy
 
 if TYPE_CHECKING:  # what is written is read without torch
     from torch import Tensor, nn
 
+    from labeler.evidence.store import EvidenceFolder
     from labeler.sae import SAE
     from labeler.subject.model import Subject
 
+OUTPUT, NEIGHBOURS = "output.tokens.npy", "neighbours.cosines.npy"  # each written last of its kind
 N_TOKENS = 10
 N_NEIGHBOURS = 10
 N_BINS = 40
@@ -46,11 +50,11 @@ class Output:
 
 
 def has_output(folder: Path) -> bool:
-    return (folder / "output.tokens.npy").exists()
+    return is_listed(folder, OUTPUT)
 
 
 def has_neighbours(folder: Path) -> bool:
-    return (folder / "neighbours.cosines.npy").exists()
+    return is_listed(folder, NEIGHBOURS)
 
 
 def neighbours_are_cheap(sae: SAE) -> bool:
@@ -124,25 +128,44 @@ def _write_output(folder: Path, directions: Tensor, unembedding: Tensor, on_prog
         save_npy(folder / f"output.{name}.npy", array)
 
 
-def read_output(folder: Path, feature_index: int) -> Output | None:
-    """The output side of a feature; None where the subject has none or the pass did not write it."""
-    if not has_output(folder):
+def read_output(folder: EvidenceFolder, feature_index: int) -> Output | None:
+    """The output side of a feature; None where the subject has none or the pass did not write it.
+
+    Raises DamagedFeatureError.
+    """
+    if not folder.files.has(OUTPUT):
         return None
-    tokens = map_npy(folder / "output.tokens.npy")[feature_index].tolist()
-    logits = map_npy(folder / "output.logits.npy")[feature_index].tolist()
-    low, high = map_npy(folder / "output.range.npy")[feature_index].tolist()
+    tokens, logits, (low, high) = (
+        _row(folder, f"output.{name}", feature_index) for name in ("tokens", "logits", "range")
+    )
+    if any(token >= len(folder.vocabulary) for token in tokens):
+        raise DamagedFeatureError(folder.folder, OUTPUT, f"feature {feature_index} has a token outside the vocabulary")
     pairs = list(zip(tokens, logits, strict=True))
     promoted, suppressed = (tuple(p for p in side if p[0] >= 0) for side in (pairs[:N_TOKENS], pairs[N_TOKENS:]))
     if low != low:  # NaN: evidence that others have gathered, without this feature's histogram
         return Output(promoted, suppressed, (), 0.0, 0.0)
-    histogram = tuple(map_npy(folder / "output.histogram.npy")[feature_index].tolist())
+    histogram = tuple(_row(folder, "output.histogram", feature_index))
     return Output(promoted, suppressed, histogram, low, high)
 
 
-def read_neighbours(folder: Path, feature_index: int) -> tuple[tuple[int, float], ...]:
-    """(feature index, cosine of the decoder directions) of the nearest features, nearest first."""
-    if not has_neighbours(folder):
+def read_neighbours(folder: EvidenceFolder, feature_index: int) -> tuple[tuple[int, float], ...]:
+    """(feature index, cosine of the decoder directions) of the nearest features, nearest first.
+
+    Raises DamagedFeatureError.
+    """
+    if not folder.files.has(NEIGHBOURS):
         return ()
-    features = map_npy(folder / "neighbours.features.npy")[feature_index].tolist()
-    cosines = map_npy(folder / "neighbours.cosines.npy")[feature_index].tolist()
+    features, cosines = (_row(folder, f"neighbours.{name}", feature_index) for name in ("features", "cosines"))
+    if any(f >= folder.n_features for f in features):
+        raise DamagedFeatureError(
+            folder.folder, "neighbours.features.npy", f"feature {feature_index} has a neighbour that is no feature"
+        )
     return tuple(zip(features, cosines, strict=True))
+
+
+def _row(folder: EvidenceFolder, name: str, feature_index: int) -> list[Any]:
+    row = folder.files.row(f"{name}.npy", feature_index)
+    # Others leave out what they do not say as NaN; infinite is nothing that anyone writes.
+    if bool(np.isinf(row).any()):
+        raise DamagedFeatureError(folder.folder, f"{name}.npy", f"feature {feature_index} has an infinite number")
+    return list(row.tolist())

@@ -38,9 +38,10 @@ from labeler.evidence.given_files import (
     write_random,
     write_token_counts,
 )
+from labeler.evidence.manifest import write_manifest
 from labeler.evidence.quality import DENSITY_LOG10_EDGES, density_histogram
 from labeler.evidence.store import BY_OTHERS
-from labeler.files import NpyWriter, partial_folder, put_in_place, read_json, write_json
+from labeler.files import NpyWriter, partial_folder, put_in_place, read_json
 from labeler.recipe import GatherConfig
 from labeler.records import Split
 from labeler.subject.vocabulary import save_vocabulary
@@ -185,7 +186,7 @@ class _Writer:
         write_random(self._folder, n_features)
         write_token_counts(self._folder, shown, len(self._vocabulary))
         manifest = _manifest(source, shown, window, n_features, densities, self._digest.hexdigest())
-        write_json(self._folder / "manifest.json", manifest)
+        write_manifest(self._folder, manifest)
         return manifest
 
 

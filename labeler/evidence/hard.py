@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from labeler.evidence.directions import read_neighbours
 from labeler.evidence.format import SPLITS
 from labeler.evidence.order import one_a_document_first
 from labeler.evidence.state import window_hash
 from labeler.evidence.store import EvidenceFolder, Windows
-from labeler.files import map_npy
 from labeler.records import Source, Split
 
 _TOKENS = 10
@@ -76,7 +76,7 @@ class Silence:
         at = SPLITS.index(split)
         sampled = folder.windows(feature_index, Source.SAMPLED, split)
         self._firing: np.ndarray | None = None  # positions, sorted
-        if len(sampled) == int(folder.n_firing_windows[at, feature_index]):
+        if len(sampled) == folder.firing_windows(feature_index)[at]:
             row, offset = np.nonzero(sampled.activations > 0)
             self._firing = np.sort(sampled.position[row] + offset)
         self._sampled, self._limit = sampled.position, self._hash(sampled.position).max(initial=np.uint64(0))
@@ -127,5 +127,4 @@ def _first_held(token_ids: np.ndarray, tokens: list[int]) -> np.ndarray:
 
 def _neighbours(folder: EvidenceFolder, feature_index: int) -> list[int]:
     """Features with near decoder directions, nearest first; none where the pass did not look for them."""
-    path = folder.folder / "neighbours.features.npy"
-    return [f for f in map_npy(path)[feature_index].tolist() if f >= 0] if path.exists() else []
+    return [f for f, _ in read_neighbours(folder, feature_index) if f >= 0]

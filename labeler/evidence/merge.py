@@ -10,6 +10,7 @@ The evidence folder:
     contexts/           TOP and SAMPLED contexts by split (evidence/contexts.py)
     random.*.npy        RANDOM windows, shared by all features, and who fires in them
     output.*.npy, neighbours.*.npy   what the decoder says without any text (evidence/directions.py)
+    hashes-*.npy        of the blocks of all of these files (evidence/hashes.py)
     losses.json         cross-entropy recovered, where it was asked for (evidence/patching.py)
     names.json          what people call the subject and the SAE, where they said so (labeler/names.py)
 """
@@ -32,6 +33,7 @@ from labeler import __version__
 from labeler.errors import MismatchError, NotFoundError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
 from labeler.evidence.format import HEAD, SPLITS, position_dtype
+from labeler.evidence.manifest import rewrite_manifest, write_manifest
 from labeler.evidence.quality import describe_quality
 from labeler.evidence.ragged import starts_of
 from labeler.evidence.state import (
@@ -65,7 +67,7 @@ def keep_names(out: Path, names: dict[str, str]) -> None:
     """Keep what people call the subject and the SAE, also where the evidence is there already; its hash stays."""
     write_json(out / "names.json", names)
     if is_merged(out):
-        write_json(out / "manifest.json", {**read_json(out / "manifest.json"), "names": names})
+        rewrite_manifest(out, names=names)
 
 
 def find_shards(out: Path) -> list[Path]:
@@ -165,7 +167,7 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
             manifest["quality"] |= read_json(out / "losses.json")
         if (out / "names.json").exists():
             manifest["names"] = read_json(out / "names.json")
-        write_json(out / "manifest.json", manifest)
+        write_manifest(out, manifest)
         shutil.rmtree(out / "shards")
     return out
 

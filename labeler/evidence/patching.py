@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from labeler.errors import InputError
 from labeler.evidence.batches import batches_of_chunk, n_chunks
+from labeler.evidence.manifest import MANIFEST, read_manifest, rewrite_manifest
 from labeler.evidence.target import Target, bos_token
 from labeler.files import read_json, write_json
 from labeler.recipe import GatherConfig
@@ -90,12 +91,14 @@ def write_losses(
 ) -> None:
     """Measure once, and keep it where the merge looks for it; evidence that is merged already gets the numbers too."""
     if (out / LOSSES).exists():
-        return
-    losses = measure_loss(subject, target, corpus, config, n_tokens)
-    write_json(out / LOSSES, losses)
-    if (manifest := out / "manifest.json").exists():
-        found = read_json(manifest)
-        write_json(manifest, {**found, "quality": {**found["quality"], **losses}})
+        losses = read_json(out / LOSSES)
+    else:
+        losses = measure_loss(subject, target, corpus, config, n_tokens)
+        write_json(out / LOSSES, losses)
+    if (out / MANIFEST).exists():
+        quality = read_manifest(out)["quality"]
+        if not losses.items() <= quality.items():  # a run that was killed between the two files left it so, too
+            rewrite_manifest(out, quality=quality | losses)
 
 
 def _unmeasured(reason: str) -> dict[str, Any]:

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from labeler.errors import InputError, MismatchError
-from labeler.evidence.directions import has_neighbours, has_output, neighbours_are_cheap, write_neighbours, write_output
+from labeler.evidence.directions import (
+    NEIGHBOURS,
+    OUTPUT,
+    has_neighbours,
+    has_output,
+    neighbours_are_cheap,
+    write_neighbours,
+    write_output,
+)
+from labeler.evidence.manifest import is_listed, rewrite_manifest
 from labeler.evidence.merge import keep_names
 from labeler.evidence.progress import Progress, no_progress
 from labeler.evidence.target import Target, bos_token, identity
@@ -108,3 +117,5 @@ def _write_directions(
     wanted = neighbours_are_cheap(target.sae) if neighbours is None else neighbours
     if wanted and not has_neighbours(out):
         write_neighbours(out, target.sae, on_progress)
+    if any((out / name).exists() and not is_listed(out, name) for name in (OUTPUT, NEIGHBOURS)):
+        rewrite_manifest(out)  # with the hashes of what has come to finished evidence

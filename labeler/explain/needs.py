@@ -15,7 +15,7 @@ def check_recipe(recipe: Recipe, folder: EvidenceFolder | None = None) -> None:
     recipe.check_versions()
     if config.template is not None:
         template.check_template(config.template, has_hard=bool(recipe.contexts.explain_hard))
-    if folder is not None and reads_output(config) and not (folder.folder / "output.tokens.npy").exists():
+    if folder is not None and reads_output(config) and not folder.files.has("output.tokens.npy"):
         raise InputError(
             f"explainer {config.method!r} shows the tokens that a feature promotes, and {folder.folder} has none: its "
             "SAE writes into a space that the subject's unembedding does not read; choose another explainer"
@@ -32,7 +32,7 @@ def output_tokens(folder: EvidenceFolder, feature_index: int) -> OutputTokens | 
     # Here and not above: the module that writes these files needs torch, and only these recipes need the files.
     from labeler.evidence.directions import read_output
 
-    output = read_output(folder.folder, feature_index)
+    output = read_output(folder, feature_index)
     if output is None:
         return None
     promoted, suppressed = (

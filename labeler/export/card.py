@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from labeler.evidence.manifest import has_hashes
 from labeler.evidence.store import BY_OTHERS
 from labeler.export.markdown import escaped
 from labeler.names import with_names
@@ -74,6 +75,8 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
             "hash": imported["card"]["evidence"]["hash"] if imported else manifest["hash"],
             "created_at": manifest["created_at"],
             "versions": manifest["versions"],
+            # Evidence that was imported with its labels lies elsewhere, and nothing of it is read here.
+            "checked": None if imported else has_hashes(manifest),
         },
         "recipe": recipe,
         "labels_by_others": recipe.get(BY_OTHERS),

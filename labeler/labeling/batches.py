@@ -18,7 +18,7 @@ from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
 from labeler.llm.dry import DryLLM
-from labeler.pipeline import NullLabels, label_feature, read_evidence
+from labeler.pipeline import NullLabels, label_from
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
 from labeler.store import LabelSetInfo, Store
@@ -46,6 +46,7 @@ async def label_in_batches(
     missing = list(missing_features(features, store, label_set))
     n_missing = len(missing)
     on_start(len(features) - n_missing, len(features))
+    folder.check_shared()
     null = NullLabels(folder, recipe)
     spent: BudgetError | None = None
     while True:
@@ -75,7 +76,7 @@ async def _attempt(
     folder: EvidenceFolder, feature: int, recipe: Recipe, dry: DryLLM, null: NullLabels
 ) -> LabeledFeature | None:
     async def work(llm: LLM) -> LabeledFeature:
-        return await label_feature(read_evidence(folder, feature, recipe), recipe, llm, null.for_feature(feature))
+        return await label_from(folder, feature, recipe, llm, null.for_feature(feature))
 
     return await dry.attempt(work)
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from labeler.errors import LLMError
+from labeler.errors import DamagedFeatureError, LLMError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.llm import draw_prompt
 from labeler.explain.needs import check_recipe
@@ -98,7 +98,11 @@ async def plan_labels(
     sums: defaultdict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(3))
     n_kept = n_unread = 0
     for feature in chosen:
-        evidence = read_evidence(folder, feature, recipe)
+        try:
+            evidence = read_evidence(folder, feature, recipe)
+        except DamagedFeatureError:  # it will fail, and costs nothing
+            n_unread += 1
+            continue
         if evidence.too_little is not None:  # which only shows when its contexts are read
             n_unread += 1
             continue

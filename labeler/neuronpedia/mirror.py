@@ -14,7 +14,7 @@ from datetime import datetime
 import orjson
 from sqlalchemy import select
 
-from labeler.errors import InputError
+from labeler.errors import DamagedError, InputError
 from labeler.evidence.directions import read_neighbours
 from labeler.evidence.store import EvidenceFolder
 from labeler.neuronpedia.layout import BOT, TOP, Place, place_of, time_text
@@ -89,9 +89,11 @@ def _facts(folder_of: Callable[[str], EvidenceFolder], sets: list[LabelSetInfo],
         try:
             folder = folder_of(label_set.evidence_path)
             rows = FeatureRows(folder, place, label_set.created_at)
+        except DamagedError:
+            raise
         except InputError:  # not here
             continue
-        near = read_neighbours(folder.folder, index)
+        near = read_neighbours(folder, index)
         return {
             **rows.feature(index),
             "topkCosSimIndices": [feature for feature, _ in near],

@@ -80,7 +80,7 @@ class FeatureRows:
 
     def feature(self, index: int) -> Row:
         statistics = self._folder.statistics(index)
-        output = read_output(self._folder.folder, index)
+        output = read_output(self._folder, index)
         return {
             "modelId": self._place.model, "layer": self._place.source, "index": str(index), "creatorId": BOT,
             "createdAt": self._created, "sourceSetName": self._place.set, "maxActApprox": statistics.max,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,9 +107,10 @@ _UTF8 = codecs.getincrementaldecoder("utf-8")
 class Vocabulary:
     """The text of token ids, decoded as they are asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._bytes = map_npy(folder / "vocabulary.bytes.npy")
-        self._starts = map_npy(folder / "vocabulary.starts.npy")
+    def __init__(self, folder: Path, array: Callable[[str], np.ndarray] | None = None) -> None:
+        array = array or (lambda name: map_npy(folder / name))
+        self._bytes = array("vocabulary.bytes.npy")
+        self._starts = array("vocabulary.starts.npy")
         self._texts: dict[int, str] = {}
 
     @cached_property

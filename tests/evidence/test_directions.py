@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from labeler.evidence.directions import read_neighbours, read_output
+from labeler.evidence.store import EvidenceFolder
 from labeler.sae import load_sae
 from labeler.sae.neighbours import nearest_neighbours
 from labeler.subject.model import load_subject
+from tests.gathering import without_directions
 from tests.planted import N_FEATURES, Planted
 
 
@@ -31,8 +33,9 @@ def test_promoted_tokens_are_those_of_the_logit_lens(planted: Planted, planted_e
     subject, sae = load_subject(str(planted.subject)), load_sae(str(planted.sae))
     gain = subject.model.gpt_neox.final_layer_norm.weight.detach()
     logits = (sae.decoder_directions() * gain) @ subject.model.lm_head.weight.detach().T
+    folder = EvidenceFolder(planted_evidence)
     for feature in (0, 2, 9):
-        output = read_output(planted_evidence, feature)
+        output = read_output(folder, feature)
         assert output is not None
         assert [t for t, _ in output.promoted] == logits[feature].topk(10).indices.tolist()
         assert [t for t, _ in output.suppressed] == logits[feature].topk(10, largest=False).indices.tolist()
@@ -40,14 +43,16 @@ def test_promoted_tokens_are_those_of_the_logit_lens(planted: Planted, planted_e
         assert sum(output.histogram) == logits.shape[1]
 
 
-def test_evidence_without_an_output_side_says_so(tmp_path: Path) -> None:
-    assert read_output(tmp_path, 0) is None
-    assert read_neighbours(tmp_path, 0) == ()
+def test_evidence_without_an_output_side_says_so(planted_evidence: Path, tmp_path: Path) -> None:
+    folder = EvidenceFolder(without_directions(planted_evidence, tmp_path / "evidence"))
+    assert read_output(folder, 0) is None
+    assert read_neighbours(folder, 0) == ()
 
 
 def test_a_feature_is_not_its_own_neighbour(planted_evidence: Path) -> None:
+    folder = EvidenceFolder(planted_evidence)
     for feature in range(N_FEATURES):
-        neighbours = read_neighbours(planted_evidence, feature)
+        neighbours = read_neighbours(folder, feature)
         assert len(neighbours) == 10
         assert feature not in {f for f, _ in neighbours}
         cosines = [c for _, c in neighbours]

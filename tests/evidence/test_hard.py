@@ -16,7 +16,7 @@ from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.recipe import ContextsConfig
 from labeler.records import Context, Evidence, Source, Split
 from tests.gathering import CONFIG as GATHERING
-from tests.gathering import gather
+from tests.gathering import gather, without_directions
 from tests.planted import CHARACTERS, N_FEATURES, Planted, meaning, plant
 
 ASKS = ContextsConfig(explain_hard=10, held_out_hard=10, aside=("choose", "show", "compare"))
@@ -167,10 +167,7 @@ def test_no_window_is_taken_twice_and_nothing_shown_repeats_what_is_scored(tmp_p
 
 
 def test_an_sae_without_neighbours_has_hard_windows_by_token_alone(sometimes: EvidenceFolder, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(sometimes.folder, tmp_path / "evidence")
-    (tmp_path / "evidence" / "neighbours.features.npy").unlink()
-    windows: Windows = hard_windows(EvidenceFolder(tmp_path / "evidence"), 0, Split.EXPLAIN, np.random.default_rng(0))
+    folder = EvidenceFolder(without_directions(sometimes.folder, tmp_path / "evidence", "neighbours.*.npy"))
+    windows: Windows = hard_windows(folder, 0, Split.EXPLAIN, np.random.default_rng(0))
     assert len(windows)
     assert (windows.token_ids == Q).any(axis=1).all()

@@ -18,6 +18,7 @@ from labeler.labeling.missing import label_missing
 from labeler.neuronpedia.write import write_tree
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
+from tests.gathering import change_manifest
 from tests.planted import N_FEATURES
 from tests.results import failed, labeled, silent
 
@@ -37,8 +38,7 @@ def world(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) -> W
     folder = tmp_path_factory.mktemp("neuronpedia")
     evidence = folder / "evidence"
     shutil.copytree(planted_evidence, evidence)
-    manifest = json.loads((evidence / "manifest.json").read_text())
-    (evidence / "manifest.json").write_text(json.dumps({**manifest, "hookpoint": "gpt_neox.layers.3"}))
+    change_manifest(evidence, hookpoint="gpt_neox.layers.3")
     store = open_store(str(folder / "labeler.db"))
     gathered = EvidenceFolder(evidence)
     looked_up = store.label_set_for(gathered.manifest, str(evidence), Recipe())

@@ -67,14 +67,14 @@ def test_batches_are_evidence(folder: Path, tmp_path: Path) -> None:
     assert statistics.density == 0.0002
     assert statistics.max == pytest.approx(2.214)
     assert statistics.n_firing_windows_by_split == {Split.EXPLAIN: 2, Split.HELD_OUT: 1}
-    output = read_output(evidence.folder, 2)
+    output = read_output(evidence, 2)
     assert output is not None
     assert [(evidence.vocabulary.text(t), v) for t, v in output.promoted] == [(" Brigade", pytest.approx(3.753))]
     assert len(output.suppressed) == 2
     assert (output.histogram, output.low, output.high) == ((5, 35, 1), -1.5, 1.5)
     missing = evidence.statistics(1)
     assert (missing.density, missing.max, missing.n_firings) == (None, None, None), "a feature that they skipped"
-    assert read_output(evidence.folder, 1).promoted == ()  # type: ignore[union-attr]
+    assert read_output(evidence, 1).promoted == ()  # type: ignore[union-attr]
 
 
 def test_a_batch_may_be_of_an_older_form(folder: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_batch_may_be_of_an_older_form(folder: Path, tmp_path: Path) -> None:
     assert manifest["corpus"]["spec"] == "unknown"
     evidence = EvidenceFolder(tmp_path / "evidence")
     assert evidence.statistics(2).density is None
-    output = read_output(evidence.folder, 2)
+    output = read_output(evidence, 2)
     assert output is not None
     assert (output.promoted, output.histogram) == ((), ())
 

@@ -87,7 +87,7 @@ def test_what_the_tree_does_not_say_is_absent_and_never_zero(evidence: EvidenceF
 
 def test_output_tokens_come_back(evidence: EvidenceFolder, world: World) -> None:
     gathered = EvidenceFolder(world.evidence)
-    mine, theirs = read_output(evidence.folder, 3), read_output(gathered.folder, 3)
+    mine, theirs = read_output(evidence, 3), read_output(gathered, 3)
     assert mine is not None
     assert theirs is not None
     assert [evidence.vocabulary.text(t) for t, _ in mine.promoted] == [

@@ -43,7 +43,7 @@ def test_facts_are_those_of_the_evidence(whole_tree: Path, world: World) -> None
     folder = EvidenceFolder(world.evidence)
     for row in rows_of(whole_tree, "features"):
         index = int(row["index"])
-        statistics, output = folder.statistics(index), read_output(folder.folder, index)
+        statistics, output = folder.statistics(index), read_output(folder, index)
         assert row["frac_nonzero"] == statistics.density
         assert row["maxActApprox"] == statistics.max
         assert sum(row["freq_hist_data_bar_heights"]) == statistics.n_firings

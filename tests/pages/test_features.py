@@ -354,7 +354,23 @@ def test_damaged_evidence_is_a_reason_and_no_error_of_ours(http: TestClient, sto
     (copy / "manifest.json").write_text("{")
     with store.database.writing() as connection:
         connection.exec_driver_sql(f"UPDATE evidence SET path = '{copy}'")
-    assert "cannot be read" in http.get(FEATURE).text
+    assert "manifest.json: damaged, not JSON" in http.get(FEATURE).text
+
+
+def test_damage_to_a_file_is_named_as_it_is_called_in_its_folder(http: TestClient, store: Store) -> None:
+    folder = Path(store.label_set(1).evidence_path)
+    copy = folder.parent / "damaged vocabulary"
+    shutil.copytree(folder, copy)
+    vocabulary = copy / "vocabulary.bytes.npy"
+    vocabulary.write_bytes(vocabulary.read_bytes()[:-1] + b"~")
+    with store.database.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE evidence SET path = '{copy}'")
+    page, answer = http.get(FEATURE), http.get(f"/v1{FEATURE}")
+    assert (page.status_code, answer.status_code) == (200, 200)
+    for text in (page.text, answer.json()["contexts_reason"]):
+        assert "vocabulary.bytes.npy" in text
+        assert str(folder.parent) not in text
+    assert answer.json()["labels"]
 
 
 def test_an_imported_label_set_is_read_as_any_other(store: Store, tmp_path: Path) -> None:

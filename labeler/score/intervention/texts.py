@@ -15,11 +15,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from labeler.errors import FormatError, InputError, MismatchError
+from labeler.errors import DamagedFeatureError, FormatError, InputError, MismatchError
+from labeler.evidence.hashes import as_damage
+from labeler.evidence.manifest import digest_of
 from labeler.files import clear_disk_errors, read_json, write_json
 from labeler.records import Steered, Trial
 
 FOLDER = "steered"
+_DIGEST = "digest"  # of each file and of each line
 
 
 @dataclass(frozen=True)
@@ -73,22 +76,32 @@ class SteeredFolder:
         """Make the folder, or make sure that it was begun in the same way. Raises MismatchError."""
         plan = {**asdict(config), **identity}
         if (self.folder / "config.json").exists():
-            found = read_json(self.folder / "config.json")
+            found = self._read("config.json")
             if found != plan:
                 differing = ", ".join(k for k in plan if found.get(k) != plan[k])
                 raise MismatchError(
                     f"{self.folder} was steered with another {differing}: use that, or remove the folder"
                 )
         else:
-            write_json(self.folder / "config.json", plan)
+            self._write("config.json", plan)
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        write_json(self.folder / name, {**values, _DIGEST: digest_of(values)})
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """One of the files that all features share. Raises DamagedError; those of earlier versions have no digest."""
+        with as_damage(self.folder.parent, f"{FOLDER}/{name}"):
+            return _checked(read_json(self.folder / name))
 
     def write_clean(self, prompts: Sequence[str], clean: Sequence[str]) -> None:
-        write_json(self.folder / "clean.json", {"prompts": list(prompts), "clean": list(clean)})
+        self._write("clean.json", {"prompts": list(prompts), "clean": list(clean)})
 
     def append(self, texts: SteeredTexts) -> None:
+        values = asdict(texts)
+        line = json.dumps({**values, _DIGEST: digest_of(values)}, allow_nan=False)
         with clear_disk_errors(self._lines), self._lines.open("ab") as file:
-            file.write(json.dumps(asdict(texts), allow_nan=False).encode() + b"\n")
-        self.__dict__.pop("_offsets", None)
+            file.write(line.encode() + b"\n")
+        self.__dict__.pop("_index", None)
 
     def repair(self) -> None:
         """Cut off a line that a killed run left unfinished."""
@@ -98,19 +111,28 @@ class SteeredFolder:
                 with clear_disk_errors(self._lines), self._lines.open("r+b") as file:
                     file.truncate(data.rfind(b"\n") + 1)
 
-    @cached_property
+    @property
     def _offsets(self) -> dict[int, int]:
+        return self._index[0]
+
+    @cached_property
+    def _index(self) -> tuple[dict[int, int], int]:
+        """Where the line of each feature begins, and how many lines do not say of which feature they are."""
         offsets: dict[int, int] = {}
+        n_unreadable = 0
         if self._lines.exists():
             position = 0
             with self._lines.open("rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
                         # The index is the first field; parsing a whole line costs as much as reading all texts.
-                        head = line[: line.index(b",")].partition(b":")[2]
-                        offsets[int(head)] = position
+                        head = line.partition(b",")[0].partition(b":")[2]
+                        if head.strip().isdigit():
+                            offsets[int(head)] = position
+                        else:
+                            n_unreadable += 1
                     position += len(line)
-        return offsets
+        return offsets, n_unreadable
 
     @property
     def features(self) -> list[int]:
@@ -118,24 +140,36 @@ class SteeredFolder:
 
     @cached_property
     def controls(self) -> list[int]:
-        return [int(f) for f in read_json(self.folder / "config.json")["controls"]]
+        return [int(f) for f in self._read("config.json")["controls"]]
+
+    @property
+    def prompts(self) -> list[str]:
+        return self._clean[0]
 
     @cached_property
     def _clean(self) -> tuple[list[str], list[str]]:
-        clean = read_json(self.folder / "clean.json")
+        clean = self._read("clean.json")
         return clean["prompts"], clean["clean"]
 
     def read(self, feature_index: int) -> SteeredTexts | None:
         if feature_index not in self._offsets:
+            if self._index[1]:
+                raise self._damaged(f"{self._index[1]} lines do not say of which feature they are")
             return None
         with self._lines.open("rb") as file:
             file.seek(self._offsets[feature_index])
             try:
-                values = json.loads(file.readline())
+                values = _checked(json.loads(file.readline()))
+                if values["feature_index"] != feature_index:
+                    raise ValueError("a line is of another feature than it says")
                 values["texts"] = None if values["texts"] is None else tuple(values["texts"])
                 return SteeredTexts(**values)
-            except (ValueError, TypeError, KeyError) as error:
-                raise FormatError(f"{self._lines}: damaged ({error}); remove {self.folder} and steer again") from error
+            except (ValueError, TypeError, KeyError, RecursionError, FormatError) as error:
+                raise self._damaged(f"feature {feature_index}: {error}") from error
+
+    def _damaged(self, what: str) -> DamagedFeatureError:
+        problem = f"{what}; remove {FOLDER}/ and run `labeler intervene` again"
+        return DamagedFeatureError(self.folder.parent, f"{FOLDER}/texts.jsonl", problem)
 
     def steered(self, feature_index: int) -> Steered:
         """The trials of a feature: against another control after each prompt, by a hash; never raises for lack of texts."""
@@ -154,6 +188,16 @@ class SteeredFolder:
             assert control is not None
             trials.append(Trial(prompts[i], clean[i], text, control[i]))
         return Steered(feature_index, tuple(trials))
+
+
+def _checked(values: Any) -> dict[str, Any]:
+    """An object without its digest. Raises FormatError where that is another one's."""
+    if not isinstance(values, dict):
+        raise FormatError(f"expected a JSON object, found {type(values).__name__}")
+    digest = values.pop(_DIGEST, None)
+    if digest is not None and digest != digest_of(values):
+        raise FormatError("it does not fit its own digest")
+    return values
 
 
 def read_steered(evidence: Path, feature_index: int) -> Steered:
