@@ -1,6 +1,6 @@
 """The service as one application: what a request passes, and the routes that answer it.
 
-    RequestLog ──► NameGuard ──► BodyGuard ──► gzip ──► routes (access by key and scope) ──► store
+    RequestLog ──► HeadGuard ──► NameGuard ──► BodyGuard (key) ──► gzip ──► routes (key, scope and rate) ──► store
 
 `create_app` opens the store and reads nothing else; `python -m api` runs it.
 """
@@ -11,16 +11,18 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from api.access import Access
+from api.access import Access, refusal
+from api.bodies import BodyGuard
 from api.description import describe
 from api.finding import Finder
 from api.folders import Folders
 from api.metrics import Metrics
-from api.middleware import BodyGuard, NameGuard, RequestLog
+from api.middleware import HeadGuard, NameGuard, RequestLog
 from api.pages import pages
+from api.pages.access import OPEN_FORMS
 from api.pages.render import as_page, show_errors_as_pages
 from api.problems import add_handlers
 from api.routes import health, mirror, v1
@@ -75,8 +77,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         GZipMiddleware, minimum_size=1000, compresslevel=5,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/vnd.apache.parquet"),
     )  # fmt: skip
-    app.add_middleware(BodyGuard)
+
+    async def shown_refusal(request: Request) -> Response | None:
+        answer = await refusal(request)
+        return None if answer is None else await as_page(request, answer)
+
+    app.add_middleware(BodyGuard, refusal=shown_refusal, open_paths=OPEN_FORMS)
     app.add_middleware(NameGuard, hosts=settings.hosts)
+    app.add_middleware(HeadGuard)
     app.add_middleware(RequestLog, metrics=app.state.metrics, shown=as_page)
     return app
 

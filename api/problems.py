@@ -37,14 +37,15 @@ def problem(
 
 
 def add_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(LabelerError, _of_labeler)
-    app.add_exception_handler(RequestProblem, _of_request)
+    app.add_exception_handler(LabelerError, _on_purpose)
+    app.add_exception_handler(RequestProblem, _on_purpose)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
 
 
-def _of_labeler(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, LabelerError)
+def answer_to(error: LabelerError | RequestProblem) -> Response:
+    if isinstance(error, RequestProblem):
+        return problem(error.status, error.detail, error.headers)
     if isinstance(error, StorageError):
         # The message names files and servers, which are nothing to the one who asks.
         log.error("storage", extra={"error": str(error)})
@@ -52,9 +53,9 @@ def _of_labeler(_request: Request, error: Exception) -> Response:
     return problem(error.http_status, str(error))
 
 
-def _of_request(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestProblem)
-    return problem(error.status, error.detail, error.headers)
+def _on_purpose(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, LabelerError | RequestProblem)
+    return answer_to(error)
 
 
 def _of_validation(_request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from api.middleware import nests_deeper
+from api.bodies import nests_deeper
 from api.requests import below
 from labeler.errors import InputError
 from labeler.store import Store
