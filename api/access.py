@@ -85,6 +85,10 @@ class Access:
             raise RequestProblem(401, detail, {"WWW-Authenticate": "Bearer"})
         return key
 
+    @property
+    def keys_were_seen(self) -> bool:
+        return self._keys_exist
+
     def _has_keys(self) -> bool:
         # Rows are never deleted, so that what was seen once stays true.
         self._keys_exist = self._keys_exist or any_key(self._store)
@@ -142,8 +146,12 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
 
 async def refusal(request: Request) -> Response | None:
     """The answer to a request that nobody known sends, whose body is not worth reading: its key is looked at, not its scope."""
+    access, given = access_of(request), _any_key_of(request)
     try:
-        await run_in_threadpool(access_of(request).key_of, request, _any_key_of(request))
+        if given is not None or not access.keys_were_seen:
+            await run_in_threadpool(access.key_of, request, given)
+        else:  # at once: many of these must not stand in line before those that have a key
+            access.key_of(request, None)
     except (RequestProblem, LabelerError) as error:
         return answer_to(error)
     return None

@@ -34,7 +34,8 @@ _FILES_KEPT = 512  # for the database, the arrays of open evidence folders, and 
 # asyncio accepts so many in one go, each with a file, before anything here sees the first of them.
 _ACCEPTED_AT_ONCE = 16
 _QUEUED_BY_KERNEL = 1024
-_MOST_DRAINED = 8 << 20  # bytes of a body that nobody reads
+_MOST_DRAINED = 256 << 10  # bytes of a body that nobody reads
+_READ_AT_ONCE = 64 << 10  # of one connection, before the others have their turn
 _STALLED_SECONDS = 5.0  # without a reader, after which an answer is given up where room is needed
 _STOP_SECONDS = 8.0  # for what is at work when the service ends
 _LOG_SECONDS = 60.0
@@ -67,6 +68,7 @@ class GuardedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = _READ_AT_ONCE  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
         self._wait(Wait.HEAD)
         self._make_room()
 
@@ -79,7 +81,7 @@ class GuardedProtocol(H11Protocol):
         self._look()
         self._n_drained = self._n_drained + len(data) if self.waits_for is Wait.DRAIN else 0
         if self._n_drained > _MOST_DRAINED:
-            self.transport.abort()
+            self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
         self.cycle.body = bytearray()  # what nobody has read
@@ -159,8 +161,8 @@ class ServerConfig(uvicorn.Config):
 class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for logger in (log, logging.getLogger("uvicorn.error")):
-            if not any(isinstance(known, OnceAMinute) for known in logger.filters):
-                logger.addFilter(OnceAMinute())
+            logger.filters = [known for known in logger.filters if not isinstance(known, OnceAMinute)]
+            logger.addFilter(OnceAMinute())
         asyncio.get_running_loop().set_exception_handler(_log_loop_error)
         await super().startup(sockets)
         for listening in (each for server in self.servers for each in server.sockets):

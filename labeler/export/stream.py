@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -115,13 +115,19 @@ def _time(store: Store) -> Any:
     return func.to_char(func.timezone("UTC", RESULTS.c.created_at), cast('YYYY-MM-DD"T"HH24:MI:SS"+00:00"', String))
 
 
-def encode_version(store: Store, label_set_id: int, format: str, version: str) -> Iterator[bytes]:
-    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not."""
-    card = build_card(store, label_set_id) if format == "parquet" else {}
+def encode_version(
+    store: Store, label_set_id: int, format: str, version: str, shown: Callable[[Any], Any] = lambda value: value
+) -> Iterator[bytes]:
+    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not.
+
+    `shown` makes of the card, and of the values that all rows share, what others may see.
+    """
+    card = shown(build_card(store, label_set_id)) if format == "parquet" else {}
     with store.database.snapshot() as connection:
         if version_of_rows(connection, label_set_id) != version:
             raise ConflictError(f"label set {label_set_id} has changed: ask again")
-        yield from encode_rows(format, read_rows(store, label_set_id, connection=connection), lambda: card)
+        rows = read_rows(store, label_set_id, connection=connection)
+        yield from encode_rows(format, replace(rows, same=shown(rows.same)), lambda: card)
 
 
 def encode_rows(format: str, rows: LabelRows, card: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
