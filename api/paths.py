@@ -28,7 +28,14 @@ class Paths:
         # As it was given, too: it may lead over a link.
         self._roots = sorted({str(data.resolve()), str(data.absolute())}, key=len, reverse=True)
         home = str(Path.home())
-        self._known = [(f"{root}/", "") for root in self._roots] + ([(f"{home}/", "~/")] if home != "/" else [])
+        named = [(root, "", ".") for root in self._roots] + [(home, "~/", "~")]
+        self._known = [each for root, *words in named if root != "/" for each in _instead_of(root, *words)]
+        # In a page anything can stand beside anything: a folder such as /data may as well be part of a label.
+        long = [(root, *words) for root, *words in named if root.count("/") > 1 or root == home != "/"]
+        self._in_pages = [
+            (re.compile(pattern.pattern.encode()), word.encode())
+            for root, *words in long for pattern, word in _instead_of(root, *words)
+        ]  # fmt: skip
 
     def shown(self, path: str) -> str:
         for root in self._roots:
@@ -46,8 +53,8 @@ class Paths:
 
     def message(self, text: str) -> str:
         """A message for people, with the paths in it translated."""
-        for root, instead in self._known:
-            text = text.replace(root, instead)
+        for root, word in self._known:
+            text = root.sub(word, text)
         return _IN_MESSAGE.sub(lambda found: self.shown(found[0]) if _is_here(found[0]) else found[0], text)
 
     def json(self, body: bytes) -> bytes:
@@ -56,9 +63,15 @@ class Paths:
         return _MESSAGE.sub(lambda f: b'"%b":"%b"' % (f[1], self.message(f[2].decode()).encode()), body)
 
     def page(self, body: bytes) -> bytes:
-        for root, instead in self._known:
-            body = body.replace(root.encode(), instead.encode())
+        for root, word in self._in_pages:
+            body = root.sub(word, body)
         return body
+
+
+def _instead_of(root: str, below: str, itself: str) -> list[tuple[re.Pattern[str], str]]:
+    """What to write where a path begins with the root, and where it is the root itself."""
+    begin = rf"(?<![\w.~/-]){re.escape(root)}"
+    return [(re.compile(rf"{begin}/", re.ASCII), below), (re.compile(rf"{begin}(?![\w-])", re.ASCII), itself)]
 
 
 def _is_path(text: str) -> bool:
