@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-import uvicorn
-
 from api.access import check_binding
 from api.app import create_app
+from api.server import serve
 from labeler.errors import LabelerError
 from labeler.logs import log_as_json
 
@@ -27,16 +26,7 @@ def main(words: list[str] | None = None) -> int:
     except LabelerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    # Our own log has a line for each request, with its id. Forwarded addresses are not believed: keys say who asks.
-    uvicorn.run(
-        app,
-        host=asked.host,
-        port=asked.port,
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,
-        server_header=False,
-    )
+    serve(app, asked.host, asked.port)
     return 0
 
 

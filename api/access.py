@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import parse
 from limits.errors import StorageError as LimitStorageError
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
+from starlette.concurrency import run_in_threadpool
 
-from api.problems import RequestProblem
-from labeler.errors import InputError
+from api.problems import RequestProblem, answer_to
+from labeler.errors import InputError, LabelerError
 from labeler.store import Store
 from labeler.store.keys import ApiKey, Scope, any_key, verify_key
 
 log = logging.getLogger(__name__)
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+# Headers that a proxy adds for those it asks for; what speaks HTTP/1.0 today is one, too.
+_FORWARDED = re.compile(
+    r"via|forwarded|.*forwarded[-_].*|(x-)?(real|remote|client|cluster|proxyuser|original|coming|host)[-_]?(ip|addr|host|port)"
+    r"|.*-(client|connecting|real|remote|source)-ip|(cf|proxy|akamai|fly|ngrok|tailscale|fastly|incap)-.*|cdn-loop|front-end-https"
+    r"|max-forwards|x-(forwarded|original|originating|envoy|amzn|amz|azure|arr|appengine|akamai|vercel|varnish|proxy|nf|sucuri|ingress"
+    r"|gateway|tyk|kong|rewrite|traefik)(-.*)?|x-(scheme|proto|protocol|url-scheme|ssl|host|request-start|cloud-trace-context)"
+)
 bearer = HTTPBearer(auto_error=False, description="`labeler keys create NAME` makes a key.")
 COOKIE = "labeler_key"  # in which a browser keeps its key
 _SAFE = ("GET", "HEAD")
@@ -30,6 +38,7 @@ _SAFE = ("GET", "HEAD")
 
 @dataclass(frozen=True)
 class Caller:
+    id: str  # of the key
     name: str
     scope: Scope
 
@@ -47,13 +56,25 @@ class Access:
 
     def caller(self, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> Caller:
         """Raises RequestProblem: 401, 403 or 429."""
+        key = self.key_of(request, given)
+        if key is None:
+            return Caller("local", "local", Scope.ADMIN)
+        request.state.caller = key.id  # for the log
+        self._within_rate(key)
+        if not key.scope.includes(needed):
+            raise RequestProblem(403, f"this key may {key.scope}, and this needs `{needed}`")
+        return Caller(key.id, key.name, key.scope)
+
+    def key_of(self, request: Request, given: HTTPAuthorizationCredentials | None) -> ApiKey | None:
+        """The key that is given; None for this machine while no key was ever made. Raises RequestProblem: 401 or 403."""
         if not self._has_keys():
             if not _is_from_here(request):
                 raise RequestProblem(
                     403,
-                    "no API key was made yet, so only this machine itself may ask; on it, run `labeler keys create NAME`",
+                    "no API key was made yet, so only this machine itself may ask, and not through a proxy; "
+                    "on it, run `labeler keys create NAME`",
                 )
-            return Caller("local", Scope.ADMIN)
+            return None
         key = verify_key(self._store, given.credentials) if given is not None else None
         if key is None:
             detail = (
@@ -62,11 +83,11 @@ class Access:
                 else "this key is not known, or revoked"
             )
             raise RequestProblem(401, detail, {"WWW-Authenticate": "Bearer"})
-        request.state.caller = key.id  # for the log
-        self._within_rate(key)
-        if not key.scope.includes(needed):
-            raise RequestProblem(403, f"this key may {key.scope}, and this needs `{needed}`")
-        return Caller(key.name, key.scope)
+        return key
+
+    @property
+    def keys_were_seen(self) -> bool:
+        return self._keys_exist
 
     def _has_keys(self) -> bool:
         # Rows are never deleted, so that what was seen once stays true.
@@ -92,10 +113,10 @@ def access_of(request: Request) -> Access:
 
 
 def _is_from_here(request: Request) -> bool:
-    """A connection from this machine that nobody forwarded."""
-    if request.client is None or any(name in request.headers for name in _FORWARDED):
+    """A connection from this machine that nobody is seen to have forwarded."""
+    if request.client is None or request.scope["http_version"] == "1.0":
         return False
-    return is_loopback(request.client.host)
+    return is_loopback(request.client.host) and not any(map(_FORWARDED.fullmatch, request.headers.keys()))
 
 
 def is_loopback(host: str) -> bool:
@@ -121,6 +142,27 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
         return access_of(request).caller(request, given or by_cookie, scope)
 
     return check
+
+
+async def refusal(request: Request) -> Response | None:
+    """The answer to a request that nobody known sends, whose body is not worth reading: its key is looked at, not its scope."""
+    access, given = access_of(request), _any_key_of(request)
+    try:
+        if given is not None or not access.keys_were_seen:
+            await run_in_threadpool(access.key_of, request, given)
+        else:  # at once: many of these must not stand in line before those that have a key
+            access.key_of(request, None)
+    except (RequestProblem, LabelerError) as error:
+        return answer_to(error)
+    return None
+
+
+def _any_key_of(request: Request) -> HTTPAuthorizationCredentials | None:
+    """The key in the place that is looked at first; which places a route takes it from is its own to say."""
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return HTTPAuthorizationCredentials(scheme=kind, credentials=key.strip())
+    return of_cookie(request)
 
 
 def of_cookie(request: Request) -> HTTPAuthorizationCredentials | None:

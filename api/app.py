@@ -1,6 +1,6 @@
 """The service as one application: what a request passes, and the routes that answer it.
 
-    RequestLog ──► NameGuard ──► BodyGuard ──► gzip ──► routes (access by key and scope) ──► store
+    RequestLog ──► HeadGuard ──► NameGuard ──► BodyGuard (key) ──► gzip ──► PathGuard ──► routes ──► store
 
 `create_app` opens the store and reads nothing else; `python -m api` runs it.
 """
@@ -11,19 +11,23 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from api.access import Access
+from api.access import Access, refusal
+from api.bodies import BodyGuard
 from api.description import describe
 from api.finding import Finder
 from api.folders import Folders
 from api.metrics import Metrics
-from api.middleware import BodyGuard, NameGuard, RequestLog
+from api.middleware import HeadGuard, NameGuard, RequestLog
 from api.pages import pages
+from api.pages.access import OPEN_FORMS
 from api.pages.render import as_page, show_errors_as_pages
+from api.paths import PathGuard, Paths
 from api.problems import add_handlers
 from api.routes import health, mirror, v1
+from api.seats import Seats
 from api.spool import Spool
 from labeler import __version__
 from labeler.settings import Settings
@@ -59,10 +63,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,  # which fetch their scripts from elsewhere; pages/reference.py answers at /docs
     )
-    app.state.store, app.state.settings = store, settings
+    app.state.store, app.state.settings, app.state.paths = store, settings, Paths(settings.data)
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()
     app.state.metrics = Metrics(store, _queue_depths if settings.redis else dict)
-    app.state.spool, app.state.finder, app.state.n_watchers = Spool(), Finder(store, settings), 0
+    app.state.spool, app.state.finder = Spool(), Finder(store, settings)
+    app.state.watchers = Seats("streams of events", 200, 20)  # each asks the database once a second
+    app.state.downloads = Seats("exports", 64, 8)  # each has a file open, or a thread for each of its pieces
     describe(app)
     add_handlers(app)
     app.include_router(v1)
@@ -71,12 +77,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(pages)
     show_errors_as_pages(app)
     # The last one added is the first one passed.
+    app.add_middleware(PathGuard, paths=app.state.paths)
     app.add_middleware(
         GZipMiddleware, minimum_size=1000, compresslevel=5,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/vnd.apache.parquet"),
     )  # fmt: skip
-    app.add_middleware(BodyGuard)
+
+    async def shown_refusal(request: Request) -> Response | None:
+        answer = await refusal(request)
+        return None if answer is None else await as_page(request, answer)
+
+    app.add_middleware(BodyGuard, refusal=shown_refusal, open_paths=OPEN_FORMS)
     app.add_middleware(NameGuard, hosts=settings.hosts)
+    app.add_middleware(HeadGuard)
     app.add_middleware(RequestLog, metrics=app.state.metrics, shown=as_page)
     return app
 

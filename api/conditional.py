@@ -6,9 +6,9 @@ import math
 import re
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from api.problems import RequestProblem
+from api.seats import SeatedResponse, Seats
 from api.spool import Spooled
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
@@ -28,11 +28,14 @@ def _tags(header: str) -> set[str]:
     return {tag.strip() for tag in header.split(",")}
 
 
-async def ranged(request: Request, file: Spooled, tag: str, headers: dict[str, str], media_type: str) -> Response:
+async def ranged(
+    request: Request, key: str, file: Spooled, tag: str, headers: dict[str, str], media_type: str
+) -> Response:
     """The file, or the one range of it that is asked for. Raises RequestProblem (416) for one behind its end.
 
     A range of an older version (`If-Range`), several ranges, and what is no range of bytes get the whole, as RFC 9110 says.
     """
+    seats: Seats = request.app.state.downloads
     headers = {**headers, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
     asked = _RANGE.fullmatch(request.headers.get("range", ""))
     is_same = request.headers.get("if-range", tag) == tag
@@ -40,13 +43,13 @@ async def ranged(request: Request, file: Spooled, tag: str, headers: dict[str, s
         # What is compressed on the way is the same text in other bytes, of which no range is given.
         plain = "gzip" not in request.headers.get("accept-encoding", "") or media_type.endswith("parquet")
         headers |= {"ETag": tag} if plain else {"ETag": f"W/{tag}", "Accept-Ranges": "none"}
-        return StreamingResponse(file.read(), headers=headers, media_type=media_type)
+        return SeatedResponse(file.read(), seats, key, headers=headers, media_type=media_type)
     n = await file.wait_for(math.inf)
     start, end = _bounds(asked[1], asked[2], n)
     if start >= end:
         raise RequestProblem(416, f"there are {n:,} bytes", {"Content-Range": f"bytes */{n}"})
     headers |= {"ETag": tag, "Content-Range": f"bytes {start}-{end - 1}/{n}", "Content-Length": str(end - start)}
-    return StreamingResponse(file.read(start, end), 206, headers, media_type)
+    return SeatedResponse(file.read(start, end), seats, key, status_code=206, headers=headers, media_type=media_type)
 
 
 def _bounds(first: str, last: str, n: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What every request passes on its way in: an id and a line in the log, the name it was asked under, the size of its body."""
+"""What every request passes on its way in: an id and a line in the log, the length of its head, the name it was asked under."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
-import numpy as np
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
@@ -79,6 +78,21 @@ def _route_of(scope: Scope) -> str:
     return "/".join(scope["path"].split("/")[: n_before + 1]) + template
 
 
+class HeadGuard:
+    """Refuses addresses and headers that are longer than any of ours, before anything takes them apart."""
+
+    def __init__(self, app: ASGIApp, max_address: int = 16 << 10, max_headers: int = 32 << 10) -> None:
+        self.app, self.max_address, self.max_headers = app, max_address, max_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["raw_path"] or b"") + len(scope["query_string"]) > self.max_address:
+            await problem(414, f"the address is longer than {self.max_address:,} bytes")(scope, receive, send)
+        elif scope["type"] == "http" and sum(len(n) + len(v) for n, v in scope["headers"]) > self.max_headers:
+            await problem(431, f"the headers are longer than {self.max_headers:,} bytes")(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 class NameGuard:
     """Refuses requests under a foreign name: a page whose name is made to point here must not speak for its visitor."""
 
@@ -108,67 +122,3 @@ class NameGuard:
             return "*" in self.hosts or (urlsplit(url).hostname or "") in self.hosts
         except ValueError:
             return False
-
-
-class BodyGuard:
-    """Refuses bodies that are too long, and JSON that is nested too deep, before anything parses them."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int = 4 << 20, max_depth: int = 32) -> None:
-        self.app, self.max_bytes, self.max_depth = app, max_bytes, max_depth
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in _SAFE:
-            await self.app(scope, receive, send)
-            return
-        length = Headers(scope=scope).get("content-length", "0")
-        body = None if length.isdecimal() and int(length) > self.max_bytes else await self._read(receive)
-        if body is None:
-            await problem(413, f"the body is longer than {self.max_bytes:,} bytes", {"Connection": "close"})(
-                scope, receive, send
-            )
-        elif nests_deeper(body, self.max_depth):
-            await problem(422, f"the body is nested deeper than {self.max_depth} levels")(scope, receive, send)
-        else:
-            await self.app(scope, _Replay(body, receive), send)
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        pieces: list[bytes] = []
-        n = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return b"".join(pieces)
-            pieces.append(message.get("body", b""))
-            n += len(pieces[-1])
-            if n > self.max_bytes:
-                return None
-            if not message.get("more_body"):
-                return b"".join(pieces)
-
-
-class _Replay:
-    """A body that was read, given once more; then whatever else comes."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self.body: bytes | None = body
-        self.receive = receive
-
-    async def __call__(self) -> Message:
-        if self.body is None:
-            return await self.receive()
-        body, self.body = self.body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-# Possessive, and the closing quote may be missing: a string that does not end is read once, not again from each of its quotes.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_STEPS = np.zeros(256, np.int8)
-_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
-
-
-def nests_deeper(body: bytes, most: int) -> bool:
-    """Whether brackets outside strings nest deeper than `most`; of what is no JSON, nothing is said."""
-    if body.count(b"[") + body.count(b"{") <= most:
-        return False
-    outside = np.frombuffer(_STRING.sub(b"", body), np.uint8)
-    return int(_STEPS[outside].cumsum(dtype=np.int32).max(initial=0)) > most

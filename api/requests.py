@@ -24,6 +24,10 @@ from labeler.store.states import GatherRequest
 from labeler.wire import GatherJobRequest, JobRequest
 
 _LARGEST = 2**53  # beyond it a number of JSON is not the number that was meant
+_OWNED = {"logs", "huggingface", "up.lock"}  # names in the data folder that are the service's
+_OWNED_PREFIXES = ("labeler.db", "redis", "dump.rdb", ".")
+_OWNED_SUFFIXES = ("-wal", "-shm", "-journal", ".partial", ".lock")  # beside a database or a file that is being written
+_OF_A_PASS = ("plan.json", "manifest.json", "corpus", "shards")
 
 
 def recipe_of(asked: JobRequest) -> Recipe:
@@ -60,7 +64,7 @@ def gather_request(asked: GatherJobRequest, data: Path) -> GatherRequest:
         subject=_subject(asked.subject, data),
         sae=_sae(asked.sae, data),
         corpus=_corpus(asked.corpus, data),
-        out=str(below(asked.out, data, "out")),
+        out=str(_free(asked.out, data)),
         hookpoint=asked.hookpoint,
         revision=hub_revision(asked.revision, "revision"),
         text_field=asked.text_field,
@@ -68,6 +72,18 @@ def gather_request(asked: GatherJobRequest, data: Path) -> GatherRequest:
         config=config,
         name=asked.name,
     )
+
+
+def _free(path: str, data: Path) -> Path:
+    """A folder to gather into: new, empty, or begun by another gathering pass. Raises InputError."""
+    full = below(path, data, "out")
+    files = [part for part in (full, *full.parents) if part.is_relative_to(data.resolve()) and part.is_file()]
+    first = full.relative_to(data.resolve()).parts[0]
+    if files or first in _OWNED or first.startswith(_OWNED_PREFIXES) or full.name.endswith(_OWNED_SUFFIXES):
+        raise InputError("out: this is a file, or the service keeps something of its own there; name a new folder")
+    if full.is_dir() and any(full.iterdir()) and not any((full / name).exists() for name in _OF_A_PASS):
+        raise InputError("out: this folder holds something else than evidence; name a new folder")
+    return full
 
 
 def below(path: str, data: Path, name: str) -> Path:

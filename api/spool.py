@@ -23,6 +23,7 @@ _PIECE = 1 << 18
 _LOOK = 0.02  # seconds between two looks at how far it is
 _AT_ONCE = 2  # that are written
 _MOST_UNFINISHED = 32  # that are written or wait for it: each has a thread
+_MOST_UNFINISHED_A_KEY = 8
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 class Spooled:
     """A file that may still be growing."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self.key = path, key
         self.size, self.is_finished = 0, False
         self.error: Exception | None = None  # what broke it off
         self.used_at = time.monotonic()
@@ -78,8 +79,8 @@ class Spool:
         self._files: dict[str, Spooled] = {}
         self._lock, self._turn = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
-    def get(self, name: str, pieces: Callable[[], Iterator[bytes]]) -> Spooled:
-        """The file of this name, begun if it is not there: `pieces` is run in a thread of its own.
+    def get(self, name: str, pieces: Callable[[], Iterator[bytes]], key: str) -> Spooled:
+        """The file of this name, begun for this key if it is not there: `pieces` is run in a thread of its own.
 
         Raises RequestProblem (429) where too many wait already.
         """
@@ -87,15 +88,18 @@ class Spool:
             found = self._files.get(name)
             if found is None or found.error is not None:
                 self._make_room()
-                if sum(not f.is_finished for f in self._files.values()) >= _MOST_UNFINISHED:
-                    raise RequestProblem(
-                        429, f"{_MOST_UNFINISHED} exports wait already: ask again in a minute", {"Retry-After": "60"}
-                    )
+                self._check_turns(key)
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="labeler-exports-")
-                found = self._files[name] = Spooled(Path(self._folder.name) / name)
+                found = self._files[name] = Spooled(Path(self._folder.name) / name, key)
                 threading.Thread(target=self._fill, args=(found, pieces), name=f"export {name}", daemon=True).start()
             found.used_at = time.monotonic()
             return found
+
+    def _check_turns(self, key: str) -> None:
+        unfinished = [file.key for file in self._files.values() if not file.is_finished]
+        for n, most in ((unfinished.count(key), _MOST_UNFINISHED_A_KEY), (len(unfinished), _MOST_UNFINISHED)):
+            if n >= most:
+                raise RequestProblem(429, f"{n} exports wait already: ask again in a minute", {"Retry-After": "60"})
 
     def _fill(self, file: Spooled, pieces: Callable[[], Iterator[bytes]]) -> None:
         with self._turn:

@@ -42,16 +42,25 @@ def store(settings: Settings) -> Iterator[Store]:
 @contextmanager
 def api_process(data: Path) -> Iterator[str]:
     """`python -m api` over the folder's database: its address, once it answers. Its log is `api.log` in the folder."""
+    with api_server(data) as (url, _):
+        yield url
+
+
+@contextmanager
+def api_server(data: Path, n_files: int | None = None) -> Iterator[tuple[str, int]]:
+    """`api_process`, and its process id; with `n_files`, it may open no more files than these."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [sys.executable, "-m", "api", "--port", str(port)]
+    if n_files is not None:
+        words = ["sh", "-c", f'ulimit -n {n_files} && exec "$@"', "sh", *words]
     environment = {**os.environ, "LABELER_DB": str(data / "labeler.db"), "LABELER_DATA": str(data)}
     with (data / "api.log").open("wb") as log:
         server = subprocess.Popen(words, env=environment, stderr=log)
         try:
             _wait_for(f"http://127.0.0.1:{port}/openapi.json")
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", server.pid
         finally:
             server.terminate()
             assert server.wait(timeout=20) in (0, -15), (data / "api.log").read_text()

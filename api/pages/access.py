@@ -17,6 +17,8 @@ from labeler.store.keys import Scope
 
 router = APIRouter()
 _MOST_FIELDS = 100
+# Those sent without a key, and how many bytes of them are read.
+OPEN_FORMS = {"/sign-in": 8 << 10, "/sign-out": 1 << 10}
 _COOKIE_SECONDS = 30 * 86_400
 
 

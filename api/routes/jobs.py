@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, Cursor, JobId, Limit, SettingsOf, StoreOf
-from api.problems import RequestProblem
 from api.requests import gather_request, recipe_of
+from api.seats import SeatedResponse
 from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.jobs import Jobs
@@ -31,7 +31,6 @@ IdempotencyKey = Annotated[
     ),
 ]
 _EVENT_SECONDS = 1.0
-_MOST_WATCHERS = 200  # each asks the database once a second
 Announce = Callable[[JobInfo], None]
 
 
@@ -109,33 +108,26 @@ def _detail(store: Store, job: int) -> JobDetail:
     "/jobs/{job}/events", response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}, "description": "A `progress` event for every change."}},
 )  # fmt: skip
-def events(store: StoreOf, _: Reader, request: Request, job: JobId) -> Response:
-    """Progress as server-sent events, until the job has ended or is paused."""
+def events(store: StoreOf, caller: Reader, request: Request, job: JobId) -> Response:
+    """Progress as server-sent events, until the job has ended or is paused. A key may have 20 such streams."""
     Jobs(store).get(job)
-    if request.app.state.n_watchers >= _MOST_WATCHERS:
-        raise RequestProblem(
-            429,
-            f"{_MOST_WATCHERS} others watch jobs already: ask now and then for GET /v1/jobs/{job}",
-            {"Retry-After": "10"},
-        )
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_events(store, job, request), media_type="text/event-stream", headers=headers)
+    return SeatedResponse(
+        _events(store, job, request), request.app.state.watchers, caller.id,
+        media_type="text/event-stream", headers=headers,
+    )  # fmt: skip
 
 
 async def _events(store: Store, job: int, request: Request) -> AsyncIterator[str]:
     before = ""
-    request.app.state.n_watchers += 1
-    try:
-        while not await request.is_disconnected():
-            detail = await run_in_threadpool(_detail, store, job)
-            now = detail.model_dump_json()
-            yield f"event: progress\ndata: {now}\n\n" if now != before else ": still here\n\n"
-            if detail.state not in ACTIVE:
-                return
-            before = now
-            await asyncio.sleep(_EVENT_SECONDS)
-    finally:
-        request.app.state.n_watchers -= 1
+    while not await request.is_disconnected():
+        detail = await run_in_threadpool(_detail, store, job)
+        now = detail.model_dump_json()
+        yield f"event: progress\ndata: {now}\n\n" if now != before else ": still here\n\n"
+        if detail.state not in ACTIVE:
+            return
+        before = now
+        await asyncio.sleep(_EVENT_SECONDS)
 
 
 @router.get("/jobs/{job}/failures")

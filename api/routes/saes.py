@@ -68,7 +68,7 @@ def read_evidence(
     evidence: Annotated[Text, Path(max_length=64, description="Its id or hash.")],
 ) -> Response:
     found = catalogue.find_evidence(store, evidence)
-    manifest, _path = store.evidence(found.id)
+    manifest = request.app.state.paths.value(store.evidence(found.id)[0])
     return kept(
         request,
         EvidenceDetail(

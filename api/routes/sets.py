@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -15,12 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from api.access import Reader
 from api.conditional import precondition, ranged
 from api.parameters import PROBLEMS, Cursor, Limit, SaeQuery, SetId, StoreOf, after_id, kept, page_by_id
+from api.paths import Paths
+from api.seats import SeatedResponse
 from api.spool import Spool
 from labeler import __version__
 from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.export.card import build_card, card_markdown
 from labeler.export.export import with_top_contexts
-from labeler.export.stream import MEDIA_TYPES, encode_rows, encode_version, read_rows
+from labeler.export.stream import MEDIA_TYPES, LabelRows, encode_rows, encode_version, read_rows
 from labeler.store import Store, catalogue
 from labeler.store.choice import default_set
 from labeler.store.columns import version_of_rows
@@ -71,7 +74,7 @@ def read_card(
 ) -> Response:
     """How the labels were made, and what they are worth: one page, for machines or for people."""
     catalogue.find_set(store, set)
-    card = build_card(store, set)
+    card = request.app.state.paths.value(build_card(store, set))
     if format == "markdown":
         return kept(request, card_markdown(card).encode(), "text/markdown; charset=utf-8")
     return kept(request, orjson.dumps(card))
@@ -89,7 +92,7 @@ def read_card(
 )  # fmt: skip
 async def export(
     store: StoreOf,
-    _: Reader,
+    caller: Reader,
     request: Request,
     set: SetId,
     format: Literal["jsonl", "csv", "parquet"] = "jsonl",
@@ -115,29 +118,32 @@ async def export(
     if not await run_in_threadpool(store.has_results, set):
         raise ConflictError(f"label set {set} has no results yet: an export of it would have 0 rows; label it first")
     if after < 0 and limit is None and not top_contexts:
-        return await _whole(store, request, set, format, spreadsheet)
-    return await run_in_threadpool(_part, store, request, set, format, after, limit, top_contexts, spreadsheet)
+        return await _whole(store, request, caller.id, set, format, spreadsheet)
+    return await run_in_threadpool(
+        _part, store, request, caller.id, set, format, after, limit, top_contexts, spreadsheet
+    )
 
 
-async def _whole(store: Store, request: Request, set: int, format: str, spreadsheet: bool) -> Response:
+async def _whole(store: Store, request: Request, key: str, set: int, format: str, spreadsheet: bool) -> Response:
     headers, media_type = _attachment(f"labels-{set}.{format}"), MEDIA_TYPES[format]
     form = f"{format}-spreadsheet" if spreadsheet else format
+    paths: Paths = request.app.state.paths
     for _ in range(_ATTEMPTS):
         version = await run_in_threadpool(_version, store, set)
         tag = f'"{version}-{form}-{__version__}-{pyarrow.__version__}"'
         if (known := precondition(request, tag)) is not None:
             return known
         spool: Spool = request.app.state.spool
-        encode = partial(encode_version, store, set, format, version, spreadsheet=spreadsheet)
-        file = spool.get(f"{set}-{version}.{form}", encode)
+        encode = partial(encode_version, store, set, format, version, paths.value, spreadsheet=spreadsheet)
+        file = spool.get(f"{set}-{version}.{form}", encode, key)
         try:
             await file.wait_for(0)
         except ConflictError:
             continue
-        return await ranged(request, file, tag, headers, media_type)
+        return await ranged(request, key, file, tag, headers, media_type)
     # It changes all the time: each row is as it was when it was read, and a part of it would be a part of nothing.
-    pieces = encode_rows(format, read_rows(store, set), lambda: build_card(store, set), spreadsheet=spreadsheet)
-    return StreamingResponse(pieces, headers=headers, media_type=media_type)
+    pieces = _encoded(store, paths, read_rows(store, set), set, format, spreadsheet)
+    return SeatedResponse(pieces, request.app.state.downloads, key, headers=headers, media_type=media_type)
 
 
 def _version(store: Store, set: int) -> str:
@@ -148,7 +154,7 @@ def _version(store: Store, set: int) -> str:
 
 
 def _part(
-    store: Store, request: Request, set: int, format: str, after: int, limit: int | None, top_contexts: int,
+    store: Store, request: Request, key: str, set: int, format: str, after: int, limit: int | None, top_contexts: int,
     spreadsheet: bool,
 ) -> Response:  # fmt: skip
     catalogue.find_set(store, set)
@@ -159,11 +165,15 @@ def _part(
     end = None if limit is None else catalogue.end_of_part(store, set, after, limit)
     if end is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=end).replace(scheme="", netloc="")}>; rel="next"'
-    return StreamingResponse(
-        encode_rows(format, rows, lambda: build_card(store, set), spreadsheet=spreadsheet),
-        headers=headers,
-        media_type=MEDIA_TYPES[format],
-    )
+    return SeatedResponse(
+        _encoded(store, request.app.state.paths, rows, set, format, spreadsheet), request.app.state.downloads, key,
+        headers=headers, media_type=MEDIA_TYPES[format],
+    )  # fmt: skip
+
+
+def _encoded(store: Store, paths: Paths, rows: LabelRows, set: int, format: str, spreadsheet: bool) -> Iterator[bytes]:
+    rows = replace(rows, same=paths.value(rows.same))
+    return encode_rows(format, rows, lambda: paths.value(build_card(store, set)), spreadsheet=spreadsheet)
 
 
 def _attachment(name: str) -> dict[str, str]:

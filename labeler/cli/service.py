@@ -142,7 +142,7 @@ def _only_here(data: Path) -> Iterator[None]:
     from labeler.files import clear_disk_errors
 
     with clear_disk_errors(data):
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = (data / "up.lock").open("w")
     with file:
         try:

@@ -126,15 +126,19 @@ def _time(store: Store) -> Any:
 
 
 def encode_version(
-    store: Store, label_set_id: int, format: str, version: str, *, spreadsheet: bool = False
-) -> Iterator[bytes]:
-    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not."""
-    card = build_card(store, label_set_id) if format == "parquet" else {}
+    store: Store, label_set_id: int, format: str, version: str, shown: Callable[[Any], Any] = lambda value: value, *,
+    spreadsheet: bool = False,
+) -> Iterator[bytes]:  # fmt: skip
+    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not.
+
+    `shown` makes of the card, and of the values that all rows share, what others may see.
+    """
+    card = shown(build_card(store, label_set_id)) if format == "parquet" else {}
     with store.database.snapshot() as connection:
         if version_of_rows(connection, label_set_id) != version:
             raise ConflictError(f"label set {label_set_id} has changed: ask again")
         rows = read_rows(store, label_set_id, connection=connection)
-        yield from encode_rows(format, rows, lambda: card, spreadsheet=spreadsheet)
+        yield from encode_rows(format, replace(rows, same=shown(rows.same)), lambda: card, spreadsheet=spreadsheet)
 
 
 def encode_rows(

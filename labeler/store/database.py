@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def _engine(url: str, pooled: bool) -> Engine:
     if "://" not in url:
         path = Path(url).expanduser()
         with clear_disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # What is in it is for its owner: labels, keys as hashes, texts that were asked about.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         url = f"sqlite:///{path}"
     try:
         parsed = make_url(url)
@@ -139,9 +141,18 @@ def _engine(url: str, pooled: bool) -> Engine:
             f"cannot use the URL given ({type(error).__name__})"
         ) from error
     if engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", _make_private)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_private(_dialect: Any, _record: Any, words: list[Any], _options: Any) -> None:
+    """Make a file that is not there yet readable by its owner alone; SQLite gives the files beside it the same mode."""
+    name = str(words[0]) if words else ""
+    if name and name != ":memory:" and not name.startswith("file:"):
+        with suppress(OSError):  # it is there, or SQLite says why it cannot be made
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -185,10 +185,10 @@ def test_too_many_exports_are_refused_until_one_is_written(http: TestClient, mon
         yield b"x"
 
     files = http.app.state.spool  # type: ignore[attr-defined]
-    waiting = [files.get(name, pieces) for name in "ab"]
+    waiting = [files.get(name, pieces, "key") for name in "ab"]
     refused = http.get(URL + "csv")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "60")
-    assert files.get("a", pieces) is waiting[0], "what is under way already may be waited for by any number"
+    assert files.get("a", pieces, "key") is waiting[0], "what is under way already may be waited for by any number"
     go_on.set()
     while not all(file.is_finished for file in waiting):
         pass
@@ -199,7 +199,7 @@ def test_old_downloads_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "_MOST", 2)
     files = spool.Spool()
     for name in "abcd":
-        made = files.get(name, lambda: iter((b"x", b"y")))
+        made = files.get(name, lambda: iter((b"x", b"y")), "key")
         while not made.is_finished:
             pass
     assert sorted(files._files) == ["c", "d"]

@@ -123,11 +123,14 @@ def test_a_gathering_pass_stays_in_the_data_folder(http: TestClient) -> None:
     gather = reply.json()["gather"]
     # No folder of that name, but a name that the hub could know.
     assert gather["subject"] == "subjects/tiny"
-    assert (gather["sae"], gather["out"]) == (str(data / "saes/one"), str(data / "evidence/one"))
+    assert (gather["sae"], gather["out"]) == ("saes/one", "evidence/one")
     assert reply.json()["n_blocks"] == 5
     (data / "subjects/tiny").mkdir(parents=True)
     again = http.post("/v1/jobs:gather", json=asked).json()["gather"]
-    assert again["subject"] == str(data / "subjects/tiny")
+    assert again["subject"] == "subjects/tiny"
+    stored = Jobs(http.app.state.store).get(2).gather  # type: ignore[attr-defined]
+    assert stored is not None
+    assert (stored["subject"], stored["out"]) == (str(data / "subjects/tiny"), str(data / "evidence/one"))
 
 
 @pytest.mark.parametrize(

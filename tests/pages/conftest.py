@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.server import Server, ServerConfig
 from labeler.evidence.store import EvidenceFolder
 from labeler.labeling.missing import label_missing
 from labeler.llm.client import OpenAILLM
@@ -83,8 +83,7 @@ class LiveServer:
     """The service in a thread, at an address of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, access_log=False)
-        self._server = uvicorn.Server(config)
+        self._server = Server(ServerConfig(create_app(settings), "127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def __enter__(self) -> str:

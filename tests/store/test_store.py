@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,19 @@ def test_an_error_of_the_database_tells_no_values(store: Store, label_set: int) 
 def test_an_empty_database_says_what_to_run(store: Store) -> None:
     with pytest.raises(NotFoundError, match="labeler label"):
         store.newest_label_set()
+
+
+@pytest.mark.parametrize("form", ["{}", "sqlite:///{}"])
+def test_the_database_is_its_owner_s_alone(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "new"
+    if "://" in form:
+        folder.mkdir(mode=0o700)
+    before = os.umask(0)
+    try:
+        store = open_store(form.format(folder / "labeler.db"), pooled=True)
+        store.label_set_for(manifest(), "/evidence", Recipe())
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+        store.close()
+    finally:
+        os.umask(before)
+    assert modes == {"new": 0o700, "labeler.db": 0o600, "labeler.db-wal": 0o600, "labeler.db-shm": 0o600}
