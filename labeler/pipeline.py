@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,15 +174,16 @@ class NullLabels:
 
 async def label_features(
     folder: EvidenceFolder,
-    features: Iterable[int],
+    features: Iterable[int] | AsyncIterable[int],
     recipe: Recipe,
     llm: LLM | None,
     *,
     at_once: int = 16,
     null: NullLabels | None = None,
-) -> AsyncIterator[LabeledFeature]:
+) -> AsyncGenerator[LabeledFeature, None]:
     """Label many features, `at_once` in flight; results come as they are ready, in any order.
 
+    No feature is taken from `features` before there is room for it; where that makes us wait, results come meanwhile.
     Give `null` where many calls are about one folder and recipe: learning it takes as long as a hundred features.
     """
     check_recipe(recipe, folder)
@@ -192,20 +193,38 @@ async def label_features(
         evidence = read_evidence(folder, feature_index, recipe)
         return await label_feature(evidence, recipe, llm, null.for_feature(feature_index))
 
-    todo = iter(features)
+    todo = _taken(features)
     running: set[asyncio.Task[LabeledFeature]] = set()
+    taking: asyncio.Task[int | None] | None = None
+    is_last = False
     try:
         while True:
-            while len(running) < at_once and (feature := next(todo, None)) is not None:
-                running.add(asyncio.ensure_future(one(feature)))
-            if not running:
+            if taking is None and not is_last and len(running) < at_once:
+                taking = asyncio.ensure_future(anext(todo, None))
+            waited = running | ({taking} if taking is not None else set())
+            if not waited:
                 return
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             # What came to its end is given before an error that came with it.
-            for task in sorted(done, key=lambda t: (t.exception() is not None, t.get_name())):
+            for task in sorted(running & done, key=lambda t: (t.exception() is not None, t.get_name())):
                 running.discard(task)
                 yield task.result()
+            if taking is not None and taking in done:
+                feature, taking = taking.result(), None
+                is_last = feature is None
+                if feature is not None:
+                    running.add(asyncio.ensure_future(one(feature)))
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        left = [*running, *([] if taking is None else [taking])]
+        for unfinished in left:
+            unfinished.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _taken(features: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:
+    if isinstance(features, AsyncIterable):
+        async for feature in features:
+            yield feature
+    else:
+        for feature in features:
+            yield feature

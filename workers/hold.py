@@ -29,6 +29,10 @@ def start_up() -> None:
     _shutting_down[0] = 0
 
 
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The block is to be given back."""
+
+
 class Holding:
     """`with Holding(blocks, lease) as holding`: the block is ours while `holding.go_on()`."""
 

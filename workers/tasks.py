@@ -13,8 +13,8 @@ from labeler.store.states import JobKind, Lease, Order
 from workers import enqueue
 from workers.activate import answer_all
 from workers.app import LABEL_SECONDS, app
-from workers.gather import Stopped, gather
-from workers.hold import Holding
+from workers.gather import gather
+from workers.hold import Holding, Stopped
 from workers.label import label
 from workers.resources import Resources, here
 

@@ -128,6 +128,8 @@ def label(
         stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
         if n_kept := counts.get("kept_lookup"):
             say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
+        if n_by_others := counts.get("by_other_runs"):
+            say(f"{n_by_others:,} of them were labeled by another run meanwhile, and paid for there.")
         say(
             f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
         )
@@ -145,8 +147,10 @@ def _label(
     """Label what is missing; the label set's id and how many features now came to each state."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling.batches import label_in_batches
+    from labeler.labeling.label_sets import LabelSetToMake
     from labeler.labeling.missing import label_missing
     from labeler.labeling.processes import processes_worth
+    from labeler.labeling.share import Hands, Sharing
     from labeler.selection import parse_features
     from labeler.terminal import progress, visible
 
@@ -155,7 +159,7 @@ def _label(
     asking.check(recipe)
     settings = settings_with(asking.base_url, db)
     store = store_at(db)
-    label_set = store.label_set_for(folder.manifest, str(evidence.resolve()), recipe)
+    label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     with progress() as bar:
@@ -172,18 +176,41 @@ def _label(
         def on_start(done: int, _wanted: int) -> None:
             bar.update(task, completed=done)
 
+        def on_wait(hands: Hands) -> None:
+            who = f" ({', '.join(hands.holders)})" if hands.holders else ""
+            typer.echo(
+                f"{hands.n_features:,} features are in the hands of another run{who}; this one waits for them, and asks "
+                "nothing for them again",
+                err=True,
+            )
+
+        def on_done_by_others(n: int) -> None:
+            counts["by_other_runs"] += n
+            bar.advance(task, n)
+
+        sharing = Sharing(settings.lease_seconds, on_wait=on_wait, on_done_by_others=on_done_by_others)
+
         async def run() -> None:
             llm = llm_for(recipe, asking, settings, store)
             try:
                 if asking.batch and llm is not None:
                     batches = _batches(llm, store, bar)
                     await label_in_batches(
-                        folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start
+                        folder,
+                        wanted,
+                        recipe,
+                        llm,
+                        batches,
+                        store,
+                        label_set,
+                        on_result=on_result,
+                        on_start=on_start,
+                        sharing=sharing,
                     )
                 else:
                     await label_missing(
                         folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
-                        on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                        on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1), sharing=sharing,
                     )  # fmt: skip
             finally:
                 if llm is not None:
@@ -196,7 +223,7 @@ def _label(
         typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
     if failures:
         typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
-    return label_set.id, dict(counts)
+    return label_set.make().id, dict(counts)
 
 
 def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:
