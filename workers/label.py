@@ -12,7 +12,7 @@ from labeler.labeling.share import Sharing
 from labeler.records import LabeledFeature
 from labeler.store.counters import Tally
 from labeler.store.states import Lease, Order
-from workers.hold import Holding, Stopped
+from workers.hold import GRACE, Holding, Stopped
 from workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 _COUNT_EVERY = 32  # blocks
 _LONGEST_WAIT = 30.0  # seconds for features that another run has in hand; then other jobs have their turn
-GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
 
 
 def label(lease: Lease, holding: Holding, here: Resources) -> None:
@@ -66,6 +65,8 @@ async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM
     finally:
         if llm is not None:
             await _landed(llm)
+        if n_lost := here.ledger.take_lost():
+            log.error("%d replies that had arrived could not be kept; they will be asked for again", n_lost)
     if not labelling.cancelled():
         _close(lease, labelling.result(), here)
 

@@ -50,7 +50,11 @@ def _work_on_next(kind: JobKind, work: Work) -> None:
     with logged_as(job=lease.job_id, block=lease.number, attempt=lease.attempt):
         log.info("begun")
         with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
-            _do(lease, work, holding, resources)
+            try:
+                _do(lease, work, holding, resources)
+            except StorageError as error:
+                log.warning("%s; another worker takes the block over once its lease has expired", error)
+                return
     enqueue.refill(kind, resources.store)
 
 

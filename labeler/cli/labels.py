@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
     from labeler.recipe import Recipe
     from labeler.records import LabeledFeature
     from labeler.store import LabelSetInfo, LabelSetSummary, Store
+
+
+_DATABASE_PATIENCE = 30.0  # seconds: a server that restarts is waited for, since replies are on their way
 
 
 @app.command()
@@ -147,11 +149,13 @@ def _label(
     """Label what is missing; the label set's id and how many features now came to each state."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling.batches import label_in_batches
+    from labeler.labeling.ending import Ending
     from labeler.labeling.label_sets import LabelSetToMake
     from labeler.labeling.missing import label_missing
     from labeler.labeling.processes import processes_worth
     from labeler.labeling.share import Hands, Sharing
     from labeler.selection import parse_features
+    from labeler.store.ledger import SqlLedger
     from labeler.terminal import progress, visible
 
     folder = EvidenceFolder(evidence)
@@ -190,33 +194,25 @@ def _label(
 
         sharing = Sharing(settings.lease_seconds, on_wait=on_wait, on_done_by_others=on_done_by_others)
 
-        async def run() -> None:
-            llm = llm_for(recipe, asking, settings, store)
-            try:
-                if asking.batch and llm is not None:
-                    batches = _batches(llm, store, bar)
-                    await label_in_batches(
-                        folder,
-                        wanted,
-                        recipe,
-                        llm,
-                        batches,
-                        store,
-                        label_set,
-                        on_result=on_result,
-                        on_start=on_start,
-                        sharing=sharing,
-                    )
-                else:
-                    await label_missing(
-                        folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
-                        on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1), sharing=sharing,
-                    )  # fmt: skip
-            finally:
-                if llm is not None:
-                    await llm.aclose()
+        ledger = SqlLedger(store)
+        store.database.patience = _DATABASE_PATIENCE
 
-        asyncio.run(run())
+        async def work(llm: OpenAILLM | None) -> None:
+            if asking.batch and llm is not None:
+                batches = _batches(llm, store, bar)
+                await label_in_batches(
+                    folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start,
+                    sharing=sharing,
+                )  # fmt: skip
+            else:
+                await label_missing(
+                    folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
+                    on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                    sharing=sharing,
+                )  # fmt: skip
+
+        llm = llm_for(recipe, asking, settings, store, ledger)
+        Ending(store, ledger).run(work(llm), llm)
     for reason, n in failures.most_common(5):
         typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
     if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
