@@ -155,6 +155,7 @@ def _label(
     from labeler.labeling.processes import processes_worth
     from labeler.labeling.share import Hands, Sharing
     from labeler.selection import parse_features
+    from labeler.store import open_store
     from labeler.store.ledger import SqlLedger
     from labeler.terminal import progress, visible
 
@@ -162,7 +163,7 @@ def _label(
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
     settings = settings_with(asking.base_url, db)
-    store = store_at(db)
+    store = open_store(settings.database, pooled=True)  # the processes that share look-ups are spawned, and not forked
     label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()

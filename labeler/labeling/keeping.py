@@ -33,10 +33,13 @@ class Keeping:
         self._works = not asks_llm or save is not None or label_set.find() is not None
         self._group: list[LabeledFeature] = []
         self._saved_at = time.monotonic()
-        self._saving: asyncio.Future[None] | None = None
+        self._saving: set[asyncio.Future[None]] = set()
+        self._n_came = 0
+        share.before_wait = self._before_wait
 
     async def add(self, result: LabeledFeature) -> None:
         self._group.append(result)
+        self._n_came += 1
         has_reply = result.state is State.LABELED or result.usage.requests > 0
         self._works = self._works or has_reply or len(self._group) >= _HELD_BACK
         if self._works and (len(self._group) >= _GROUP or time.monotonic() - self._saved_at > _GROUP_SECONDS):
@@ -44,11 +47,16 @@ class Keeping:
 
     async def finish(self, *, failed: bool) -> None:
         """The rest; where the run has `failed` before anything came of it, that is nothing."""
-        if self._saving is not None:
-            await asyncio.wait([self._saving])
+        if self._saving:
+            await asyncio.wait(self._saving)
         if not failed:
             await asyncio.to_thread(self._label_set.make)
             self._works = True
+        await self.keep()
+
+    async def _before_wait(self) -> None:
+        # Two runs that hold their results back would wait for each other. With no request under way none will fail.
+        self._works = self._works or self._n_came == self._share.n_taken
         await self.keep()
 
     async def keep(self) -> None:
@@ -58,9 +66,11 @@ class Keeping:
         group, self._group = self._group, []
         if group:
             # Whoever cancels us waits for it in `finish`: a group is saved once.
-            self._saving = asyncio.ensure_future(self._keep_now(group))
-            await asyncio.shield(self._saving)
             self._saved_at = time.monotonic()
+            saving = asyncio.ensure_future(self._keep_now(group))
+            self._saving.add(saving)
+            saving.add_done_callback(self._saving.discard)
+            await asyncio.shield(saving)
 
     async def _keep_now(self, group: list[LabeledFeature]) -> None:
         await asyncio.to_thread(self._save, group)

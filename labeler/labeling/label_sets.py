@@ -5,7 +5,7 @@ from __future__ import annotations
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import LabelSetInfo, Store
-from labeler.store.claims import work_of
+from labeler.store.claims import Work
 
 
 class LabelSetToMake:
@@ -14,7 +14,7 @@ class LabelSetToMake:
     def __init__(self, store: Store, folder: EvidenceFolder, recipe: Recipe) -> None:
         self._store, self._folder, self._recipe = store, folder, recipe
         self._info: LabelSetInfo | None = None
-        self.work = work_of(folder.manifest["hash"], recipe.hash)
+        self.work = Work(folder.manifest["hash"], recipe.hash)
 
     def find(self) -> LabelSetInfo | None:
         """The label set, where it is there."""
@@ -35,7 +35,7 @@ class LabelSetAtHand:
 
     def __init__(self, info: LabelSetInfo) -> None:
         self._info = info
-        self.work = work_of(info.evidence_hash, info.recipe_hash)
+        self.work = Work(info.evidence_hash, info.recipe_hash)
 
     def find(self) -> LabelSetInfo:
         return self._info

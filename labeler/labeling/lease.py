@@ -7,7 +7,7 @@ import threading
 import time
 
 from labeler.errors import LabelerError, StorageError, TakenOverError
-from labeler.store.claims import Claimed, Claims, RunBeat
+from labeler.store.claims import Claimed, Claims, RunBeat, Work
 from labeler.store.watch import Watch, take_back_runs
 
 LEASE_SECONDS = 30.0
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class RunLease:
     """`begin`, then `claim` and `release` at will, then `end`. Every method is one look into the database."""
 
-    def __init__(self, claims: Claims, work: str, seconds: float, block_id: int | None = None) -> None:
+    def __init__(self, claims: Claims, work: Work, seconds: float, block_id: int | None = None) -> None:
         self._claims, self._work = claims, work
         self._seconds, self._block_id = seconds, block_id
         self._id = ""
@@ -46,9 +46,9 @@ class RunLease:
             raise TakenOverError("others have taken over what this run had in hand, since it gave no sign of life")
         self._is_confirmed(began)
 
-    def claim(self, features: list[int], label_set_id: int | None) -> Claimed:
+    def claim(self, features: list[int]) -> Claimed:
         """As `Claims.claim`."""
-        return self._claims.claim(self._id, self._work, features, label_set_id)
+        return self._claims.claim(self._id, self._work, features)
 
     def release(self, features: list[int]) -> None:
         self._claims.release(self._id, self._work, features)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -18,7 +18,7 @@ from labeler.errors import StorageError, TakenOverError
 from labeler.labeling.label_sets import AnyLabelSet
 from labeler.labeling.lease import LEASE_SECONDS, RunLease
 from labeler.store import Store
-from labeler.store.claims import Claimed, Claims
+from labeler.store.claims import Claims
 
 _LOOK_SECONDS = 0.5  # between two looks at what is in other hands
 _AT_ONCE = 16  # features claimed at a time: few enough to leave some for others
@@ -52,11 +52,13 @@ class Share:
         self, store: Store, label_set: AnyLabelSet, missing: Sequence[int], sharing: Sharing,
         go_on: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
-        self._label_set, self._sharing, self._go_on = label_set, sharing, go_on
+        self._sharing, self._go_on = sharing, go_on
         self._lease = RunLease(Claims(store), label_set.work, sharing.lease_seconds, sharing.block_id)
         self._unseen, self._ours = deque(missing), deque[int]()
         self._held: list[int] = []
+        self.n_taken = 0
         self.n_by_others = 0  # features that others have labeled meanwhile
+        self.before_wait: Callable[[], Awaitable[None]] | None = None  # saves what others may be waiting for in turn
 
     @property
     def n_left(self) -> int:
@@ -86,7 +88,7 @@ class Share:
             if not self._ours and self._unseen:
                 await self._claim([self._unseen.popleft() for _ in range(min(_AT_ONCE, len(self._unseen)))])
             if self._ours:
-                return [self._ours.popleft() for _ in range(min(most, len(self._ours)))]
+                return self._given(min(most, len(self._ours)))
             if not self._unseen:
                 if not self._held or time.monotonic() - began > self._sharing.longest_wait:
                     return []
@@ -98,12 +100,12 @@ class Share:
         wanted, self._held = [*self._unseen, *self._held], []
         self._unseen.clear()
         await self._claim(wanted)
-        ours = list(self._ours)
-        self._ours.clear()
-        return ours
+        return self._given(len(self._ours))
 
     async def wait(self, shown: Hands | None = None) -> Hands:
         """Wait a moment for what is in other hands, and take what has become free; tells who has it, unless that is `shown`."""
+        if self.before_wait is not None:
+            await self.before_wait()
         hands = Hands(len(self._held), await asyncio.to_thread(self._lease.other_holders))
         if hands != shown:
             self._sharing.on_wait(hands)
@@ -131,14 +133,14 @@ class Share:
                 log.warning("%s", error)
                 await asyncio.sleep(_LOOK_SECONDS)
 
+    def _given(self, n: int) -> list[int]:
+        self.n_taken += n
+        return [self._ours.popleft() for _ in range(n)]
+
     async def _claim(self, features: list[int]) -> None:
-        claimed = await asyncio.to_thread(self._claim_now, features)
+        claimed = await asyncio.to_thread(self._lease.claim, features)
         self._ours += claimed.ours
         self._held += claimed.held
         self.n_by_others += len(claimed.done)
         if claimed.done:
             self._sharing.on_done_by_others(len(claimed.done))
-
-    def _claim_now(self, features: list[int]) -> Claimed:
-        label_set = self._label_set.find()
-        return self._lease.claim(features, None if label_set is None else label_set.id)

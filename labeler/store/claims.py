@@ -23,7 +23,7 @@ from labeler.store.claim_tables import CLAIMS, RUNS
 from labeler.store.database import insert_into
 from labeler.store.processes import described, is_dead, this_process
 from labeler.store.store import Store
-from labeler.store.tables import RESULTS, now
+from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, now
 
 _ROWS_AT_ONCE = 1_000
 
@@ -45,9 +45,16 @@ class Claimed:
     held: list[int]  # in the hands of another run
 
 
-def work_of(evidence_hash: str, recipe_hash: str) -> str:
-    """The name of a label set as claims have it: known before the set is made."""
-    return hashlib.sha256(f"{evidence_hash} {recipe_hash}".encode()).hexdigest()[:32]
+@dataclass(frozen=True)
+class Work:
+    """A recipe on evidence: names a label set before it is made."""
+
+    evidence_hash: str
+    recipe_hash: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(f"{self.evidence_hash} {self.recipe_hash}".encode()).hexdigest()[:32]
 
 
 class Claims:
@@ -75,7 +82,7 @@ class Claims:
         with self._database.writing() as connection:
             return _renew(connection, run)
 
-    def claim(self, run: str, work: str, features: Sequence[int], label_set_id: int | None) -> Claimed:
+    def claim(self, run: str, work: Work, features: Sequence[int]) -> Claimed:
         """Take those of these features that are free and not done. Raises TakenOverError where the run is gone."""
         with self._database.writing() as connection:
             if not _renew(connection, run):
@@ -87,11 +94,11 @@ class Claims:
             wanted = sorted(features)
             for low in range(0, len(wanted), _ROWS_AT_ONCE):
                 part = wanted[low : low + _ROWS_AT_ONCE]
-                rows = [{"work": work, "feature_index": f, "run_id": run} for f in part]
+                rows = [{"work": work.id, "feature_index": f, "run_id": run} for f in part]
                 insert = insert_into(CLAIMS, self._database.dialect).values(rows).on_conflict_do_nothing()
                 taken += connection.execute(insert.returning(CLAIMS.c.feature_index)).scalars()
             # After the claim: whoever had a feature before us saved its result before giving it back.
-            done = set() if label_set_id is None else _done(connection, label_set_id, taken)
+            done = _done(connection, work, taken)
             _release(connection, run, work, done)
         ours = set(taken)
         return Claimed(
@@ -100,16 +107,16 @@ class Claims:
             [f for f in features if f not in ours],
         )
 
-    def release(self, run: str, work: str, features: Iterable[int]) -> None:
+    def release(self, run: str, work: Work, features: Iterable[int]) -> None:
         with self._database.writing() as connection:
             _release(connection, run, work, features)
 
-    def holders(self, work: str, run: str) -> dict[str, int]:
+    def holders(self, work: Work, run: str) -> dict[str, int]:
         """Who else has features of this label set in hand, in words, and how many."""
         query = (
             select(RUNS.c.process, func.count())
             .join(CLAIMS, CLAIMS.c.run_id == RUNS.c.id)
-            .where(CLAIMS.c.work == work, RUNS.c.id != run)
+            .where(CLAIMS.c.work == work.id, RUNS.c.id != run)
             .group_by(RUNS.c.process)
         )
         with self._database.reading() as connection:
@@ -143,19 +150,25 @@ def _renew(connection: Connection, run: str) -> bool:
     return bool(connection.execute(RUNS.update().where(RUNS.c.id == run).values(beat=RUNS.c.beat + 1)).rowcount)
 
 
-def _release(connection: Connection, run: str, work: str, features: Iterable[int]) -> None:
+def _release(connection: Connection, run: str, work: Work, features: Iterable[int]) -> None:
     wanted = sorted(features)
     for low in range(0, len(wanted), _ROWS_AT_ONCE):
-        mine = (CLAIMS.c.work == work) & (CLAIMS.c.run_id == run)
+        mine = (CLAIMS.c.work == work.id) & (CLAIMS.c.run_id == run)
         connection.execute(CLAIMS.delete().where(mine, CLAIMS.c.feature_index.in_(wanted[low : low + _ROWS_AT_ONCE])))
 
 
-def _done(connection: Connection, label_set_id: int, features: Sequence[int]) -> set[int]:
+def _done(connection: Connection, work: Work, features: Sequence[int]) -> set[int]:
+    label_set = (
+        select(LABEL_SETS.c.id)
+        .join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)
+        .where(EVIDENCE.c.hash == work.evidence_hash, LABEL_SETS.c.recipe_hash == work.recipe_hash)
+        .scalar_subquery()
+    )
     done: set[int] = set()
     for low in range(0, len(features), _ROWS_AT_ONCE):
         part = features[low : low + _ROWS_AT_ONCE]
         query = select(RESULTS.c.feature_index).where(
-            RESULTS.c.label_set_id == label_set_id, RESULTS.c.feature_index.in_(part), RESULTS.c.state != State.FAILED
+            RESULTS.c.label_set_id == label_set, RESULTS.c.feature_index.in_(part), RESULTS.c.state != State.FAILED
         )
         done |= set(connection.execute(query).scalars())
     return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -35,10 +35,9 @@ class SqlLedger:
     async def get(self, key: str) -> StoredReply | None:
         return await self._got(key)
 
-    def put(self, key: str, reply: StoredReply) -> Coroutine[Any, Any, None]:
-        """As `Ledger.put`; the reply is on its way into the database as soon as this returns."""
+    async def put(self, key: str, reply: StoredReply) -> None:
         self._count(1)
-        return self._put((key, reply))
+        await self._put((key, reply))
 
     @property
     def n_unkept(self) -> int:

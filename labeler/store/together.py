@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _Group = list[tuple[Any, "asyncio.Future[Any]"]]
@@ -21,16 +21,12 @@ class Together:
         self._waiting: _Group = []
         self._under_way: asyncio.Future[Any] | None = None
 
-    def __call__(self, item: Any) -> Coroutine[Any, Any, Any]:
-        """Hand the item over, now and not at the first `await`; what is returned is to be awaited."""
+    async def __call__(self, item: Any) -> Any:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((item, done))
         if self._under_way is None or self._under_way.get_loop() is not loop:
             self._start(loop)
-        return self._outcome(done)
-
-    async def _outcome(self, done: asyncio.Future[Any]) -> Any:
         try:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
