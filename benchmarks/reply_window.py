@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -37,23 +37,25 @@ from labeler.store.ledger import SqlLedger
 LOADS = (1, 16, 64)  # requests in flight
 
 
-class WatchedLedger:
+class WatchedLedger(SqlLedger):
     """The ledger of a run; notes for each reply how long ago it had left the endpoint when it was durable."""
 
     def __init__(self, store: Store) -> None:
-        self._ledger = SqlLedger(store)
+        super().__init__(store)
+        self._arrived: dict[str, float] = {}
         self.windows: list[float] = []  # seconds, from the endpoint to the durable row
         self.commits: list[float] = []  # seconds, of these in our hands: from `put` on
 
-    async def get(self, key: str) -> StoredReply | None:
-        return await self._ledger.get(key)
-
     async def put(self, key: str, reply: StoredReply) -> None:
-        arrived = time.monotonic()
-        await self._ledger.put(key, reply)
+        self._arrived[key] = time.monotonic()
+        await super().put(key, reply)
+
+    def _keep(self, replies: Sequence[tuple[str, StoredReply]]) -> list[None]:
+        kept = super()._keep(replies)
         now = time.monotonic()
-        self.windows.append(now - float(reply.model.rpartition(" ")[2]))
-        self.commits.append(now - arrived)
+        self.windows += [now - float(reply.model.rpartition(" ")[2]) for _, reply in replies]
+        self.commits += [now - self._arrived[key] for key, _ in replies]
+        return kept
 
 
 @contextmanager
@@ -88,10 +90,17 @@ async def ask_for(seconds: float, llm: OpenAILLM, concurrency: int) -> None:
 
 
 async def label(seconds: float, llm: OpenAILLM, concurrency: int, folder: EvidenceFolder, store: Store) -> None:
-    until, recipe = time.monotonic() + seconds, Recipe.from_names(f"openai:stub-{concurrency}")
+    """Until so long after the first request, or the end of the folder."""
+    recipe, began = Recipe.from_names(f"openai:stub-{concurrency}"), list[float]()
+
+    def go_on() -> bool:
+        if llm.spent.requests and not began:
+            began.append(time.monotonic())
+        return not began or time.monotonic() < began[0] + seconds
+
     await label_missing(
         folder, range(folder.n_features), recipe, llm, store, LabelSetToMake(store, folder, recipe),
-        at_once=concurrency, go_on=lambda: time.monotonic() < until,
+        at_once=concurrency, go_on=go_on,
     )  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,8 +191,13 @@ async def label_features(
     check_recipe(recipe, folder)
     null = null or NullLabels(folder, recipe)
 
+    # With an LLM, replies arrive while evidence is read: what takes 16 ms in the event loop is 16 ms more in which a reply
+    # that was paid for is not in the ledger.
+    reader = None if llm is None else ThreadPoolExecutor(1, thread_name_prefix="evidence")
+
     async def one(feature_index: int) -> LabeledFeature:
-        evidence = read_evidence(folder, feature_index, recipe)
+        read = partial(read_evidence, folder, feature_index, recipe)
+        evidence = read() if reader is None else await asyncio.get_running_loop().run_in_executor(reader, read)
         return await label_feature(evidence, recipe, llm, null.for_feature(feature_index))
 
     todo = _taken(features)
@@ -219,6 +226,8 @@ async def label_features(
         for unfinished in left:
             unfinished.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        if reader is not None:
+            reader.shutdown(wait=False, cancel_futures=True)
 
 
 async def _taken(features: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:

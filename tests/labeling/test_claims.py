@@ -21,6 +21,7 @@ from labeler.errors import ConfigurationError, TakenOverError
 from labeler.evidence.store import EvidenceFolder
 from labeler.labeling.batches import label_in_batches
 from labeler.labeling.label_sets import LabelSetToMake
+from labeler.labeling.lease import awake_seconds
 from labeler.labeling.missing import Run, label_missing
 from labeler.labeling.share import Hands, Share, Sharing
 from labeler.llm.batch import Batches
@@ -208,22 +209,23 @@ def test_the_claims_of_a_silent_run_are_taken_over_and_it_asks_for_nothing_more(
 
 
 def test_a_run_that_was_taken_over_sends_nothing_for_what_others_have_and_goes_on(
-    new_run: Callable[..., OneRun], stub_server: StubServer
+    new_run: Callable[..., OneRun], stub_server: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole of it: its requests are in mid-air as it freezes, others do its work, and it wakes up."""
     first, second = new_run(), new_run()
     stub_server.behave = lambda number, body: stub.slow(0.05)
 
     async def freeze_in_the_middle() -> Run:
-        sleeper = asyncio.ensure_future(first.live(lease_seconds=0.5))
-        while not first.label_set.find() or len(stub_server.requests) < 12:
+        sleeper = asyncio.ensure_future(first.live(lease_seconds=1e6))
+        while len(stub_server.requests) < 12:
             assert not sleeper.done()
             await asyncio.sleep(0.005)
-        # What taking over comes to, at a moment at which it has requests in flight.
+        # A sleep that is longer than the lease, and what others have made of it, at a moment with requests in flight.
+        awake = awake_seconds()
+        monkeypatch.setattr("labeler.labeling.lease.awake_seconds", lambda: awake + 2e6)
         with first.store.database.writing() as connection:
             connection.execute(RUNS.delete())
-        other = asyncio.ensure_future(second.live())
-        await other
+        await second.live(lease_seconds=1e6)
         return await sleeper
 
     ran = asyncio.run(freeze_in_the_middle())
