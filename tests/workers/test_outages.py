@@ -110,7 +110,7 @@ def test_a_worker_that_is_told_to_stop_while_the_database_is_away_ends_in_time(
         comes_back = goes_away(postgres_server)
         try:
             worker.send_signal(signal.SIGTERM)
-            worker.wait(30)  # as `labeler up` waits before it kills
+            worker.wait(60)  # as docker-compose.yml waits before it kills
         finally:
             comes_back()
         assert "replies that had arrived" in service.log.read_text()
@@ -118,7 +118,7 @@ def test_a_worker_that_is_told_to_stop_while_the_database_is_away_ends_in_time(
         service.start_worker()
         service.wait_for(job, JobState.DONE, seconds=120)
         assert service.counts(job) == ALL_DONE
-        assert service.n_repeated() <= 4
+        assert service.n_repeated() <= 2 * 4, "those in flight, and those of the commit under way"
 
 
 @pytest.fixture
