@@ -212,8 +212,7 @@ def _label(
                     sharing=sharing,
                 )  # fmt: skip
 
-        llm = llm_for(recipe, asking, settings, store, ledger)
-        Ending(store, ledger).run(work(llm), llm)
+        Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
     for reason, n in failures.most_common(5):
         typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
     if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):

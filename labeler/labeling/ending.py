@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from labeler.errors import StorageError
@@ -31,15 +31,20 @@ class Ending:
         self._last = threading.Timer(_LAST, self._end)
         self._last.daemon = True
 
-    def run(self, work: Coroutine[Any, Any, None], llm: OpenAILLM | None) -> None:
-        """Raises what the work raises, and KeyboardInterrupt."""
+    def run(
+        self, work: Callable[[OpenAILLM | None], Coroutine[Any, Any, None]], client: Callable[[], OpenAILLM | None]
+    ) -> None:
+        """Make the client in the loop, and do the work with it. Raises what they raise, and KeyboardInterrupt."""
         try:
-            asyncio.run(self._until_stopped(work, llm))
+            asyncio.run(self._until_stopped(work, client))
         finally:
             self._last.cancel()
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, None], llm: OpenAILLM | None) -> None:
-        working = asyncio.ensure_future(work)
+    async def _until_stopped(
+        self, work: Callable[[OpenAILLM | None], Coroutine[Any, Any, None]], client: Callable[[], OpenAILLM | None]
+    ) -> None:
+        llm = client()
+        working = asyncio.ensure_future(work(llm))
         try:
             await asyncio.shield(working)
         except asyncio.CancelledError:

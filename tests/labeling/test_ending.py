@@ -32,7 +32,7 @@ REPLY = StoredReply("text", "stop", "m", 10, 2, "explain")
 def test_ctrl_c_waits_for_what_is_being_saved(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     ledger, ended = SqlLedger(store), list[str]()
 
-    async def work() -> None:
+    async def work(_llm: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
@@ -41,7 +41,7 @@ def test_ctrl_c_waits_for_what_is_being_saved(store: Store, capsys: pytest.Captu
             ended.append("saved")
 
     with pytest.raises(KeyboardInterrupt):
-        Ending(store, ledger).run(work(), None)
+        Ending(store, ledger).run(work, lambda: None)
     assert (ended, ledger.n_unkept) == (["saved"], 0)
     assert asyncio.run(ledger.get("k")) == REPLY
     assert "stopping: what has arrived is being saved" in capsys.readouterr().err
@@ -55,13 +55,13 @@ def test_replies_that_cannot_be_kept_are_counted(store: Store, capsys: pytest.Ca
     with store.database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE llm_reply")
 
-    async def work() -> None:
+    async def work(_llm: object) -> None:
         outcomes = await asyncio.gather(*(ledger.put(f"k{i}", REPLY) for i in range(3)), return_exceptions=True)
         assert all(isinstance(o, Exception) for o in outcomes)
         raise StorageError("the database is gone")
 
     with pytest.raises(StorageError, match="is gone"):
-        Ending(store, ledger).run(work(), None)
+        Ending(store, ledger).run(work, lambda: None)
     assert "3 replies that had arrived could not be kept: they will be asked for again" in capsys.readouterr().err
     assert (ledger.take_lost(), ledger.n_unkept) == (3, 0)
 
