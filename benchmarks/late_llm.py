@@ -1,6 +1,8 @@
 """An LLM that answers every request 50 ms later, from a process of its own, over real connections.
 
 with late_llm() as base_url: ...
+
+The model that it names, `stub at SECONDS`, says when the answer left by the monotonic clock of the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,11 +44,11 @@ class _Connection(asyncio.Protocol):
                 return
             body = bytes(self._received[end + 4 : end + 4 + length])
             del self._received[: end + 4 + length]
-            asyncio.get_running_loop().call_later(LATENCY, self._send, _answer(body))
+            asyncio.get_running_loop().call_later(LATENCY, self._send, body)
 
-    def _send(self, answer: bytes) -> None:
+    def _send(self, body: bytes) -> None:
         if isinstance(self._transport, asyncio.WriteTransport) and not self._transport.is_closing():
-            self._transport.write(answer)
+            self._transport.write(_answer(body))
 
 
 def _answer(body: bytes) -> bytes:
@@ -55,7 +58,14 @@ def _answer(body: bytes) -> bytes:
     message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": len(body) // 4, "completion_tokens": 20, "total_tokens": len(body) // 4 + 20}
     answer = json.dumps(
-        {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub", "choices": [message], "usage": usage}
+        {
+            "id": "stub",
+            "object": "chat.completion",
+            "created": 0,
+            "model": f"stub at {time.monotonic():.6f}",
+            "choices": [message],
+            "usage": usage,
+        }
     ).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer
 

@@ -9,6 +9,7 @@
     │   ├── MismatchError        two inputs that do not belong together             (exit 2, HTTP 422)
     │   └── ConflictError        it cannot be done in the state that things are in  (exit 2, HTTP 409)
     ├── StorageError             disk full, database unreachable or locked          (exit 3, HTTP 503)
+    │   └── TakenOverError       this process was held to be dead, and others do its work
     └── LLMError                 a request to an LLM that gave no usable reply      (exit 4, HTTP 502)
         ├── ConfigurationError   no key, unknown model: asking again cannot help; stops the run
         │   ├── EndpointDownError  request after request has failed: the endpoint needs a pause, and so does the run
@@ -84,6 +85,10 @@ class ConflictError(InputError):
 class StorageError(LabelerError):
     exit_code = 3
     http_status = 503
+
+
+class TakenOverError(StorageError):
+    """Others have taken over what this process had in hand, since it gave no sign of life for too long."""
 
 
 class LLMError(LabelerError):

@@ -85,7 +85,29 @@ def test_an_endpoint_of_no_use_ends_the_run_with_its_reason(
     done = run(*words(planted_evidence, stub_server))
     assert done.code == 4
     assert "401: key revoked (check OPENAI_API_KEY" in done.err
-    assert json.loads(run("sets", "--json").out)[0]["summary"]["counts"]["failed"] == 0
+    assert json.loads(run("sets", "--json").out) == []
+
+
+@pytest.mark.parametrize("why", ["no key", "wrong key", "nobody there", "unknown model"])
+@pytest.mark.parametrize("way", [[], ["--batch"]], ids=["live", "batch"])
+def test_an_attempt_that_cannot_work_leaves_no_label_set(
+    run: Any, planted_evidence: Path, stub_server: StubServer, why: str, way: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even its silent and rare features, of which no LLM need be asked, and which would hide the good labels of before."""
+    said = {
+        "no key": ("OPENAI_API_KEY", stub.GOOD, "https://api.example.org/v1"),
+        "wrong key": ("401: wrong key", stub.fails(401, "wrong key"), stub_server.base_url),
+        "nobody there": ("cannot be reached", stub.GOOD, "http://127.0.0.1:9/v1"),
+        "unknown model": ("check the model's name", stub.NO_MODEL, stub_server.base_url),
+    }
+    words, behaviour, base_url = said[why]
+    monkeypatch.setattr("labeler.llm.patience.Patience.wait", lambda *_: 0.0)
+    stub_server.behave = lambda number, body: behaviour
+    assert run("label", planted_evidence, "--json").code == 0
+    good = json.loads(run("sets", "--json").out)
+    done = run("label", planted_evidence, "--explainer", "openai:m", "--base-url", base_url, *way)
+    assert (done.code, words in done.err) == (4, True), done.err
+    assert json.loads(run("sets", "--json").out) == good
 
 
 def test_a_demo_with_failures_says_so_in_its_exit_code(

@@ -12,15 +12,11 @@ from labeler.names import read_name
 from labeler.store.states import GatherRequest, Lease
 from workers import loaded
 from workers.activate import Between
-from workers.hold import Holding
+from workers.hold import Holding, Stopped
 from workers.resources import Resources
 
 PREPARE, SHARD, MERGE = 0, 1, 2
 _CHECKPOINT_SECONDS = 20.0
-
-
-class Stopped(Exception):  # noqa: N818 - not an error
-    """The block is to be given back."""
 
 
 def gather(lease: Lease, holding: Holding, here: Resources) -> None:

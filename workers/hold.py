@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import struct
 import threading
 import time
 from types import TracebackType
@@ -13,20 +14,32 @@ from labeler.store.blocks import Blocks
 from labeler.store.states import Lease, Order
 
 _EVERY = 2.0  # seconds at most between two signs of life
+GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
 _LOOK = 0.2  # seconds between two looks at whether the worker shuts down
 
 log = logging.getLogger(__name__)
 
-# One byte that a worker shares with the processes it forks: 1 once it has been told to shut down.
-_shutting_down = mmap.mmap(-1, 1)
+# What a worker shares with the processes it forks: when it was told to shut down, by the monotonic clock; 0.0 before.
+_told_at = struct.Struct("d")
+_shared = mmap.mmap(-1, _told_at.size)
 
 
 def shut_down() -> None:
-    _shutting_down[0] = 1
+    _told_at.pack_into(_shared, 0, time.monotonic())
 
 
 def start_up() -> None:
-    _shutting_down[0] = 0
+    _told_at.pack_into(_shared, 0, 0.0)
+
+
+def seconds_of_shutdown() -> float:
+    """Since this worker was told to shut down; 0.0 before."""
+    (told_at,) = _told_at.unpack_from(_shared, 0)
+    return time.monotonic() - told_at if told_at else 0.0
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The block is to be given back."""
 
 
 class Holding:
@@ -42,7 +55,7 @@ class Holding:
         self.stopped_at: float | None = None  # monotonic
 
     def go_on(self) -> bool:
-        if _shutting_down[0] and self.order is Order.GO_ON:
+        if seconds_of_shutdown() and self.order is Order.GO_ON:
             self._stop(Order.STOP)
         return self.order is Order.GO_ON
 

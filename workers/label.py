@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labeler.labeling.missing import Run, label_missing
+from labeler.labeling.share import Sharing
 from labeler.records import LabeledFeature
 from labeler.store.counters import Tally
 from labeler.store.states import Lease, Order
-from workers.hold import Holding
+from workers.hold import GRACE, Holding, Stopped
 from workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COUNT_EVERY = 32  # blocks
-GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
+_LONGEST_WAIT = 30.0  # seconds for features that another run has in hand; then other jobs have their turn
 
 
 def label(lease: Lease, holding: Holding, here: Resources) -> None:
@@ -56,6 +57,7 @@ async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM
             null=here.null(folder, label_set.id),
             go_on=holding.go_on,
             save=save,
+            sharing=Sharing(here.settings.lease_seconds, lease.block_id, _LONGEST_WAIT),
         )
     )
     try:
@@ -63,8 +65,18 @@ async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM
     finally:
         if llm is not None:
             await _landed(llm)
+        if n_lost := here.ledger.take_lost():
+            log.error("%d replies that had arrived could not be kept; they will be asked for again", n_lost)
     if not labelling.cancelled():
-        labelling.result()
+        _close(lease, labelling.result(), here)
+
+
+def _close(lease: Lease, run: Run, here: Resources) -> None:
+    """Count what others have labeled meanwhile. Raises Stopped where they still have some of it in hand."""
+    if run.n_by_others:
+        here.blocks.begin(lease)
+    if run.n_left:
+        raise Stopped(f"{run.n_left} features are in the hands of another run")
 
 
 async def _landed(llm: OpenAILLM) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any
 
 from celery import bootsteps, signals
@@ -18,9 +21,16 @@ from labeler.logs import log_as_json
 from labeler.settings import Settings
 from labeler.store import open_store
 from workers.app import app
-from workers.hold import shut_down, start_up
+from workers.hold import seconds_of_shutdown, shut_down, start_up
 from workers.recovery import Recovery
-from workers.resources import close_here, here
+from workers.resources import close_here, here, n_unkept_here
+
+# Seconds from SIGTERM: what the features in hand get, then the replies on their way, then the last words. A
+# service manager waits longer: 30 s in `labeler up`, 60 s in docker-compose.yml.
+_CHILD_SECONDS, _MAIN_SECONDS = 20.0, 25.0
+_CUT_SHORT = 75  # the exit code, EX_TEMPFAIL
+
+log = logging.getLogger(__name__)
 
 
 @signals.setup_logging.connect
@@ -72,9 +82,11 @@ def begin(**_: Any) -> None:
 
 
 @signals.worker_shutting_down.connect
-def shutting_down(**_: Any) -> None:
+def shutting_down(sender: str, **_: Any) -> None:
     """SIGTERM: the blocks in hand are given back within seconds, and Celery waits for that."""
     shut_down()
+    if sender.startswith("label-"):  # the checkpoint of a gather worker may take longer
+        end_for_certain(_MAIN_SECONDS)
 
 
 @signals.worker_shutdown.connect
@@ -85,11 +97,30 @@ def end(**_: Any) -> None:
 @signals.worker_process_init.connect
 def child_begins(**_: Any) -> None:
     die_with_parent()
+    end_for_certain(_CHILD_SECONDS)
 
 
 @signals.worker_process_shutdown.connect
 def child_ends(**_: Any) -> None:
     close_here()
+
+
+def end_for_certain(seconds: float) -> None:
+    """End this process so long after it was told to shut down, whatever it waits for: a database that hangs answers nobody."""
+
+    def watch() -> None:
+        while seconds_of_shutdown() < seconds:
+            time.sleep(0.2)
+        n_lost = n_unkept_here()
+        log.error("stopped in the middle of its work, which did not end in time: %s", _lost(n_lost))
+        logging.shutdown()
+        os._exit(_CUT_SHORT)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+
+
+def _lost(n: int) -> str:
+    return f"{n} replies that had arrived are lost, and will be asked for again" if n else "no reply is lost"
 
 
 app.steps["consumer"].add(RecoveryStep)

@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from labeler.errors import LabelerError
@@ -18,30 +18,18 @@ from labeler.records import LabeledFeature, State
 from labeler.store import Store
 from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
+from labeler.store.claims import Claims, RunBeat
 from labeler.store.states import Beat, JobKind, Lease
+from labeler.store.watch import Watch, take_back_runs
 from workers import enqueue
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Which blocks have given no sign of life for `seconds`, by this process's own monotonic clock.
-
-    No wall clock, of this machine or of the database, has a say: one that jumps takes no block away and keeps none.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[Beat, float] = {}
-
-    def silent(self, beats: Iterable[Beat], now: float) -> list[Beat]:
-        self._since = {beat: self._since.get(beat, now) for beat in beats}
-        return [beat for beat, since in self._since.items() if now - since >= self._seconds]
-
-
-def tick(store: Store, watch: Watch, now: float) -> None:
+def tick(store: Store, watch: Watch[Beat], runs: Watch[RunBeat], now: float) -> None:
     """One look around. Raises StorageError while the database cannot be reached."""
     blocks = Blocks(store)
+    take_back_runs(Claims(store), runs, now)
     for beat in watch.silent(blocks.beats(), now):
         state = blocks.take_back(beat, "its worker was lost")
         log.warning("block %d: no sign of life, now %s", beat.block_id, state or "alive again")
@@ -87,13 +75,14 @@ class Recovery:
     """
 
     def __init__(self, store: Store, lease_seconds: float) -> None:
-        self._store, self._watch = store, Watch(lease_seconds)
+        self._store = store
+        self._watch, self._runs = Watch[Beat](lease_seconds), Watch[RunBeat](lease_seconds)
         # Not all workers at the same moment.
         self.every = min(2.0, lease_seconds / 4) * random.uniform(0.75, 1.25)
 
     def tick(self) -> None:
         try:
-            tick(self._store, self._watch, time.monotonic())
+            tick(self._store, self._watch, self._runs, time.monotonic())
         except LabelerError as error:
             log.warning("recovery: %s", error)
         except Exception:

@@ -24,6 +24,7 @@ from labeler.store.jobs import Jobs
 from labeler.store.ledger import SqlLedger
 from labeler.store.progress import progress_of
 from labeler.store.states import Lease
+from workers.hold import GRACE, seconds_of_shutdown
 
 if TYPE_CHECKING:
     from labeler.llm.budget import Budget
@@ -41,6 +42,9 @@ class Resources:
         self.store: Store = open_store(
             settings.database, patience=_DATABASE_PATIENCE, migrate=not forked, pooled=forked
         )
+        # Until then the server may come back: what has arrived is worth a wait.
+        self.store.database.hurry = lambda: seconds_of_shutdown() > GRACE
+        self.ledger = SqlLedger(self.store)
         self.blocks, self.jobs = Blocks(self.store), Jobs(self.store)
         self.tally = Tally(self.store.database)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -96,7 +100,7 @@ class Resources:
         models = {model for model in named if model is not None}
         return OpenAILLM.from_settings(
             self.settings,
-            ledger=SqlLedger(self.store),
+            ledger=self.ledger,
             concurrency=self.settings.concurrency,
             budget=budget,
             models=models,
@@ -130,6 +134,11 @@ def here() -> Resources:
             _of_parents.append(_here[1])
         _here = (os.getpid(), Resources(Settings.from_environment(), forked=_here is not None))
     return _here[1]
+
+
+def n_unkept_here() -> int:
+    """How many replies have arrived in this process and are not durable yet."""
+    return _here[1].ledger.n_unkept if _here is not None and _here[0] == os.getpid() else 0
 
 
 def close_here() -> None:

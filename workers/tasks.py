@@ -13,8 +13,8 @@ from labeler.store.states import JobKind, Lease, Order
 from workers import enqueue
 from workers.activate import answer_all
 from workers.app import LABEL_SECONDS, app
-from workers.gather import Stopped, gather
-from workers.hold import Holding
+from workers.gather import gather
+from workers.hold import Holding, Stopped
 from workers.label import label
 from workers.resources import Resources, here
 
@@ -50,7 +50,11 @@ def _work_on_next(kind: JobKind, work: Work) -> None:
     with logged_as(job=lease.job_id, block=lease.number, attempt=lease.attempt):
         log.info("begun")
         with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
-            _do(lease, work, holding, resources)
+            try:
+                _do(lease, work, holding, resources)
+            except StorageError as error:
+                log.warning("%s; another worker takes the block over once its lease has expired", error)
+                return
     enqueue.refill(kind, resources.store)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
     from labeler.recipe import Recipe
     from labeler.records import LabeledFeature
     from labeler.store import LabelSetInfo, LabelSetSummary, Store
+
+
+_DATABASE_PATIENCE = 30.0  # seconds: a server that restarts is waited for, since replies are on their way
 
 
 @app.command()
@@ -128,6 +130,8 @@ def label(
         stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
         if n_kept := counts.get("kept_lookup"):
             say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
+        if n_by_others := counts.get("by_other_runs"):
+            say(f"{n_by_others:,} of them were labeled by another run meanwhile, and paid for there.")
         say(
             f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
         )
@@ -145,17 +149,22 @@ def _label(
     """Label what is missing; the label set's id and how many features now came to each state."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling.batches import label_in_batches
+    from labeler.labeling.ending import Ending
+    from labeler.labeling.label_sets import LabelSetToMake
     from labeler.labeling.missing import label_missing
     from labeler.labeling.processes import processes_worth
+    from labeler.labeling.share import Hands, Sharing
     from labeler.selection import parse_features
+    from labeler.store import open_store
+    from labeler.store.ledger import SqlLedger
     from labeler.terminal import progress, visible
 
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
     settings = settings_with(asking.base_url, db)
-    store = store_at(db)
-    label_set = store.label_set_for(folder.manifest, str(evidence.resolve()), recipe)
+    store = open_store(settings.database, pooled=True)  # the processes that share look-ups are spawned, and not forked
+    label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     with progress() as bar:
@@ -172,31 +181,45 @@ def _label(
         def on_start(done: int, _wanted: int) -> None:
             bar.update(task, completed=done)
 
-        async def run() -> None:
-            llm = llm_for(recipe, asking, settings, store)
-            try:
-                if asking.batch and llm is not None:
-                    batches = _batches(llm, store, bar)
-                    await label_in_batches(
-                        folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start
-                    )
-                else:
-                    await label_missing(
-                        folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
-                        on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
-                    )  # fmt: skip
-            finally:
-                if llm is not None:
-                    await llm.aclose()
+        def on_wait(hands: Hands) -> None:
+            who = f" ({', '.join(hands.holders)})" if hands.holders else ""
+            typer.echo(
+                f"{hands.n_features:,} features are in the hands of another run{who}; this one waits for them, and asks "
+                "nothing for them again",
+                err=True,
+            )
 
-        asyncio.run(run())
+        def on_done_by_others(n: int) -> None:
+            counts["by_other_runs"] += n
+            bar.advance(task, n)
+
+        sharing = Sharing(settings.lease_seconds, on_wait=on_wait, on_done_by_others=on_done_by_others)
+
+        ledger = SqlLedger(store)
+        store.database.patience = _DATABASE_PATIENCE
+
+        async def work(llm: OpenAILLM | None) -> None:
+            if asking.batch and llm is not None:
+                batches = _batches(llm, store, bar)
+                await label_in_batches(
+                    folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start,
+                    sharing=sharing,
+                )  # fmt: skip
+            else:
+                await label_missing(
+                    folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
+                    on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                    sharing=sharing,
+                )  # fmt: skip
+
+        Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
     for reason, n in failures.most_common(5):
         typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
     if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
         typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
     if failures:
         typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
-    return label_set.id, dict(counts)
+    return label_set.make().id, dict(counts)
 
 
 def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:

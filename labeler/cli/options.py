@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from labeler.llm.budget import Budget
     from labeler.llm.client import OpenAILLM
+    from labeler.llm.ledger import Ledger
     from labeler.recipe import Recipe
     from labeler.settings import Settings
     from labeler.store import Store
@@ -115,7 +116,9 @@ def store_at(db: str | None) -> Store:
     return open_store(settings_with(None, db).database)
 
 
-def llm_for(recipe: Recipe, asking: Asking, settings: Settings, store: Store) -> OpenAILLM | None:
+def llm_for(
+    recipe: Recipe, asking: Asking, settings: Settings, store: Store, ledger: Ledger | None = None
+) -> OpenAILLM | None:
     """None for a recipe that asks nobody."""
     models = models_of(recipe)
     if not models:
@@ -124,7 +127,11 @@ def llm_for(recipe: Recipe, asking: Asking, settings: Settings, store: Store) ->
     from labeler.store.ledger import SqlLedger
 
     return OpenAILLM.from_settings(
-        settings, ledger=SqlLedger(store), concurrency=asking.concurrency, budget=asking.budget(), models=models
+        settings,
+        ledger=ledger or SqlLedger(store),
+        concurrency=asking.concurrency,
+        budget=asking.budget(),
+        models=models,
     )
 
 

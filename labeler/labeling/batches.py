@@ -7,13 +7,17 @@ allows, submit what it lacks, wait, and again. Labels and scores are those of `l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import islice
 
-from labeler.errors import BudgetError
+from labeler.errors import BudgetError, TakenOverError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
-from labeler.labeling.missing import Run, missing_features
+from labeler.labeling.keeping import Keeping
+from labeler.labeling.label_sets import AnyLabelSet, LabelSetAtHand
+from labeler.labeling.missing import Counting, Run, keep_all, missing_features
+from labeler.labeling.share import Hands, Share, Sharing
 from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
@@ -25,6 +29,8 @@ from labeler.store import LabelSetInfo, Store
 
 _AT_ONCE = 16
 
+log = logging.getLogger(__name__)
+
 
 async def label_in_batches(
     folder: EvidenceFolder,
@@ -33,21 +39,58 @@ async def label_in_batches(
     llm: OpenAILLM,
     batches: Batches,
     store: Store,
-    label_set: LabelSetInfo,
+    label_set: LabelSetInfo | AnyLabelSet,
     *,
     on_result: Callable[[LabeledFeature], None] = lambda result: None,
     on_start: Callable[[int, int], None] = lambda done, wanted: None,
+    sharing: Sharing | None = None,
 ) -> Run:
     """As `label_missing`, by batches. May be killed at any moment and called again.
 
     Raises BudgetError once all that the budget allowed has been collected and saved.
     """
     check_recipe(recipe, folder)
-    missing = list(missing_features(features, store, label_set))
-    n_missing = len(missing)
-    on_start(len(features) - n_missing, len(features))
     folder.check_shared()
-    null = NullLabels(folder, recipe)
+    wanted = LabelSetAtHand(label_set) if isinstance(label_set, LabelSetInfo) else label_set
+    sharing, null, tally = sharing or Sharing(), NullLabels(folder, recipe), Counting(on_result)
+    while True:
+        missing = missing_features(features, store, wanted.find())
+        tally.start(len(features) - len(missing))
+        on_start(len(features) - len(missing), len(features))
+        share = Share(store, wanted, missing, sharing)
+        keeping = Keeping(store, wanted, share, asks_llm=True)
+
+        async def results(share: Share = share, keeping: Keeping = keeping) -> AsyncGenerator[LabeledFeature, None]:
+            while some := await _next(share):
+                async for result in _rounds(folder, some, recipe, llm, batches, null, keeping):
+                    yield result
+
+        try:
+            await keep_all(results(), share, keeping, tally)
+        except TakenOverError as error:
+            tally.n_by_others += share.n_by_others
+            log.warning("%s; this run goes on with what is free", error)
+        else:
+            return tally.run(len(features), share)
+
+
+async def _next(share: Share) -> list[int]:
+    """All that nobody else has in hand: a batch is the cheaper, the more is in it."""
+    shown: Hands | None = None
+    while not (taken := await share.take_all()) and share.n_left:
+        shown = await share.wait(shown)
+    return taken
+
+
+async def _rounds(
+    folder: EvidenceFolder,
+    missing: list[int],
+    recipe: Recipe,
+    llm: OpenAILLM,
+    batches: Batches,
+    null: NullLabels,
+    keeping: Keeping,
+) -> AsyncGenerator[LabeledFeature, None]:
     spent: BudgetError | None = None
     while True:
         await batches.collect()
@@ -56,19 +99,19 @@ async def label_in_batches(
         while group := list(islice(todo, _AT_ONCE)):
             attempts = [(f, DryLLM(llm, batches.failures)) for f in group]
             results = await asyncio.gather(*(_attempt(folder, f, recipe, dry, null) for f, dry in attempts))
-            finished = [r for r in results if r is not None]
-            store.save(label_set.id, finished)
-            for result in finished:
-                on_result(result)
+            for result in results:
+                if result is not None:
+                    yield result
             for (feature, dry), outcome in zip(attempts, results, strict=True):
                 if outcome is None:
                     waiting.append(feature)
                     spent = spent or await _add(batches, dry)
         if not waiting:
-            return Run(len(features), len(features) - n_missing, n_missing)
+            return
         if is_last and spent is not None:
             raise spent
         await batches.submit()
+        await keeping.keep()  # before a wait that may take a day
         missing = waiting
 
 

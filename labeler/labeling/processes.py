@@ -7,17 +7,19 @@ event loop is enough.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from labeler.evidence.store import EvidenceFolder
 from labeler.pipeline import NullLabels, label_features
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
+
+Take = Callable[[int], Awaitable[Sequence[int]]]
 
 _BLOCK = 16
 # Learning the null takes each process as long as a hundred features, and starting it a second.
@@ -29,20 +31,33 @@ def processes_worth(n_features: int, n_cores: int) -> int:
 
 
 async def label_features_in_processes(
-    folder: Path, features: Sequence[int], recipe: Recipe, n_processes: int
-) -> AsyncIterator[LabeledFeature]:
-    """What `label_features` gives without an LLM, in any order."""
-    blocks = (features[low : low + _BLOCK] for low in range(0, len(features), _BLOCK))
+    folder: Path, take: Take, recipe: Recipe, n_processes: int
+) -> AsyncGenerator[LabeledFeature, None]:
+    """What `label_features` gives without an LLM, in any order. `take` gives up to so many features, and none at the end."""
     pool = ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"))
+    running: set[asyncio.Future[list[LabeledFeature]]] = set()
+    taking: asyncio.Future[Sequence[int]] | None = None
+    is_last = False
     try:
-        running = {_submit(pool, folder, block, recipe) for block in islice(blocks, 2 * n_processes)}
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for future in done:
-                running |= {_submit(pool, folder, block, recipe) for block in islice(blocks, 1)}
+        while True:
+            if taking is None and not is_last and len(running) < 2 * n_processes:
+                taking = asyncio.ensure_future(take(_BLOCK))
+            waited: set[asyncio.Future[Any]] = {*running, *([] if taking is None else [taking])}
+            if not waited:
+                return
+            done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for future in running & done:
+                running.discard(future)
                 for result in future.result():
                     yield result
+            if taking is not None and taking in done:
+                block, taking = taking.result(), None
+                is_last = not block
+                if block:
+                    running.add(_submit(pool, folder, block, recipe))
     finally:
+        if taking is not None:
+            taking.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -2,9 +2,9 @@
 
     ledger ── has it? ──► reply
       │ no
-    slot ──► breaker, budget, pace ──► request ──► kept in the ledger ──► read
-                   ▲                      │
-                   └──────── waits ───────┘  408 409 425 429 5xx, timeouts, cut connections, bodies that are no answer
+    slot ──► breaker, budget, pace, guard ──► request ──► kept in the ledger ──► read
+                   ▲                            │
+                   └──────────── waits ─────────┘  408 409 425 429 5xx, timeouts, cut connections, bodies that are no answer
 
 What a request cost is known when its reply arrives. A request that timed out or was cut off may be billed by the
 endpoint too; nobody tells us, so it is not in any `Usage`.
@@ -26,6 +26,7 @@ from labeler.llm.budget import Budget
 from labeler.llm.endpoint import TryAgainError
 from labeler.llm.estimate import Estimate
 from labeler.llm.exchange import Exchange, Watch
+from labeler.llm.guard import ask_guard
 from labeler.llm.ledger import Ledger, MemoryLedger, StoredReply, ledger_key
 from labeler.llm.pace import Pace
 from labeler.llm.patience import Patience
@@ -180,6 +181,7 @@ class OpenAILLM(Answering):
         stored: StoredReply | None = None
         try:
             await self._pace.enter(prompt.model, expected.tokens_in + expected.tokens_out, has_paused=has_paused)
+            await ask_guard()
             bought = await asyncio.shield(self._start(self._send(prompt, key)))
             stored = bought[0]
             return bought

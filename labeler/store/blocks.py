@@ -21,6 +21,7 @@ from sqlalchemy import Connection, exists, func, select
 
 from labeler.records import LabeledFeature, Usage
 from labeler.store.block_counts import bought_anew, counts_after, done_of
+from labeler.store.claims import end_runs_of_block
 from labeler.store.counters import add_up
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.states import ACTIVE, DONE_COUNTS, UNFINISHED, Beat, BlockState, JobKind, JobState, Lease, Order
@@ -80,6 +81,7 @@ class Blocks:
                 wanted_back=0, reason=None, n_failed=0, started_at=func.coalesce(BLOCKS.c.started_at, now()),
             )
         )  # fmt: skip
+        end_runs_of_block(connection, block_id)
         row = connection.execute(_leases().where(BLOCKS.c.id == block_id)).mappings().one()
         return Lease(**{**row, "kind": JobKind(row["kind"])})
 
@@ -125,6 +127,7 @@ class Blocks:
             done = BLOCKS.update().where(_mine(lease)).values(state=BlockState.DONE, owner=None, ended_at=now())
             if not connection.execute(done).rowcount:
                 return False
+            end_runs_of_block(connection, lease.block_id)
             end_if_over(connection, lease.job_id)
         return True
 
@@ -132,7 +135,10 @@ class Blocks:
         """The block waits again, and nothing is held against it: a worker that stops, a job that is paused."""
         with self._database.writing() as connection:
             back = BLOCKS.update().where(_mine(lease)).values(state=BlockState.QUEUED, owner=None)
-            return bool(connection.execute(back).rowcount)
+            if not connection.execute(back).rowcount:
+                return False
+            end_runs_of_block(connection, lease.block_id)
+        return True
 
     def beats(self) -> list[Beat]:
         """The sign of life of each block in somebody's hands."""
@@ -166,6 +172,7 @@ class Blocks:
                     state=state, owner=None, lost=lost, done_when_lost=max(done, block["done_when_lost"]), reason=reason
                 )
             )
+            end_runs_of_block(connection, beat.block_id)
             add_up(connection, {("blocks_lost", (how, str(state))): 1})
             return state
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -17,18 +17,24 @@ from sqlalchemy.pool import NullPool, QueuePool
 from labeler.errors import FormatError, InputError, StorageError
 from labeler.files import clear_disk_errors
 
+T = TypeVar("T")
+
 _BUSY_MS = 30_000
+_CONNECT_SECONDS = 10
+_TRY_AGAIN = 0.2  # seconds between two attempts to reach a server
 
 
 class Database:
     """An engine whose transactions are opened as each dialect needs them.
 
-    A server that cannot be reached is tried again for `patience` seconds before a transaction is begun.
+    A server that cannot be reached is tried again for `patience` seconds before a transaction is begun; `hurry` is a
+    process that ends and will wait for nobody.
     """
 
     def __init__(self, url: str, patience: float = 0.0, *, pooled: bool = False) -> None:
         self._engine = _engine(url, pooled)
-        self._patience = patience
+        self.patience = patience
+        self.hurry: Callable[[], bool] = lambda: False
         self.name = self._engine.url.render_as_string(hide_password=True)
         self.dialect = self._engine.dialect.name
 
@@ -56,14 +62,27 @@ class Database:
                 yield connection
 
     def _connect(self) -> Connection:
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 return self._engine.connect()
             except OperationalError:
-                if time.monotonic() >= deadline:
+                if time.monotonic() >= deadline or self.hurry():
                     raise
-                time.sleep(0.5)
+                time.sleep(_TRY_AGAIN)
+
+    def insist(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done again where the server ends the connection in the middle of it: it may be done twice."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return work()
+            except StorageError as error:
+                cause = error.__cause__
+                is_cut_off = isinstance(cause, DBAPIError) and cause.connection_invalidated
+                if not is_cut_off or time.monotonic() >= deadline or self.hurry():
+                    raise
+                time.sleep(_TRY_AGAIN)
 
     def migrate(self) -> None:
         """Bring the tables to this version. Several processes may do it at once."""
@@ -133,6 +152,8 @@ def _engine(url: str, pooled: bool) -> Engine:
             # is known not to fork. It should be there: closing the last one writes SQLite's journal back, which takes
             # longer than any of our transactions.
             options = {"poolclass": QueuePool, "pool_size": 8} if pooled else {"poolclass": NullPool}
+        elif parsed.drivername == "postgresql+psycopg" and "connect_timeout" not in parsed.query:
+            options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}  # a server that hangs answers nobody
         # Errors end up in logs, where no label, review or text that was asked about belongs.
         engine = create_engine(parsed, hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:

@@ -22,6 +22,7 @@ from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.recipe import Recipe
 from labeler.selection import select_features
 from labeler.store.blocks import end_if_over
+from labeler.store.claim_tables import RUNS
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.known import StoredFacts
@@ -202,6 +203,7 @@ class Jobs:
         with self._database.writing() as connection:
             in_hand = BLOCKS.update().where(BLOCKS.c.state == BlockState.LEASED)
             connection.execute(in_hand.values(state=BlockState.QUEUED, owner=None))
+            connection.execute(RUNS.delete().where(RUNS.c.block_id.is_not(None)))
             running = JOBS.update().where(JOBS.c.state == JobState.RUNNING)
             connection.execute(running.values(running_since=None, done_before=_n_done(JOBS.c.id)))
 

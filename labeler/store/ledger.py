@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -19,18 +20,50 @@ _AT_ONCE = 500
 
 
 class SqlLedger:
-    """Requests in flight come and go by the hundred: those that meet share one query, or one commit."""
+    """Requests in flight come and go by the hundred: those that meet share one query, or one commit.
+
+    A reply that finds no commit under way has one of its own at once; those that come during a commit share the next one.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._got = Together(self._select, _AT_ONCE)
-        self._put = Together(self._insert, _AT_ONCE)
+        self._got = Together(lambda keys: store.database.insist(lambda: self._select(keys)), _AT_ONCE)
+        self._put = Together(self._keep, _AT_ONCE)
+        self._n_on_their_way, self._n_lost = 0, 0
+        self._lock = threading.Lock()
 
     async def get(self, key: str) -> StoredReply | None:
         return await self._got(key)
 
     async def put(self, key: str, reply: StoredReply) -> None:
+        self._count(1)
         await self._put((key, reply))
+
+    @property
+    def n_unkept(self) -> int:
+        """Replies that have arrived and are not durable: on their way into the database, or lost with an error."""
+        with self._lock:
+            return self._n_on_their_way + self._n_lost
+
+    def take_lost(self) -> int:
+        """How many replies could not be kept since this was last asked."""
+        with self._lock:
+            n, self._n_lost = self._n_lost, 0
+        return n
+
+    def _count(self, arrived: int, lost: int = 0) -> None:
+        with self._lock:
+            self._n_on_their_way += arrived
+            self._n_lost += lost
+
+    def _keep(self, replies: Sequence[tuple[str, StoredReply]]) -> list[None]:
+        lost = len(replies)
+        try:
+            self._store.database.insist(lambda: self._insert(replies))
+            lost = 0
+        finally:
+            self._count(-len(replies), lost)
+        return [None] * len(replies)
 
     def _select(self, keys: Sequence[str]) -> list[StoredReply | None]:
         with self._store.database.reading() as connection:
@@ -38,13 +71,12 @@ class SqlLedger:
         replies = {key: StoredReply(*values) for key, *values in rows}
         return [replies.get(key) for key in keys]
 
-    def _insert(self, replies: Sequence[tuple[str, StoredReply]]) -> list[None]:
+    def _insert(self, replies: Sequence[tuple[str, StoredReply]]) -> None:
         insert = self._store._insert(REPLIES).on_conflict_do_nothing(index_elements=["key"])
         # In the order of keys, as all do it: two that meet wait for each other, and never both.
         rows = [_row(key, reply) for key, reply in sorted(replies, key=itemgetter(0))]
         with self._store.database.writing() as connection:
             connection.execute(insert, rows)
-        return [None] * len(replies)
 
 
 def _row(key: str, reply: StoredReply) -> dict[str, Any]:

@@ -155,6 +155,13 @@ class Store:
             raise NotFoundError(f"label set {label_set_id}: there is none here; `labeler sets` lists those there are")
         return LabelSetInfo(**named(row))
 
+    def label_set_like(self, evidence_hash: str, recipe_hash: str) -> LabelSetInfo | None:
+        """The label set of a recipe on evidence; None where it is not made yet."""
+        this = (EVIDENCE.c.hash == evidence_hash) & (LABEL_SETS.c.recipe_hash == recipe_hash)
+        with self.database.reading() as connection:
+            row = connection.execute(_infos().where(this)).mappings().one_or_none()
+        return None if row is None else LabelSetInfo(**row)
+
     def newest_label_set(self) -> LabelSetInfo:
         sets = self.label_sets()
         if not sets:

@@ -130,9 +130,11 @@ def test_a_worker_that_sleeps_through_its_lease_saves_nothing_more(
     os.kill(asleep, signal.SIGSTOP)
     service.endpoint.behave = lambda number, body: stub.GOOD
     service.wait_for(job, JobState.DONE)
-    rows = service.rows(job)
+    rows, n_asked = service.rows(job), len(service.endpoint.requests)
+    assert service.n_repeated() <= 4, "more was asked again than had been in flight"
     os.kill(asleep, signal.SIGCONT)
     time.sleep(LEASE_SECONDS)
+    assert len(service.endpoint.requests) == n_asked, "once awake it asked for what others had done"
     assert service.rows(job) == rows == undisturbed[:4]
     assert service.jobs.get(job.id).state is JobState.DONE
 

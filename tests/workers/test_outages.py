@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from celery import Celery
 from redis import Redis
@@ -25,7 +27,7 @@ from labeler.wire import JobDetail
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
-from tests.workers.conftest import Service, free_port, until
+from tests.workers.conftest import Service, a_service, free_port, new_database, until
 from workers.enqueue import DEPTH
 
 ALL_DONE = {"labeled": N_FEATURES - 2, "silent": 1, "rare": 1}
@@ -71,6 +73,52 @@ def _check_whole(
     assert service.counts(job) == ALL_DONE
     assert service.rows(job) == undisturbed
     assert 0 <= service.n_repeated() - n_turned_down <= at_most, "a reply that had arrived was paid for again"
+
+
+def stopped(server: Any) -> Callable[[], None]:
+    """The server refuses every connection; returns what brings it back."""
+    server.stop()
+    return lambda: server.start()
+
+
+def hung(server: Any) -> Callable[[], None]:
+    """The server takes connections and answers nobody."""
+    main = psutil.Process(server.get_pid())
+    processes = [main, *main.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+
+    def wake() -> None:
+        for process in reversed(processes):
+            process.resume()
+
+    return wake
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("goes_away", [stopped, hung])
+def test_a_worker_that_is_told_to_stop_while_the_database_is_away_ends_in_time(
+    postgres: str, postgres_server: Any, planted_evidence: Path, tmp_path: Path, goes_away: Callable[..., Any]
+) -> None:
+    """What it had in hand is counted as lost, and asked for again by the worker that ends the job."""
+    with a_service(new_database(postgres), tmp_path, planted_evidence) as service:
+        # Those that are under way as the database goes are answered once it is gone.
+        service.endpoint.behave = lambda number, body: stub.GOOD if number <= 12 else stub.slow(3.0)
+        worker = service.start_worker()
+        job = service.submit()
+        service.wait_for_requests(14)
+        comes_back = goes_away(postgres_server)
+        try:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(60)  # as docker-compose.yml waits before it kills
+        finally:
+            comes_back()
+        assert "replies that had arrived" in service.log.read_text()
+        service.endpoint.behave = lambda number, body: stub.GOOD
+        service.start_worker()
+        service.wait_for(job, JobState.DONE, seconds=120)
+        assert service.counts(job) == ALL_DONE
+        assert service.n_repeated() <= 2 * 4, "those in flight, and those of the commit under way"
 
 
 @pytest.fixture

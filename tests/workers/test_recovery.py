@@ -17,8 +17,9 @@ from labeler.store.blocks import LOST_AT_MOST, Blocks
 from labeler.store.jobs import Jobs
 from labeler.store.progress import progress_of
 from labeler.store.states import Beat, JobKind
+from labeler.store.watch import Watch
 from tests.results import failed, labeled
-from workers.recovery import Watch, set_aside
+from workers.recovery import set_aside
 
 
 def test_silence_is_measured_by_our_own_monotonic_clock() -> None:
