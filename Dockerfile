@@ -13,17 +13,18 @@ COPY labeler labeler
 COPY workers workers
 COPY api api
 
-FROM base AS api-build
+# The lock holds for what is installed and for what builds this project.
+FROM base AS locked
 COPY --from=source /app /app
-# The dependency group `api` is the part of the project's dependencies that the web process imports.
-RUN python -m venv /venv \
-    && /venv/bin/pip install "pip>=25.1" \
-    && /venv/bin/pip install --constraint constraints.txt --group api \
-    && /venv/bin/pip install --no-deps .
+ENV PIP_CONSTRAINT=/app/constraints.txt PIP_BUILD_CONSTRAINT=/app/constraints.txt
+RUN python -m venv /venv && /venv/bin/pip install pip
 
-FROM base AS worker-build
-COPY --from=source /app /app
-RUN python -m venv /venv && /venv/bin/pip install --constraint constraints.txt ".[postgres,hub]"
+FROM locked AS api-build
+# The dependency group `api` is the part of the project's dependencies that the web process imports.
+RUN /venv/bin/pip install --group api && /venv/bin/pip install --no-deps .
+
+FROM locked AS worker-build
+RUN /venv/bin/pip install ".[postgres,hub]"
 
 FROM base AS api
 COPY --from=api-build /venv /venv

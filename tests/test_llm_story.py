@@ -30,8 +30,9 @@ from labeler.store.ledger import SqlLedger
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour, StubServer
+from tests.waiting import HANGS
 
-SHORT = Patience(timeout=2.0, n_retries=3, first_wait=0.01, longest_wait=0.02, longest_total=2.0)
+SHORT = Patience(timeout=HANGS, n_retries=3, first_wait=0.01, longest_wait=0.02, longest_total=2.0)
 RECIPE = replace(Recipe.from_names("openai:letters"), contexts=ContextsConfig(held_out_sampled=5))
 
 

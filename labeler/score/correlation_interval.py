@@ -81,6 +81,8 @@ def _z_and_error(drawn: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.nd
     n = drawn.shape[1]
     total = drawn @ sums
     r = agreement.correlation_of_sums(total)
+    # At 1 or -1 the error is rounding noise, and would differ from one processor to the next.
+    r = np.where(1.0 - r * r < _AT_THE_BOUND, np.nan, r)
     with np.errstate(divide="ignore", invalid="ignore"):
         t, s = total[:, 1] / total[:, 0], total[:, 2] / total[:, 0]
         tt, ss = 1.0 / (total[:, 3] / total[:, 0] - t * t), 1.0 / (total[:, 4] / total[:, 0] - s * s)

@@ -17,6 +17,7 @@ from labeler.errors import InputError
 from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.keys import Scope, create_key, revoke_key
+from tests.waiting import HANGS
 
 # Every route, what it needs, and a request that it answers. A route that is missing here fails a test.
 ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
@@ -143,7 +144,7 @@ def test_others_cannot_reach_an_open_service_by_its_address(store: Store, settin
         with pytest.raises(InputError, match="labeler keys create"):
             check_binding(store, host)
     words = [sys.executable, "-m", "api", "--host", "0.0.0.0"]
-    ran = subprocess.run(words, env={"LABELER_DB": settings.database}, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(words, env={"LABELER_DB": settings.database}, capture_output=True, text=True, timeout=HANGS)
     assert (ran.returncode, "error: --host 0.0.0.0" in ran.stderr) == (2, True)
     create_key(store, "ann", Scope.READ)
     check_binding(store, "0.0.0.0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -189,11 +188,10 @@ def test_a_body_of_100_mb_is_refused_unread(http: TestClient) -> None:
             read += 1
             yield b" " * (1 << 20)
 
-    began = time.monotonic()
     assert http.post("/v1/labels:lookup", content=b"", headers={"Content-Length": str(100 << 20)}).status_code == 413
     streamed = http.post("/v1/labels:lookup", content=body(), headers={"Content-Type": "application/json"})
     assert (streamed.status_code, streamed.headers["content-type"]) == (413, "application/problem+json")
-    assert time.monotonic() - began < 5
+    assert read < 50, "the rest of a body that is too long is not read"
 
 
 @pytest.mark.parametrize(

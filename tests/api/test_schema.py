@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 
 from labeler.store.keys import Scope, create_key
+from tests.waiting import HANGS
 
 MANY = settings(
     max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
@@ -75,4 +76,4 @@ def test_the_service_starts_without_torch() -> None:
     code = (
         "import sys, api.app\nheavy = {'torch', 'transformers', 'openai'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANGS)

@@ -22,9 +22,10 @@ from labeler.store.embeddings import parts_to_embed
 from tests import stub_server as stub
 from tests.results import labeled, manifest
 from tests.stub_server import Behaviour, StubServer
+from tests.waiting import HANGS
 
 N = 50
-HASTE = Patience(timeout=5, n_retries=0, n_retries_unanswered=0)
+HASTE = Patience(timeout=HANGS, n_retries=0, n_retries_unanswered=0)
 
 
 @pytest.fixture

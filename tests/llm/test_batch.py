@@ -24,8 +24,9 @@ from labeler.llm.prompt import LLM, AnyPrompt, EmbeddingPrompt, Message, Prompt,
 from labeler.records import Usage
 from tests import stub_server as stub
 from tests.stub_server import GOOD, Behaviour, Json, StubServer
+from tests.waiting import HANGS
 
-QUICK = Patience(timeout=5.0, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
+QUICK = Patience(timeout=HANGS, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
 PRICES = Prices({"m": Price(1000.0, 2000.0)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,9 @@ from labeler.llm.patience import Patience
 from labeler.llm.prompt import Message, Prompt, Reply
 from tests import stub_server as stub
 from tests.stub_server import StubServer
+from tests.waiting import HANGS
 
-QUICK = Patience(timeout=5.0, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
+QUICK = Patience(timeout=HANGS, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
 PROMPTS = [Prompt("m", (Message("user", f"prompt {i}"),), 50) for i in range(40)]
 
 
@@ -148,14 +150,16 @@ def test_a_poisoned_prompt_fails_alone(stub_server: StubServer) -> None:
 
 def test_what_is_on_its_way_when_a_run_stops_is_kept(stub_server: StubServer) -> None:
     """The pipeline cancels its other features when one raises; their replies are paid for all the same."""
-    stub_server.behave = lambda number, body: (
-        stub.fails(401, "revoked") if body["messages"][0]["content"] == "prompt 0" else stub.slow(0.2)
+    all_arrived = threading.Barrier(8, timeout=HANGS)
+    stub_server.behave = lambda number, body: replace(
+        stub.fails(401, "revoked") if body["messages"][0]["content"] == "prompt 0" else stub.slow(0.2),
+        meeting=all_arrived,
     )
 
     async def run() -> int:
         async with OpenAILLM(stub_server.base_url, patience=QUICK) as llm:
             tasks = [asyncio.ensure_future(llm.complete(p)) for p in PROMPTS[:8]]
-            await asyncio.sleep(0.1)
+            await asyncio.wait(tasks[:1])
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

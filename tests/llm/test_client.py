@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,9 +33,10 @@ from labeler.records import Usage
 from labeler.settings import Settings
 from tests import stub_server as stub
 from tests.stub_server import GOOD, Behaviour, Json, StubServer
+from tests.waiting import HANGS
 
 PROMPT = Prompt("gpt-x", (Message("user", "three short words"),), 50, 0.0, purpose="explain")
-QUICK = Patience(timeout=5.0, n_retries=2, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
+QUICK = Patience(timeout=HANGS, n_retries=2, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
 REPLY = "I am a letter LLM."
 
 
@@ -135,11 +137,12 @@ def test_patience_ends_with_an_error_that_names_the_endpoint(stub_server: StubSe
 
 
 def test_a_slow_endpoint_times_out(stub_server: StubServer) -> None:
-    stub_server.behave = always(stub.slow(5.0))
+    stub_server.behave = always(stub.slow(HANGS))
     error = failure(client(stub_server, patience=replace(QUICK, timeout=0.05, n_retries=1)))
     assert isinstance(error, EndpointDownError)
     assert "no complete answer within 0.05 s" in str(error)
-    assert len(stub_server.requests) == 2
+    # On a busy machine a request may be given up before it has arrived there.
+    assert "gave up after 2 requests" in str(error)
 
 
 def test_nobody_at_the_address() -> None:
@@ -307,7 +310,7 @@ def test_a_second_attempt_is_another_purchase(stub_server: StubServer) -> None:
 
 
 def test_concurrency_is_used_and_never_exceeded(stub_server: StubServer) -> None:
-    stub_server.behave = always(stub.slow(0.05))
+    stub_server.behave = always(Behaviour(meeting=threading.Barrier(3, timeout=HANGS)))
     replies = ask_all(client(stub_server, concurrency=3), different(9))
     assert all(isinstance(r, Reply) for r in replies)
     assert stub_server.most_at_once == 3

@@ -18,8 +18,9 @@ from labeler.llm.prompt import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Me
 from labeler.records import Usage
 from tests import stub_server as stub
 from tests.stub_server import GOOD, Behaviour, Json, StubServer, embedding_of
+from tests.waiting import HANGS
 
-QUICK = Patience(timeout=5.0, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
+QUICK = Patience(timeout=HANGS, n_retries=1, first_wait=0.001, longest_wait=0.01, longest_total=1.0)
 CHAT = Prompt("m", (Message("user", "hi"),), 50, top_logprobs=3)
 ECHO = EchoPrompt("m", "the cat  sat", 2, "simulate")
 EMBED = EmbeddingPrompt("m", ("a bad cab", "", "fed"))

@@ -135,7 +135,7 @@ def test_a_client_keeps_the_rate_of_the_settings(stub_server: StubServer) -> Non
     began = time.monotonic()
     asyncio.run(run())
     assert len(stub_server.requests) == 3
-    assert time.monotonic() - began < 20.0, "who waits for a limit is no request on its way"
+    assert time.monotonic() - began < 55.0, "who waits for a limit is no request on its way"
 
 
 def test_limits_are_read_by_model(tmp_path: Path) -> None:

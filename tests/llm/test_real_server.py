@@ -26,11 +26,12 @@ from labeler.llm.client import OpenAILLM
 from labeler.llm.patience import Patience
 from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt, Message, Prompt, Reply
 from labeler.records import Usage
+from tests.waiting import HANGS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("accelerate") is None, reason="`transformers serve` needs the package accelerate"
 )
-PATIENCE = Patience(timeout=60.0, n_retries=1, first_wait=0.01)
+PATIENCE = Patience(timeout=HANGS, n_retries=1, first_wait=0.01)
 SECONDS = 90
 
 

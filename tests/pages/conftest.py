@@ -31,6 +31,7 @@ from tests.planted import N_FEATURES
 from tests.results import failed, labeled, silent
 from tests.service import data, settings, store
 from tests.stub_server import StubServer
+from tests.waiting import HANGS
 
 __all__ = ["data", "http", "settings", "site", "store", "world"]
 
@@ -88,15 +89,15 @@ class LiveServer:
 
     def __enter__(self) -> str:
         self._thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANGS
         while not self._server.started:
-            assert time.monotonic() < deadline, "the server did not start within 20 s"
+            assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.01)
         return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(HANGS)
 
 
 @pytest.fixture(scope="session")

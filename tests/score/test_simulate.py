@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,10 +17,11 @@ from labeler.records import Context, Label, Simulation, Source, Split, Usage
 from labeler.score.simulate import simulate_with_llm
 from tests import stub_server as stub
 from tests.stub_server import GOOD, Behaviour, Json, StubServer
+from tests.waiting import HANGS
 
 CONFIG = replace(SimulatorConfig.of("gpt-x"), contexts_per_request=3)
 LABEL = Label("`Q` 10, `a` 4", "openai:gpt-x")
-QUICK = Patience(timeout=5.0, n_retries=1, first_wait=0.001)
+QUICK = Patience(timeout=HANGS, n_retries=1, first_wait=0.001)
 
 
 def context(text: str, source: Source = Source.TOP) -> Context:
@@ -79,7 +81,8 @@ WITH_A_LINE_BREAK = lines(CONTEXTS[3])
 
 
 def test_predictions_come_in_the_order_of_the_contexts_in_few_requests() -> None:
-    simulations, usage, server = simulate(lambda number, body: stub.slow(0.05))
+    all_arrived = threading.Barrier(3, timeout=HANGS)
+    simulations, usage, server = simulate(lambda number, body: Behaviour(meeting=all_arrived))
     assert [s.context for s in simulations] == CONTEXTS
     assert [s.predicted for s in simulations] == PREDICTED
     assert usage.requests == server.n_paid == 3
@@ -141,12 +144,14 @@ def test_a_wrong_key_stops_everything() -> None:
 
 
 def test_what_was_paid_for_before_the_stop_is_in_the_ledger() -> None:
-    ledger = MemoryLedger()
+    ledger, all_arrived = MemoryLedger(), threading.Barrier(3, timeout=HANGS)
+
+    def behave(number: int, body: Json) -> Behaviour:
+        answer = stub.fails(401, "bad key") if WITH_A_LINE_BREAK in str(body) else stub.slow(0.05)
+        return replace(answer, meeting=all_arrived)
+
     with pytest.raises(ConfigurationError):
-        simulate(
-            lambda number, body: stub.fails(401, "bad key") if WITH_A_LINE_BREAK in str(body) else stub.slow(0.05),
-            ledger=ledger,
-        )
+        simulate(behave, ledger=ledger)
     assert len(ledger) == 2
     simulations, usage, server = simulate(good, ledger=ledger)
     assert server.n_paid == 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from labeler.store.together import Together
+from tests.waiting import HANGS
 
 
 def test_calls_that_meet_are_one_and_each_gets_its_own() -> None:
@@ -16,13 +17,13 @@ def test_calls_that_meet_are_one_and_each_gets_its_own() -> None:
     def work(items: Sequence[int]) -> list[int]:
         groups.append(list(items))
         begun.set()
-        go_on.wait(5.0)
+        go_on.wait(HANGS)
         return [10 * i for i in items]
 
     async def run() -> list[int]:
         together = Together(work, at_once=4)
         first = asyncio.ensure_future(together(0))
-        await asyncio.to_thread(begun.wait, 5.0)
+        await asyncio.to_thread(begun.wait, HANGS)
         others = [asyncio.ensure_future(together(i)) for i in range(1, 7)]
         await asyncio.sleep(0.01)
         go_on.set()

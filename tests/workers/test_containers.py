@@ -24,6 +24,7 @@ from labeler.store.jobs import Jobs
 from labeler.store.states import GatherRequest, JobState
 from tests.gathering import CONFIG
 from tests.planted import Planted
+from tests.waiting import HANGS
 from tests.workers.conftest import REPOSITORY, Service, a_service, free_port, new_database
 
 PLAN: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
@@ -159,7 +160,7 @@ def plain(postgres: str, planted_evidence: Path, tmp_path: Path) -> Any:
 
 def test_the_very_commands_gather_label_and_answer(plain: Service, planted: Planted, tmp_path: Path) -> None:
     """From an empty database to labels, by the commands of the plan, against PostgreSQL and Redis."""
-    assert plain.start_command(command_of("migrate")).wait(60) == 0
+    assert plain.start_command(command_of("migrate")).wait(HANGS) == 0
     port = free_port()
     plain.start_command([*command_of("api")[:3], "--host", "127.0.0.1", "--port", str(port)])
     for worker in ("worker-gather", "worker-label"):
@@ -187,10 +188,10 @@ def command_of(service: str) -> list[str]:
 
 
 def answers(url: str) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS
     while time.monotonic() < deadline:
         try:
-            with urlopen(url, timeout=5) as response:
+            with urlopen(url, timeout=HANGS) as response:
                 return bool(response.status == 200)
         except HTTPError:
             return False

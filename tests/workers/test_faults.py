@@ -19,6 +19,7 @@ from labeler.store.states import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour
+from tests.waiting import HANGS
 from tests.workers.conftest import LEASE_SECONDS, Service, until
 
 ALL_DONE = {"labeled": N_FEATURES - 2, "silent": 1, "rare": 1}
@@ -36,8 +37,8 @@ def killed(pid: int) -> bool:
 def test_celery_sees_the_workers(service: Service) -> None:
     """What `celery inspect` and Flower show: remote control is on."""
     with Celery(broker=service.redis.url) as celery:
-        until(lambda: bool(celery.control.ping(timeout=0.5)), 20)
-        (worker, queues), *others = celery.control.inspect(timeout=5.0, limit=1).active_queues().items()
+        until(lambda: bool(celery.control.ping(timeout=0.5)))
+        (worker, queues), *others = celery.control.inspect(timeout=HANGS, limit=1).active_queues().items()
     assert worker.startswith("label-")
     assert [queue["name"] for queue in queues] == ["label"]
     assert others == []
@@ -247,4 +248,4 @@ def test_a_worker_that_is_told_to_stop_gives_its_blocks_back(service: Service) -
 
 
 def _until_idle(service: Service) -> None:
-    until(lambda: not service.holders(), 60)
+    until(lambda: not service.holders())

@@ -56,7 +56,7 @@ def test_a_database_that_goes_away_costs_nothing(
     job = service.submit()
     service.wait_for_requests(20)
     goes_away(postgres_server, service)
-    until(lambda: _is_done(service, job), 60)
+    until(lambda: _is_done(service, job))
     # A block whose worker cannot write down that it lives may change hands, with what is on its way to two processes.
     _check_whole(service, job, undisturbed, at_most=2 * 4)
 
@@ -145,7 +145,7 @@ def test_an_api_that_is_killed_leaves_job_and_watcher_unharmed(
     evidence, model = service.evidence_id(), service.recipe.explainer.name
     first, url = api()
     with Client(url, attempts=8) as client:
-        until(lambda: _is_up(client), 30)
+        until(lambda: _is_up(client))
         asked: dict[str, Any] = {"recipe": {}, "explainer": model, "idempotency_key": f"{model} once"}
         job = client.submit(evidence, **asked)
         seen: list[JobDetail] = []
@@ -197,7 +197,7 @@ def test_messages_that_nothing_waits_for_do_no_harm(service: Service, undisturbe
             queue.send_task("workers.label_block", queue="label")
         job = service.submit()
         service.wait_for(job, JobState.DONE)
-        until(lambda: redis.llen("label") == 0, 20)
+        until(lambda: redis.llen("label") == 0)
     redis.close()
     _check_whole(service, job, undisturbed)
 
@@ -217,8 +217,8 @@ def test_an_endpoint_that_fails_for_a_while_is_waited_for(service: Service, undi
     job = service.submit()
     service.wait_for_requests(20)
     down.set()
+    until(lambda: n_turned_down > 0)
     time.sleep(3.0)
-    assert n_turned_down > 0
     assert service.jobs.get(job.id).state is JobState.RUNNING
     down.clear()
     service.wait_for(job, JobState.DONE)
@@ -245,7 +245,8 @@ def test_an_endpoint_that_nobody_can_reach_pauses_the_job_until_it_is_resumed(
         began = time.monotonic()
         service.jobs.resume(job.id)
         service.wait_for(job, JobState.DONE)
-        assert time.monotonic() - began < 20, "whoever resumes need not wait for a circuit breaker"
+        waited = endpoint.requests[0].at - began
+        assert waited < 30, "whoever resumes need not wait for a circuit breaker"
         service.endpoint.requests = endpoint.requests
     _check_whole(service, job, undisturbed)
     service.stop_workers()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tests.waiting import HANGS
 from tests.workers.conftest import REPOSITORY, free_port
 from tests.workers.test_up import LABELER, alive, family, said
 
@@ -33,7 +34,7 @@ def test_what_the_readme_tells_of_the_service(tmp_path: Path) -> None:
         )
         words[0] = str(LABELER) if words[0] == "labeler" else words[0]
         done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=HANGS
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -70,7 +71,7 @@ def running(words: list[str], folder: Path, environment: dict[str, str]) -> Iter
             started = family(up)
             yield
             up.send_signal(signal.SIGINT)
-            assert up.wait(30) == 0
+            assert up.wait(HANGS) == 0
             assert alive(started) == []
         finally:
             up.kill()

@@ -28,6 +28,7 @@ from labeler.supervisor import Program, Supervisor
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
+from tests.waiting import HANGS
 from tests.workers.conftest import free_port
 
 LABELER = Path(sys.executable).parent / "labeler"
@@ -113,7 +114,7 @@ def test_up_goes_on_where_it_was_killed_and_leaves_nothing_behind(
     started = family(second)
     second.send_signal(signal.SIGINT)
     said(second, "continues")
-    assert second.wait(30) == 0
+    assert second.wait(HANGS) == 0
     assert alive(started) == []
     store.close()
 
@@ -122,7 +123,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         words = [LABELER, "up", "--data", str(tmp_path / "data"), "--port", str(port)]
-        refused = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        refused = subprocess.run(words, capture_output=True, text=True, check=False, timeout=HANGS)
     assert refused.returncode == 2
     assert f"port {port}: Address already in use; choose another with --port" in refused.stderr
     assert not (tmp_path / "data" / "logs").exists()
@@ -180,7 +181,7 @@ def said(process: subprocess.Popen[str], words: str) -> str:
     """What it printed up to a line with these words."""
     assert process.stdout is not None
     lines = ""
-    patience = threading.Timer(60.0, process.kill)
+    patience = threading.Timer(HANGS, process.kill)
     patience.start()
     try:
         for line in process.stdout:
@@ -192,7 +193,7 @@ def said(process: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"it never said {words!r}, but: {lines}")
 
 
-def wait(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait(holds: Callable[[], bool], seconds: float = HANGS) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

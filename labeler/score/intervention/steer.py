@@ -9,6 +9,7 @@ features and for none: where the intervention changes no probability, the text i
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -181,8 +182,15 @@ def _next_token(
     model = steering.subject.model
     with torch.no_grad(), _adding(model, steering.place, addition):
         given = steering.prompt_ids if ids is None else ids
-        out = model(input_ids=given, past_key_values=cache, use_cache=True)
-    return out.logits[:, -1].float().log_softmax(dim=-1), out.past_key_values
+        name = _cache_name(model.forward)
+        out = model(input_ids=given, use_cache=True, **{name: cache})
+    return out.logits[:, -1].float().log_softmax(dim=-1), out[name]
+
+
+def _cache_name(forward: Callable[..., Any]) -> str:
+    """The name under which a model takes its cache and gives it back: `cache` from transformers 5.24 on."""
+    taken = inspect.signature(forward).parameters
+    return next((name for name in ("cache", "past_key_values", "cache_params") if name in taken), "past_key_values")
 
 
 @contextmanager

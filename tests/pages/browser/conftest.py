@@ -30,7 +30,7 @@ def browser(world: Path) -> Iterator[Browser]:
             f"no browser: none of {', '.join(_NAMES)} is on the PATH; install Chromium, on Debian `apt install chromium`"
         )
     # On a busy machine, a page that looks each second for news has them late.
-    expect.set_options(timeout=30_000)
+    expect.set_options(timeout=120_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         yield browser
@@ -54,6 +54,7 @@ def reader(browser: Browser, site: str) -> Iterator[Page]:
 def _page_of(browser: Browser, site: str) -> Iterator[Page]:
     context = browser.new_context(base_url=site, viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(120_000)
     page, problems = context.new_page(), list[str]()
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)

@@ -14,7 +14,7 @@ def read(page: Page, working: Working, text: str) -> None:
     page.goto(f"{working.address}/try")
     page.get_by_label("Text").fill(text)
     page.get_by_role("button", name="Read it").click()
-    expect(page.locator("[data-ready]")).to_be_visible(timeout=60_000)
+    expect(page.locator("[data-ready]")).to_be_visible()
 
 
 def test_a_text_is_read_coloured_and_leads_to_its_features(page: Page, working: Working) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
 from labeler.errors import InputError, MismatchError
-from labeler.score.intervention.steer import find_strength, prepare, steer, steer_features, write
+from labeler.score.intervention.steer import _cache_name, find_strength, prepare, steer, steer_features, write
 from labeler.score.intervention.texts import SteerConfig, SteeredFolder
 from tests.planted import PLANTED
 from tests.score.intervention.world import reading_input, token
@@ -67,6 +69,25 @@ def test_the_cache_changes_nothing(subject, target, folder):
         noise = torch.rand(logprobs.shape, generator=generator).clamp_min(1e-20)
         ids = torch.cat([ids, (logprobs - (-noise.log()).log()).argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(ids[:, steering.prompt_ids.shape[1] :], write(steering, None))
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values", "cache_params"])
+def test_the_cache_goes_by_the_name_that_the_model_has_for_it(subject, target, folder, monkeypatch, name):
+    """Releases of transformers before 5.24 know no `cache`, and later ones warn of its older names."""
+    expected = write(prepare(subject, target, folder, CONFIG), None)
+    forward, seen = subject.model.forward, []
+
+    def named(input_ids, use_cache, attention_mask=None, **caches):
+        seen.append(caches[name] is not None)
+        out = forward(input_ids=input_ids, use_cache=use_cache, **{_cache_name(forward): caches[name]})
+        return ModelOutput({"logits": out["logits"], name: out[_cache_name(forward)]})
+
+    kept = [p for p in inspect.signature(named).parameters.values() if p.name != "caches"]
+    taken = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+    named.__signature__ = inspect.Signature([*kept, taken])
+    monkeypatch.setattr(subject.model, "forward", named)
+    assert torch.equal(write(prepare(subject, target, folder, CONFIG), None), expected)
+    assert seen[-2:] == [True, True]
 
 
 def test_an_sae_that_reads_a_modules_input_is_steered_there(subject, target, folder):
