@@ -80,6 +80,23 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FormatError(f"SAE: {path} is damaged, not YAML ({str(error).partition(chr(10))[0]})") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"SAE: {path}: expected a YAML mapping, found {type(value).__name__}")
+    return value
+
+
+def as_float(value: Tensor) -> Tensor:
+    """The values in float32, without a copy where they are."""
+    return value if value.dtype == torch.float32 else value.float()
+
+
 def tensor(tensors: Mapping[str, Any], path: Path, *names: str) -> Tensor:
     """The first of `names` that is there, as float32. Raises FormatError naming what was looked for and what is there."""
     for name in names:

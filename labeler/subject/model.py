@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from labeler.demo import PATHS
 from labeler.errors import FormatError, MismatchError, NotFoundError
 from labeler.recipe import check_dtype
-from labeler.subject.hookpoints import Hookpoint, find_hookpoint
+from labeler.subject.hookpoints import CENTERED, UNGAINED, Hookpoint, find_hookpoint
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
@@ -86,7 +86,7 @@ def _capture(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[dict
 
     def keep(hookpoint: Hookpoint, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple) else value
-        captured[hookpoint] = tensor
+        captured[hookpoint] = _adjusted(tensor, hookpoint, model)
         if len(captured) == len(hookpoints):
             raise _Enough
 
@@ -108,6 +108,24 @@ def _capture(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[dict
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _adjusted(hidden: Tensor, hookpoint: Hookpoint, model: nn.Module) -> Tensor:
+    if hookpoint.adjust == CENTERED:
+        return hidden - hidden.mean(-1, keepdim=True)
+    if hookpoint.adjust == UNGAINED:
+        return hidden / _gain(model.get_submodule(hookpoint.path))
+    return hidden
+
+
+def _gain(norm: nn.Module) -> Tensor:
+    """What an RMSNorm multiplies with, [d], found by asking it, since Gemma's adds 1 to its weight."""
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    ones = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
+    given = norm.forward(ones)[0]  # not called, since its hooks would run again
+    epsilon = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
+    return given * (1.0 + epsilon) ** 0.5
 
 
 def load_subject(
