@@ -7,6 +7,7 @@ from typing import Any
 from labeler.errors import MismatchError
 from labeler.evidence.target import Target, choose_target, open_sae
 from labeler.sae import SAE
+from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject, load_subject
 
 
@@ -43,4 +44,6 @@ def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
                 f"the {name} has other weights now ({found[:16]}) than when it was gathered ({gathered[:16]}): "
                 "give the one that was gathered, or gather again"
             )
-    return choose_target(subject, sae, manifest["hookpoint"], manifest["reads"])
+    place = Hookpoint(manifest["hookpoint"], manifest["reads"], manifest.get("adjust", ""))
+    # With its side, so that nothing is left to the names.
+    return choose_target(subject, sae, f"{place.path}:{place.reads}" + (f"|{place.adjust}" if place.adjust else ""))

@@ -13,7 +13,7 @@ from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
 from labeler.sae import SAE, identity_sae, load_sae
 from labeler.sae.load import to
-from labeler.subject.hookpoints import Hookpoint
+from labeler.subject.hookpoints import Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
 from labeler.subject.model import Subject
 
 
@@ -39,8 +39,25 @@ def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str 
         raise InputError(
             "the SAE's file does not say where it reads the subject: give the module path with --hookpoint"
         )
-    read = subject.hookpoint(name, reads=reads or ("input" if sae.reads_input else None))
+    _ask_for_a_side(hookpoint, sae)
+    read = subject.hookpoint(name, reads=reads or _side(name, sae))
     return Target(read, sae, _aim(subject, sae, read))
+
+
+def _side(name: str, sae: SAE) -> str | None:
+    """The side that the SAE's kind implies, where the name does not say it."""
+    return "input" if sae.reads_input and parse_hookpoint(name)[1] is None else None
+
+
+def _ask_for_a_side(given: str | None, sae: SAE) -> None:
+    """Raise InputError where the file reads a module's input and the user names a module without its side."""
+    if given is None or sae.hookpoint is None or sae.reads_input or is_lens_name(given):
+        return
+    if parse_hookpoint(given)[1] is None and reads_an_input(sae.hookpoint):
+        raise InputError(
+            f"hookpoint {given!r}: the SAE's file says that it reads an input ({sae.hookpoint}), and a module path by itself "
+            f"means its output: write {given}:input or {given}:output"
+        )
 
 
 def _aim(subject: Subject, sae: SAE, read: Hookpoint) -> Hookpoint | None:
@@ -99,6 +116,7 @@ def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherC
                     "hidden_size": subject.hidden_size, "n_parameters": subject.n_parameters},
         "hookpoint": target.hookpoint.path,
         "reads": target.hookpoint.reads,
+        **({"adjust": target.hookpoint.adjust} if target.hookpoint.adjust else {}),
         "sae": describe_sae(target.sae),
         "encoder": describe_encoder(target),
         "corpus": corpus_spec,
@@ -111,6 +129,8 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         "path": str(sae.source.path), "format": sae.source.format, "sha256": sae.source.sha256,
         "architecture": sae.architecture, "n_features": sae.n_features, "d_in": sae.d_in,
         "prepend_bos": sae.prepend_bos,
+        # Only where there are any, so that evidence of before is the same pass still.
+        **({"remarks": list(sae.remarks)} if sae.remarks else {}),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labeler.errors import FormatError, NotFoundError
-from labeler.files import check_archive, check_regular, read_json
+from labeler.files import check_archive, check_regular, read_json, read_small
 from labeler.sae.sae import SAE, Source
 
 # All that torch, numpy and zipfile raise over a damaged file.
@@ -87,6 +87,23 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"SAE: {path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(read_small(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FormatError(f"SAE: {path} is damaged, not YAML ({str(error).partition(chr(10))[0]})") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"SAE: {path}: expected a YAML mapping, found {type(value).__name__}")
+    return value
+
+
+def as_float(value: Tensor) -> Tensor:
+    """The values in float32, without a copy where they are."""
+    return value if value.dtype == torch.float32 else value.float()
 
 
 def tensor(tensors: Mapping[str, Any], path: Path, *names: str) -> Tensor:

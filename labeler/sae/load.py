@@ -1,8 +1,9 @@
-"""Which format a path holds is decided by looking at the files."""
+"""An SAE by its name: where its files lie, and which format reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +11,15 @@ import torch
 
 from labeler.demo import PATHS
 from labeler.errors import FormatError, InputError, NotFoundError
-from labeler.files import check_folder, check_regular
+from labeler.files import check_folder, check_regular, read_json
 from labeler.recipe import check_dtype
-from labeler.sae import dictionary_learning, gemma_scope, saelens, sparsify
 from labeler.sae.files import checked
+from labeler.sae.formats import FORMATS, Format
 from labeler.sae.hub import download
-from labeler.sae.openai import read_openai
 from labeler.sae.sae import SAE, Selection, Source
+from labeler.sae.weights import SUFFIXES, Weights
 
-_READERS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], SAE]]] = {
-    saelens.WEIGHTS: (saelens.is_saelens, saelens.read_saelens),
-    sparsify.WEIGHTS: (sparsify.is_sparsify, sparsify.read_sparsify),
-    dictionary_learning.WEIGHTS: (
-        dictionary_learning.is_dictionary_learning,
-        dictionary_learning.read_dictionary_learning,
-    ),
-    gemma_scope.WEIGHTS: (gemma_scope.is_gemma_scope, gemma_scope.read_gemma_scope),
-}
+_MOST_FILES = 20_000  # looked at in a folder, before the user is asked for one closer to the SAE
 
 
 def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32", device: str = "cpu") -> SAE:
@@ -55,41 +48,97 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
 
 def _read(path: Path, hookpoint: str | None) -> SAE:
-    if path.is_dir():
-        check_folder(path)
-    else:
+    if not path.is_dir():
         check_regular(path)
-        if path.suffix == ".pt" and path.name != dictionary_learning.WEIGHTS:
-            return read_openai(path)
-        if path.name in _READERS:
-            return _READERS[path.name][1](path.parent)
-        raise FormatError(f"SAE {path}: not a file that we know; looked for {', '.join(_READERS)} or OpenAI's .pt")
-    for recognises, read in _READERS.values():
-        if recognises(path):
-            return read(path)
-    pt_files = [p for p in sorted(path.glob("*.pt")) if p.stem.isdecimal()]
-    if len(pt_files) == 1:
-        return read_openai(pt_files[0])
-    if pt_files:
-        raise InputError(
-            f"SAE {path}: holds several SAEs ({', '.join(p.name for p in pt_files)}); give one of these files"
-        )
-    return _read(_one_below(path, hookpoint), None)
-
-
-def _one_below(folder: Path, hookpoint: str | None) -> Path:
-    """The only SAE in the folders below, or the one whose folder is called after the hookpoint or the end of it."""
-    below = {p.parent for name in _READERS for p in folder.rglob(name)}
-    chosen = [p for p in below if hookpoint is None or f".{hookpoint}".endswith(f".{p.relative_to(folder).as_posix()}")]
-    if len(chosen) == 1:
-        return chosen[0]
-    if not below:
+        if path.suffix not in SUFFIXES:
+            raise FormatError(f"SAE {path}: not a file that we know; weights end in {', '.join(SUFFIXES)}")
+        weights = Weights(path)
+        return _format_of(weights).read(weights)
+    check_folder(path)
+    found = list(_saes_in(path)) or _saes_below(path)
+    if not found:
         raise FormatError(
-            f"SAE {folder}: no SAE here; looked for {', '.join(_READERS)} and OpenAI's .pt, also in folders below"
+            f"SAE {path}: no SAE here nor in folders below; looked for files that end in {', '.join(SUFFIXES)} in the layouts of "
+            f"{', '.join(form.NAME for form in FORMATS)}"
         )
-    names = ", ".join(sorted(p.relative_to(folder).as_posix() for p in below))
-    found = f"holds several SAEs ({names})" if hookpoint is None else f"holds no SAE of {hookpoint!r}, but of {names}"
-    raise InputError(f"SAE {folder}: {found}; choose one with --hookpoint, or give its folder")
+    weights, form = _chosen(path, found, hookpoint)
+    return form.read(weights)
+
+
+Found = tuple[Weights, Format]
+
+
+def _saes_in(folder: Path) -> Iterator[Found]:
+    """Each SAE whose weights lie in this very folder."""
+    for weights in _weights_in(folder):
+        form = next((form for form in FORMATS if form.recognizes(weights)), None)
+        if form is not None:
+            yield weights, form
+
+
+def _weights_in(folder: Path) -> Iterator[Weights]:
+    shards = _shards(folder)
+    if shards:
+        yield Weights(shards[0], tuple(shards[1:]))
+    for path in sorted(folder.iterdir()):
+        if path.suffix in SUFFIXES and path.is_file() and path not in shards and path.name != "sparsity.safetensors":
+            yield Weights(path)
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that an index beside them names, in order; none where there is no index."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        paths = [folder / str(name) for name in names]
+        if missing := [path.name for path in paths if path.parent != folder or not path.is_file()]:
+            raise NotFoundError(f"SAE {folder}: {index.name} names files that are not there: {', '.join(missing)}")
+        return paths
+    return []
+
+
+def _saes_below(folder: Path) -> list[Found]:
+    found: list[Found] = []
+    folders: set[Path] = set()
+    for n, path in enumerate(folder.rglob("*")):
+        if n > _MOST_FILES:
+            raise InputError(f"SAE {folder}: holds over {_MOST_FILES:,} files; give the folder of the SAE itself")
+        if path.suffix in SUFFIXES and path.is_file():
+            folders.add(path.parent)
+    for below in sorted(folders):
+        found += _saes_in(below)
+    return found
+
+
+def _chosen(folder: Path, found: Sequence[Found], hookpoint: str | None) -> Found:
+    """The only SAE, or the one whose folder or file is called after the hookpoint or the end of it."""
+    if len(found) == 1:
+        return found[0]
+    alone = Counter(weights.path.parent for weights, _ in found)
+    names = {_name(folder, weights.path, alone): (weights, form) for weights, form in found}
+    if hookpoint is not None:
+        place = hookpoint.rpartition(":")[0] if hookpoint.endswith((":input", ":output")) else hookpoint
+        fitting = [pair for name, pair in names.items() if f".{place}".endswith(f".{name}")]
+        if len(fitting) == 1:
+            return fitting[0]
+    listed = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    says = f"holds several SAEs ({listed})" if hookpoint is None else f"holds no SAE of {hookpoint!r}, but of {listed}"
+    raise InputError(f"SAE {folder}: {says}; choose one with --hookpoint, or give its folder or file")
+
+
+def _name(folder: Path, path: Path, alone: Counter[Path]) -> str:
+    """The folder of an SAE that lies there by itself, else its file."""
+    named = path.parent if alone[path.parent] == 1 and path.parent != folder else path
+    return named.relative_to(folder).as_posix()
+
+
+def _format_of(weights: Weights) -> Format:
+    form = next((form for form in FORMATS if form.recognizes(weights)), None)
+    if form is None:
+        raise FormatError(
+            f"SAE {weights.path}: none of the layouts that we know ({', '.join(form.NAME for form in FORMATS)}) has the tensors "
+            f"{', '.join(sorted(weights.names)[:12])}"
+        )
+    return form
 
 
 def identity_sae(d: int, hookpoint: str) -> SAE:

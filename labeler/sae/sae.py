@@ -11,7 +11,7 @@ Files in which the decoder's norm scales activations have that folded into W_enc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -79,6 +79,8 @@ class SAE:
     is_transcoder: bool = False
     reads_input: bool = False  # the module's input is read, not its output
     prepend_bos: bool | None = None
+    remarks: tuple[str, ...] = ()  # what a reader of the card should know of how the file was read
+    skips_special: bool = False  # trained without special tokens, which the pass then leaves out
 
     @property
     def d_in(self) -> int:
@@ -193,6 +195,20 @@ class SAE:
         elif undo == "constant_norm_rescale":
             out = out * _rms(x)
         return out if self.w_skip is None else out + x @ self.w_skip.T
+
+
+def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
+    """The same SAE for unscaled hidden states, where its file wants them times `scale_in` and gives them times `scale_out`.
+
+    Activations and thresholds stay in the units of the file.
+    """
+    if scale_in == 1.0 and scale_out == 1.0:
+        return sae
+    skip = None if sae.w_skip is None else sae.w_skip * (scale_in / scale_out)
+    return replace(
+        sae, w_enc=sae.w_enc * scale_in, w_dec=sae.w_dec / scale_out, b_dec=sae.b_dec / scale_out, w_skip=skip,
+        remarks=(*sae.remarks, f"the input is scaled by {scale_in:.6g}, folded into the encoder"),
+    )  # fmt: skip
 
 
 def _rms(x: Tensor) -> Tensor:

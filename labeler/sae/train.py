@@ -160,7 +160,7 @@ class TrainedSAE:
 
         `trained_on` says what the hidden states were, for a reader of the file.
         """
-        from labeler.sae.saelens import save_saelens
+        from labeler.sae.formats.saelens import save_saelens
 
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r}: choose one of {', '.join(DTYPES)}")

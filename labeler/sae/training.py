@@ -17,7 +17,7 @@ from torch import Tensor
 
 from labeler.errors import InputError
 from labeler.files import clear_disk_errors
-from labeler.sae.saelens import WEIGHTS
+from labeler.sae.formats.saelens import WEIGHTS
 from labeler.sae.shuffling import shuffled
 from labeler.sae.train import TrainConfig, TrainedSAE, TrainProgress, train_sae
 from labeler.subject.corpus import Corpus

@@ -1,74 +1,184 @@
-"""Where a subject is read: module paths, and the SAELens hook names that stand for them."""
+"""Where a subject is read: a module's output or input, and the TransformerLens names that stand for them.
+
+    model.layers.12                  the module's output
+    model.layers.12:input            its input
+    blocks.12.hook_resid_pre         a lens name: translated for the subject's family, or refused
+
+A lens name is translated only where the module it stands for was checked against TransformerLens on a model of that
+family (tests/subject/test_hookpoints.py); elsewhere the error shows the block's modules, since a wrong one is a wrong
+vector that nothing else would notice.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labeler.errors import NotFoundError
+from labeler.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from torch import nn
 
+SIDES = ("input", "output")
+CENTERED, UNGAINED = "centered", "ungained"
+
 
 @dataclass(frozen=True)
 class Hookpoint:
-    """A module of the subject, and whether its input or its output is read."""
+    """A module of the subject, whether its input or its output is read, and what is done to it."""
 
     path: str
     reads: str = "output"  # "input" or "output"
+    # "centered": minus its mean over d, as TransformerLens' centered weights give it; "ungained": a norm's output before
+    # the norm's gain.
+    adjust: str = ""
 
     def __str__(self) -> str:
-        return self.path if self.reads == "output" else f"{self.path} (input)"
+        place = self.path if self.reads == "output" else f"{self.path}:input"
+        return f"{place}|{self.adjust}" if self.adjust else place
 
 
-# Per model family: the list of blocks, and what TransformerLens calls their parts.
-_BLOCKS = {
-    "gpt2": ("transformer.h", {"attn": "attn", "mlp": "mlp", "ln2": "ln_2"}),
-    "gpt_neox": ("gpt_neox.layers", {"attn": "attention", "mlp": "mlp", "ln2": "post_attention_layernorm"}),
-    "llama": ("model.layers", {"attn": "self_attn", "mlp": "mlp", "ln2": "post_attention_layernorm"}),
+def parse_hookpoint(name: str) -> tuple[str, str | None, str]:
+    """(name, side, adjustment) of `NAME:input` or `NAME:output|centered`; the side is None where it is not said."""
+    place, _, adjust = name.partition("|")
+    if adjust not in ("", CENTERED, UNGAINED):
+        raise InputError(f"hookpoint {name!r}: {adjust!r} is not known; choose {CENTERED} or {UNGAINED}")
+    path, colon, side = place.rpartition(":")
+    if not colon:
+        return place, None, adjust
+    if side not in SIDES:
+        raise InputError(f"hookpoint {name!r}: expected PATH, PATH:input or PATH:output")
+    return path, side, adjust
+
+
+@dataclass(frozen=True)
+class Family:
+    """What TransformerLens calls a block's parts, as module paths in the block."""
+
+    attention: str  # writes hook_attn_out
+    heads: str  # the projection whose input holds the concatenated heads
+    mlp: str  # writes hook_mlp_out
+    mlp_module: str  # reads mlp.hook_in
+    down: str  # the projection whose input is mlp.hook_post
+    mlp_norm: str
+    gained: bool = True  # hook_normalized is taken before the norm's gain (RMSNorm)
+    parallel: bool = False  # attention and MLP read the same residual stream, so that there is no middle
+
+
+_GPT2 = Family("attn", "attn.c_proj", "mlp", "mlp", "mlp.c_proj", "ln_2", gained=False)
+_NEOX = Family(
+    "attention",
+    "attention.dense",
+    "mlp",
+    "mlp",
+    "mlp.dense_4h_to_h",
+    "post_attention_layernorm",
+    gained=False,
+    parallel=True,
+)
+_LLAMA = Family("self_attn", "self_attn.o_proj", "mlp", "mlp", "mlp.down_proj", "post_attention_layernorm")
+# Gemma 2 and 3 normalize once more what attention and MLP give, before it joins the residual stream.
+_GEMMA2 = Family(
+    "post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp", "mlp.down_proj",
+    "pre_feedforward_layernorm",
+)  # fmt: skip
+FAMILIES = {
+    "gpt2": _GPT2,
+    "gpt_neox": _NEOX,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA2),
 }
-_FAMILY = {
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), "llama"),
-}
-# Gemma 2 and 3 normalise once more around each part, and their pre-MLP norm has a name of its own.
-_PRE_MLP_NORM = dict.fromkeys(("gemma2", "gemma3_text"), "pre_feedforward_layernorm")
 
 _LENS_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
+_IN_BLOCK: dict[str, Callable[[str, Family], Hookpoint | None]] = {
+    "hook_resid_mid": lambda b, f: None if f.parallel else Hookpoint(f"{b}.{f.mlp_norm}", "input"),
+    "hook_attn_out": lambda b, f: Hookpoint(f"{b}.{f.attention}"),
+    "hook_mlp_out": lambda b, f: Hookpoint(f"{b}.{f.mlp}"),
+    "attn.hook_z": lambda b, f: Hookpoint(f"{b}.{f.heads}", "input"),
+    "mlp.hook_in": lambda b, f: Hookpoint(f"{b}.{f.mlp_module}", "input"),
+    "mlp.hook_post": lambda b, f: Hookpoint(f"{b}.{f.down}", "input"),
+    "ln2.hook_normalized": lambda b, f: Hookpoint(f"{b}.{f.mlp_norm}", adjust=UNGAINED) if f.gained else None,
+}
+_RESIDUAL = {"hook_resid_pre": "input", "hook_resid_post": "output"}
+LENS_PARTS = (*_RESIDUAL, *_IN_BLOCK)
+_AMBIGUOUS = {
+    "hook_mlp_in": "it is the residual before the norm in TransformerLens and the normed input elsewhere",
+    "ln2.hook_normalized": "whether the norm's gain is in it depends on how TransformerLens loaded the model",
+}
 
 
-def translate_hook_name(name: str, model_type: str) -> Hookpoint:
-    """The module path for a SAELens / TransformerLens hook name; other names are taken as module paths."""
+def translate_hook_name(name: str, model_type: str, blocks: str) -> Hookpoint | None:
+    """The place that a lens name stands for; None for a name that is no lens name. Raises NotFoundError.
+
+    `blocks` is the path of the subject's list of blocks.
+    """
+    if name == "hook_embed":
+        raise NotFoundError(
+            "hook name 'hook_embed': give the embedding module with --hookpoint, such as model.embed_tokens (its scale differs "
+            "between families)"
+        )
     match = _LENS_NAME.fullmatch(name)
     if match is None:
-        return Hookpoint(name)
-    layer, part = int(match[1]), match[2]
-    if model_type not in _FAMILY:
+        return None
+    block, part = f"{blocks}.{int(match[1])}", match[2]
+    if part in _RESIDUAL:
+        return Hookpoint(block, _RESIDUAL[part])
+    family = FAMILIES.get(model_type)
+    if family is None:
+        why = f"the parts of a {model_type!r} block were not checked (known: {', '.join(sorted(FAMILIES))})"
+    else:
+        place = _IN_BLOCK[part](block, family) if part in _IN_BLOCK else None
+        if place is not None:
+            return place
+        why = _AMBIGUOUS.get(part, f"a {model_type!r} block has no such place (known: {', '.join(LENS_PARTS)})")
+    raise NotFoundError(
+        f"hook name {name!r} does not translate: {why}; give the module and its side with --hookpoint, such as "
+        f"{block}:input"
+    )
+
+
+def is_lens_name(name: str) -> bool:
+    return name == "hook_embed" or _LENS_NAME.fullmatch(parse_hookpoint(name)[0]) is not None
+
+
+def reads_an_input(name: str) -> bool:
+    """Whether a place that a file names is a module's input."""
+    plain, side, _ = parse_hookpoint(name)
+    match = _LENS_NAME.fullmatch(plain)
+    if match is None:
+        return side == "input"
+    return match[2] in ("hook_resid_pre", "hook_resid_mid", "attn.hook_z", "mlp.hook_in", "mlp.hook_post")
+
+
+def blocks_of(model: nn.Module) -> str:
+    """The path of the list of decoder blocks: the longest module list of the text model that is in no other one.
+
+    Raises NotFoundError where there is none, or two are as long.
+    """
+    from torch import nn
+
+    lists = [(path, len(module)) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [(p, n) for p, n in lists if not any(p.startswith(f"{q}.") for q, _ in lists)]
+    decoder = _decoder_path(model)
+    inside = [(p, n) for p, n in outer if decoder and p.startswith(f"{decoder}.")] or outer
+    if not inside:
+        raise NotFoundError("this model has no list of blocks: give the module path with --hookpoint")
+    longest = max(n for _, n in inside)
+    found = [p for p, n in inside if n == longest]
+    if len(found) > 1:
         raise NotFoundError(
-            f"hook name {name!r} cannot be translated for model type {model_type!r} (known: {', '.join(sorted(_FAMILY))}); "
-            "give the module path with --hookpoint"
+            f"this model has several lists of blocks ({', '.join(found)}): give the module path with --hookpoint"
         )
-    blocks, names = _BLOCKS[_FAMILY[model_type]]
-    block = f"{blocks}.{layer}"
-    norm = _PRE_MLP_NORM.get(model_type, names["ln2"])
-    parts = {
-        "hook_resid_pre": Hookpoint(block, "input"),
-        "hook_resid_post": Hookpoint(block),
-        "hook_attn_out": Hookpoint(f"{block}.{names['attn']}"),
-        "hook_mlp_out": Hookpoint(f"{block}.{names['mlp']}"),
-        "hook_mlp_in": Hookpoint(f"{block}.{names['mlp']}", "input"),
-        "ln2.hook_normalized": Hookpoint(f"{block}.{norm}"),
-    }
-    if part not in parts:
-        raise NotFoundError(
-            f"hook name {name!r}: part {part!r} does not translate (known: {', '.join(parts)}); "
-            "give the module path with --hookpoint"
-        )
-    return parts[part]
+    return found[0]
+
+
+def _decoder_path(model: nn.Module) -> str | None:
+    """Where the text model of a multimodal wrapper stands."""
+    found = getattr(model, "get_decoder", lambda: None)()
+    return next((path for path, module in model.named_modules() if module is found and path), None)
 
 
 def find_hookpoint(model: nn.Module, name: str, *, model_type: str, reads: str | None = None) -> Hookpoint:
@@ -76,11 +186,25 @@ def find_hookpoint(model: nn.Module, name: str, *, model_type: str, reads: str |
 
     Raises NotFoundError naming the nearest module paths.
     """
-    hookpoint = translate_hook_name(name, model_type)
+    plain, side, adjust = parse_hookpoint(name)
+    if side is not None and reads is not None and side != reads:
+        raise InputError(f"hookpoint {name!r} names the {side}, and the {reads} is to be read: give one of them")
+    hookpoint = translate_hook_name(plain, model_type, blocks_of(model) if is_lens_name(plain) else "")
+    hookpoint = hookpoint or Hookpoint(plain)
     modules = {path for path, _ in model.named_modules() if path}
-    prefix = getattr(model, "base_model_prefix", "")
-    for path in (hookpoint.path, f"{prefix}.{hookpoint.path}", hookpoint.path.removeprefix("model.")):
+    for path in _spellings(model, hookpoint.path):
         if path in modules:
-            return Hookpoint(path, reads or hookpoint.reads)
+            return Hookpoint(path, side or reads or hookpoint.reads, adjust or hookpoint.adjust)
     nearest = difflib.get_close_matches(hookpoint.path, sorted(modules), n=4, cutoff=0.0)
     raise NotFoundError(f"hookpoint {name!r} is not a module of this model; the nearest are {', '.join(nearest)}")
+
+
+def _spellings(model: nn.Module, path: str) -> list[str]:
+    """The path itself, and what wrappers and libraries make of it."""
+    prefix = getattr(model, "base_model_prefix", "")
+    found = [path, f"{prefix}.{path}", path.removeprefix("model.")]
+    decoder = _decoder_path(model)
+    if decoder is not None:
+        # Published for the text model; a multimodal wrapper keeps its blocks one level deeper.
+        found += [f"{decoder}.{path.removeprefix('model.')}", f"{decoder}.{path}"]
+    return found

@@ -17,7 +17,7 @@ from labeler.demo import PATHS
 from labeler.errors import MismatchError, NotFoundError
 from labeler.places import hub_name, hub_revision
 from labeler.recipe import check_dtype
-from labeler.subject.hookpoints import Hookpoint, find_hookpoint
+from labeler.subject.hookpoints import CENTERED, UNGAINED, Hookpoint, find_hookpoint
 from labeler.subject.pretrained import load_pretrained
 
 
@@ -88,7 +88,7 @@ def _capture(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[dict
 
     def keep(hookpoint: Hookpoint, value: Any) -> None:
         tensor = value[0] if isinstance(value, tuple) else value
-        captured[hookpoint] = tensor
+        captured[hookpoint] = _adjusted(tensor, hookpoint, model)
         if len(captured) == len(hookpoints):
             raise _Enough
 
@@ -110,6 +110,24 @@ def _capture(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[dict
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _adjusted(hidden: Tensor, hookpoint: Hookpoint, model: nn.Module) -> Tensor:
+    if hookpoint.adjust == CENTERED:
+        return hidden - hidden.mean(-1, keepdim=True)
+    if hookpoint.adjust == UNGAINED:
+        return hidden / _gain(model.get_submodule(hookpoint.path))
+    return hidden
+
+
+def _gain(norm: nn.Module) -> Tensor:
+    """What an RMSNorm multiplies with, [d], found by asking it, since Gemma's adds 1 to its weight."""
+    weight = norm.weight
+    assert isinstance(weight, Tensor)
+    ones = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
+    given = norm.forward(ones)[0]  # not called, since its hooks would run again
+    epsilon = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
+    return given * (1.0 + epsilon) ** 0.5
 
 
 def load_subject(

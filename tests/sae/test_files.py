@@ -93,7 +93,7 @@ def test_dictionary_learning_may_have_k_in_the_configuration_alone(tmp_path: Pat
 def test_sparsify_coders_that_read_more_than_hidden_states_are_refused(tmp_path: Path, key: str) -> None:
     folder = copy("sparsify_topk", tmp_path / "sae") / "layers.1"
     change_json(folder / "cfg.json", **{key: True})
-    with pytest.raises(FormatError, match=f"{key} is not supported"):
+    with pytest.raises(FormatError, match=f"it needs {key}, which is not supported"):
         load_sae(str(folder))
 
 
@@ -122,7 +122,7 @@ def test_a_hookpoint_chooses_with_or_without_its_prefix(tmp_path: Path) -> None:
 def test_a_folder_of_several_torch_files_needs_one_of_them(tmp_path: Path) -> None:
     folder = copy("openai_relu", tmp_path / "sae")
     shutil.copy(folder / "6.pt", folder / "7.pt")
-    with pytest.raises(InputError, match=r"holds several SAEs \(6\.pt, 7\.pt\); give one of these files"):
+    with pytest.raises(InputError, match=r"holds several SAEs \(6\.pt, 7\.pt\); choose one"):
         load_sae(str(folder))
     assert load_sae(str(folder / "7.pt")).source.path.name == "7.pt"
 

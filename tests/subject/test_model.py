@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from labeler.errors import FormatError, InputError, NotFoundError
-from labeler.subject.hookpoints import Hookpoint, translate_hook_name
+from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject, load_subject
 from labeler.subject.vocabulary import token_texts
 from tests.planted import Planted
@@ -69,28 +69,6 @@ def test_a_hookpoint_may_leave_out_the_prefix(subject: Subject) -> None:
 def test_a_missing_hookpoint_names_the_nearest(subject: Subject) -> None:
     with pytest.raises(NotFoundError, match=r"the nearest are .*gpt_neox\.layers\.0"):
         subject.hookpoint("gpt_neox.layer.0")
-
-
-@pytest.mark.parametrize(
-    ("name", "family", "expected"),
-    [
-        ("blocks.8.hook_resid_pre", "gpt2", Hookpoint("transformer.h.8", "input")),
-        ("blocks.8.hook_resid_post", "gpt_neox", Hookpoint("gpt_neox.layers.8")),
-        ("blocks.3.hook_mlp_out", "llama", Hookpoint("model.layers.3.mlp")),
-        ("blocks.3.hook_attn_out", "qwen2", Hookpoint("model.layers.3.self_attn")),
-        ("blocks.3.ln2.hook_normalized", "gemma2", Hookpoint("model.layers.3.pre_feedforward_layernorm")),
-        ("model.layers.3", "mistral", Hookpoint("model.layers.3")),
-    ],
-)
-def test_saelens_hook_names_become_module_paths(name: str, family: str, expected: Hookpoint) -> None:
-    assert translate_hook_name(name, family) == expected
-
-
-def test_a_hook_name_that_does_not_translate_says_what_does() -> None:
-    with pytest.raises(NotFoundError, match=r"hook_z.*hook_resid_pre"):
-        translate_hook_name("blocks.1.attn.hook_z", "gpt2")
-    with pytest.raises(NotFoundError, match="model type 'mamba'"):
-        translate_hook_name("blocks.1.hook_resid_pre", "mamba")
 
 
 def test_joined_token_texts_give_the_text_back(subject: Subject) -> None:

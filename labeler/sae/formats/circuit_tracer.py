@@ -1,0 +1,37 @@
+"""circuit-tracer's transcoder sets: `config.yaml` and one `layer_N.safetensors` per layer; ReLU or JumpReLU."""
+
+from __future__ import annotations
+
+from labeler.errors import FormatError
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights, layer_of
+
+NAME = "circuit_tracer"
+_THRESHOLD = "activation_function.threshold"
+
+
+def recognizes(weights: Weights) -> bool:
+    named = weights.path.name.startswith("layer_") and weights.path.suffix == ".safetensors"
+    return named and weights.has("W_enc", "W_dec", "b_enc", "b_dec")
+
+
+def read(weights: Weights) -> SAE:
+    config = weights.config("config.yaml")
+    if config is not None and config.get("model_kind", "transcoder_set") != "transcoder_set":
+        raise FormatError(
+            f"SAE {weights.path}: config.yaml says model_kind {config['model_kind']!r}, not a transcoder_set"
+        )
+    layer = layer_of(weights.path.name)
+    # Sets without a configuration (Qwen3 14B) are of the same kind as their siblings.
+    hooks = config or {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    if config is None:
+        weights.remark("no config.yaml says where it reads: taken to be mlp.hook_in, as of the other sets of this kind")
+    threshold = weights.take_if_there(_THRESHOLD)
+    selection = Selection("relu") if threshold is None else Selection("threshold", threshold=threshold.squeeze())
+    return SAE(
+        weights.take("W_enc"), weights.take("b_enc"), weights.take("W_dec"), weights.take("b_dec"), selection,
+        "relu" if threshold is None else "jumprelu", w_skip=weights.take_if_there("W_skip"), source=weights.finish(NAME),
+        hookpoint=f"blocks.{layer}.{hooks['feature_input_hook']}",
+        output_hookpoint=f"blocks.{layer}.{hooks['feature_output_hook']}",
+        is_transcoder=True, prepend_bos=True, remarks=weights.remarks,
+    )  # fmt: skip

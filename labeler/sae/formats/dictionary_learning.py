@@ -1,0 +1,121 @@
+"""dictionary_learning: `ae.pt`, and `config.json` that names the class."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from labeler.errors import FormatError
+from labeler.sae.files import positive_int, read_config, unit_decoder
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights, layer_of
+
+NAME = "dictionary_learning"
+_CLASSES = (
+    "AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
+    "MatryoshkaBatchTopKSAE",
+)  # fmt: skip
+_HOOKS = {
+    "resid_post": "hook_resid_post",
+    "resid_pre": "hook_resid_pre",
+    "mlp_out": "hook_mlp_out",
+    "attn_out": "hook_attn_out",
+}
+
+
+def recognizes(weights: Weights) -> bool:
+    if weights.path.suffix != ".pt":
+        return False
+    if weights.path.name == "ae.pt":
+        return True
+    return bool(weights.names & {"encoder.weight", "W_enc"}) and "trainer" in (weights.config("config.json") or {})
+
+
+def read(weights: Weights) -> SAE:
+    trainer = _trainer(weights)
+    kind = trainer.get("dict_class")
+    if kind not in _CLASSES:
+        raise FormatError(
+            f"SAE {weights.path.parent}: dict_class {kind!r} is not supported; known are {', '.join(_CLASSES)}"
+        )
+    has_matrices = "W_enc" in weights.names  # JumpReLU and Matryoshka; the others hold nn.Linear layers
+    w_enc = weights.take("W_enc").T if has_matrices else weights.take("encoder.weight")
+    w_dec = weights.take("W_dec") if has_matrices else weights.take("decoder.weight").T
+    b_enc = weights.take("b_enc", "encoder.bias") if kind != "GatedAutoEncoder" else torch.zeros(len(w_enc))
+    if kind == "AutoEncoder":
+        # The library brings decoder columns to unit norm when it loads this class, and scales the encoder to match.
+        w_enc, b_enc, w_dec = unit_decoder(w_enc, b_enc, w_dec)
+    b_dec = weights.take("b_dec", "decoder_bias", "decoder.bias", "bias")
+    selection = _selection(str(kind), trainer, weights)
+    # Of TopK the trained threshold, which its encoder does not use; of Matryoshka how the features are grouped.
+    weights.ignore("threshold", "k", "group_sizes", "num_tokens_since_fired")
+    return SAE(
+        w_enc.contiguous(), b_enc, w_dec.contiguous(), b_dec, selection, str(kind), weights.finish(NAME),
+        centred=kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"), hookpoint=_hookpoint(trainer, weights),
+        reads_input=_reads_input(trainer, weights), remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _trainer(weights: Weights) -> dict[str, Any]:
+    folder = weights.path.parent
+    if not (folder / "config.json").is_file():
+        raise FormatError(
+            f"SAE {folder}: no config.json beside ae.pt: nothing says of which class it is, and classes with equal tensors "
+            'compute other features; write {"trainer": {"dict_class": "..."}} into one'
+        )
+    trainer = read_config(folder / "config.json").get("trainer")
+    if not isinstance(trainer, dict):
+        raise FormatError(f"SAE {folder}: config.json has no object `trainer` that names the dict_class")
+    return trainer
+
+
+def _selection(kind: str, trainer: dict[str, Any], weights: Weights) -> Selection:
+    if kind == "AutoEncoderTopK":
+        # Older files have k in the configuration alone.
+        return Selection("topk", k=positive_int(weights.tensors.get("k", trainer.get("k")), "k", weights.path.parent))
+    if kind in ("JumpReluAutoEncoder", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        threshold = weights.take("threshold")
+        if threshold.ndim == 0 and float(threshold) < 0:
+            raise FormatError(
+                f"SAE {weights.path}: its threshold is {float(threshold):g}, which means that training ended before one was "
+                "learned: with it every feature fires on every token"
+            )
+        return Selection("threshold", threshold=threshold)
+    if kind == "GatedAutoEncoder":
+        return Selection(
+            "gated",
+            gate_bias=weights.take("gate_bias"),
+            magnitude_scale=weights.take("r_mag").exp(),
+            magnitude_bias=weights.take("mag_bias"),
+        )
+    return Selection("relu")
+
+
+def _reads_input(trainer: dict[str, Any], weights: Weights) -> bool:
+    side = trainer.get("io", _buffer(weights).get("io", "out"))
+    if side not in ("in", "out", None):
+        raise FormatError(f"SAE {weights.path.parent}: io is {side!r}, which is not supported; known are in, out")
+    return side == "in"
+
+
+def _buffer(weights: Weights) -> dict[str, Any]:
+    found = (weights.config("config.json") or {}).get("buffer")
+    return found if isinstance(found, dict) else {}
+
+
+def _hookpoint(trainer: dict[str, Any], weights: Weights) -> str | None:
+    """`resid_post_layer_8` and the like, as the library names submodules; other names are module paths already."""
+    name, layer = trainer.get("submodule_name"), trainer.get("layer")
+    if not name:
+        match = re.search(r"(resid_post|resid_pre|mlp_out|attn_out)_layer_\d+", weights.origin)
+        name = match[0] if match else None
+    if not name:
+        return None
+    if layer is None:
+        layer = layer_of(str(name))
+    for prefix, hook in _HOOKS.items():
+        if str(name).startswith(prefix):
+            return None if layer is None else f"blocks.{layer}.{hook}"
+    return str(name)

@@ -1,0 +1,55 @@
+"""Gemma Scope (Lieberum et al. 2024): `params.npz`, JumpReLU, input not centered; the place stands in the path."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from labeler.errors import FormatError
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights, layer_of
+
+NAME = "gemma_scope"
+
+
+def recognizes(weights: Weights) -> bool:
+    return weights.path.suffix == ".npz" and "threshold" in weights.names
+
+
+def read(weights: Weights) -> SAE:
+    w_enc, w_dec = weights.take("W_enc", "w_enc").T.contiguous(), weights.take("W_dec", "w_dec")
+    b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
+    threshold = weights.take("threshold")
+    if "scaling_factor" in weights.names and not bool((weights.take("scaling_factor") == 1).all()):
+        raise FormatError(f"SAE {weights.path}: scaling_factor is not 1, which changes what a feature is")
+    reads, writes = _place(weights.origin)
+    if "embedding" in weights.origin:
+        # Trained on embeddings times sqrt(d), which is what transformers' scaled embedding module gives.
+        root = math.sqrt(w_enc.shape[1])
+        w_enc, w_dec = w_enc / root, w_dec * root
+    return SAE(
+        w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
+        hookpoint=reads, output_hookpoint=writes, is_transcoder=writes is not None, prepend_bos=True,
+        remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _place(origin: str) -> tuple[str | None, str | None]:
+    """Where it reads, and of a transcoder where it writes, as `gemma-scope-2b-pt-mlp/layer_12/...` says."""
+    match = re.search(r"gemma-scope-\d+b-(?:pt|it)-(res|mlp|att|transcoders)", origin)
+    layer = layer_of(origin)
+    if match is None:
+        return None, None
+    if match[1] == "res" and "embedding" in origin:
+        return "model.embed_tokens", None
+    if layer is None:
+        return None, None
+    block = f"model.layers.{layer}"
+    if match[1] == "transcoders":
+        return f"{block}.pre_feedforward_layernorm:output", f"{block}.post_feedforward_layernorm:output"
+    places = {
+        "res": f"{block}:output",
+        "mlp": f"{block}.post_feedforward_layernorm:output",
+        "att": f"{block}.self_attn.o_proj:input",
+    }
+    return places[match[1]], None

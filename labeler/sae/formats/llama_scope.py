@@ -1,0 +1,69 @@
+"""Llama Scope (He et al. 2024): `hyperparams.json` and `checkpoints/final.safetensors`; JumpReLU of one threshold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from labeler.errors import FormatError
+from labeler.sae.files import read_config
+from labeler.sae.sae import SAE, Selection, rescaled
+from labeler.sae.weights import Weights
+
+NAME = "llama_scope"
+_KNOWN = {
+    "d_model", "d_sae", "jump_relu_threshold", "dataset_average_activation_norm", "hook_point_in", "hook_point_out",
+    "norm_activation", "act_fn", "dtype", "device", "use_decoder_bias", "use_glu_encoder", "expansion_factor", "top_k",
+    "sparsity_include_decoder_norm", "use_ghost_grads", "tp_size", "ddp_size", "strict_loading", "sae_pretrained_name_or_path",
+    "apply_decoder_bias_to_pre_encoder", "init_decoder_norm", "init_encoder_norm", "init_encoder_with_decoder_transpose",
+    "decoder_exactly_fixed_norm", "decoder_bias_init_method", "lp", "l1_coefficient", "k_warmup_steps", "seed",
+}  # fmt: skip
+
+
+def recognizes(weights: Weights) -> bool:
+    return (weights.path.parent.parent / "hyperparams.json").is_file() and weights.has(
+        "encoder.weight", "decoder.weight"
+    )
+
+
+def read(weights: Weights) -> SAE:
+    where = weights.path.parent.parent / "hyperparams.json"
+    config = read_config(where)
+    weights.check_keys(config, _KNOWN, where.name)
+    weights.refuse_keys(
+        config,
+        {"act_fn": ("jumprelu",), "use_glu_encoder": (False,), "apply_decoder_bias_to_pre_encoder": (False,)},
+        where.name,
+    )
+    scale_in, scale_out = _scales(weights, config)
+    w_enc, b_enc = weights.take("encoder.weight"), weights.take("encoder.bias")
+    w_dec, b_dec = weights.take("decoder.weight").T.contiguous(), weights.take("decoder.bias")
+    reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
+    # The threshold is in units of the hidden state, and the encoder reads the scaled one.
+    threshold = w_enc.new_tensor(float(config["jump_relu_threshold"]) * scale_in)
+    transcodes = writes is not None and writes != reads
+    sae = SAE(
+        w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
+        hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
+        remarks=weights.remarks,
+    )  # fmt: skip
+    return rescaled(sae, scale_in, scale_out)
+
+
+def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
+    """The factors by which the hidden state is scaled before encoding, and the reconstruction is divided after decoding."""
+    kind = config.get("norm_activation", "none")
+    if kind in (None, "none", "inference"):
+        return 1.0, 1.0
+    if kind != "dataset-wise":
+        raise FormatError(
+            f"SAE {weights.path}: norm_activation {kind!r} is not supported; known are dataset-wise, inference"
+        )
+    norms = config.get("dataset_average_activation_norm") or {}
+    if not isinstance(norms, dict) or "in" not in norms:
+        raise FormatError(
+            f"SAE {weights.path}: its input is scaled by the data set's average norm, and the configuration does not give it "
+            "(dataset_average_activation_norm.in)"
+        )
+    root = math.sqrt(int(config["d_model"]))
+    return root / float(norms["in"]), root / float(norms.get("out", norms["in"]))

@@ -1,0 +1,89 @@
+"""OpenMOSS' Language-Model-SAEs (Llama Scope R1 and newer): `config.json`, `sae_weights.safetensors`; JumpReLU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from labeler.errors import FormatError
+from labeler.sae.files import positive_int
+from labeler.sae.sae import SAE, Selection, rescaled
+from labeler.sae.weights import Weights
+
+NAME = "openmoss"
+_THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
+_NORMS = "dataset_average_activation_norm"
+
+
+def recognizes(weights: Weights) -> bool:
+    if weights.path.suffix != ".safetensors" or weights.config("config.json") is None:
+        return False
+    return weights.has("encoder.weight", "decoder.weight") or weights.has("W_E", "W_D")
+
+
+def read(weights: Weights) -> SAE:
+    config = weights.config("config.json") or {}
+    weights.refuse_keys(
+        config,
+        {"use_glu_encoder": (False,), "apply_decoder_bias_to_pre_encoder": (False,), "sae_type": ("sae", "transcoder")},
+        "config.json",
+    )
+    older = "encoder.weight" in weights.names
+    w_enc = weights.take("encoder.weight") if older else weights.take("W_E").T.contiguous()
+    w_dec = weights.take("decoder.weight").T.contiguous() if older else weights.take("W_D")
+    b_enc = weights.take("encoder.bias", "b_E")
+    b_dec = weights.take("decoder.bias", "b_D")
+    scale_in, scale_out = _scales(weights, config)
+    selection = _selection(weights, config, w_dec)
+    reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
+    transcodes = writes is not None and writes != reads
+    sae = SAE(
+        w_enc, b_enc, w_dec, b_dec, selection, selection.kind, weights.finish(NAME),
+        hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
+        remarks=weights.remarks,
+    )  # fmt: skip
+    return rescaled(sae, scale_in, scale_out)
+
+
+def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selection:
+    kind = str(config.get("act_fn", "jumprelu")).lower()
+    if kind in ("jumprelu", "relu") and any(name in weights.names for name in _THRESHOLDS):
+        threshold = weights.take(*_THRESHOLDS).exp()
+        # Newer files pick features by pre-activation times decoder norm, and keep the plain activation.
+        if "W_D" in weights.names and config.get("sparsity_include_decoder_norm", True):
+            threshold = threshold / w_dec.norm(dim=1).clamp_min(1e-12)
+        return Selection("threshold", threshold=threshold)
+    if kind == "relu":
+        return Selection("relu")
+    if kind == "topk":
+        if config.get("sparsity_include_decoder_norm", True):
+            raise FormatError(
+                f"SAE {weights.path}: TopK by pre-activation times decoder norm (sparsity_include_decoder_norm) is not supported"
+            )
+        return Selection("topk", k=positive_int(config.get("top_k") or config.get("k"), "top_k", weights.path))
+    raise FormatError(f"SAE {weights.path}: act_fn {kind!r} is not supported; known are jumprelu, relu, topk")
+
+
+def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
+    kind = config.get("norm_activation", "none")
+    if kind in (None, "none", "inference"):
+        return 1.0, 1.0
+    if kind != "dataset-wise":
+        raise FormatError(
+            f"SAE {weights.path}: norm_activation {kind!r} cannot be reproduced for each token by itself, and is refused; known "
+            "are dataset-wise, inference"
+        )
+    found = {name: weights.take(name) for name in sorted(weights.names) if name.startswith(_NORMS)}
+    stated = config.get(_NORMS) or {}
+    root = math.sqrt(int(config["d_model"]))
+    given = {str(k): float(v) for k, v in stated.items()} if isinstance(stated, dict) else {}
+    given |= {name.rpartition(".")[2]: float(value) for name, value in found.items()}
+    reads, writes = config.get("hook_point_in", ""), config.get("hook_point_out", "")
+    first = given.get(str(reads), given.get("in"))
+    if first is None:
+        weights.remark(
+            "the input is scaled by the data set's average norm, which these files do not give: activations are as if it were "
+            "sqrt(d). `sae-lens:RELEASE/ID` brings the factor"
+        )
+        return 1.0, 1.0
+    return root / first, root / given.get(str(writes), given.get("out", first))

@@ -1,0 +1,45 @@
+"""Qwen-Scope: `layerN.sae.pt` with `W_enc [F, d]` and `W_dec [d, F]`; TopK on the residual stream, input not centered."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from labeler.errors import FormatError
+from labeler.sae.files import positive_int
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights, layer_of
+
+NAME = "qwen_scope"
+
+
+def recognizes(weights: Weights) -> bool:
+    return weights.path.name.endswith(".sae.pt") and weights.names == {"W_enc", "W_dec", "b_enc", "b_dec"}
+
+
+def read(weights: Weights) -> SAE:
+    config = weights.config("config.json") or {}
+    w_enc, w_dec = weights.take("W_enc"), weights.take("W_dec").T.contiguous()
+    b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
+    layer = layer_of(weights.path.name)
+    return SAE(
+        w_enc, b_enc, w_dec, b_dec, Selection("topk", k=_k(weights, config)), "topk", weights.finish(NAME),
+        hookpoint=_place(config, layer), remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _k(weights: Weights, config: dict[str, Any]) -> int:
+    match = re.search(r"L0_(\d+)", weights.origin)
+    if config.get("k") is None and match is None:
+        raise FormatError(
+            f"SAE {weights.path}: nothing says how many features fire per token: put it in a folder called as its "
+            'repository (`..._L0_50`), or write {"k": 50} into a config.json beside it'
+        )
+    return positive_int(config.get("k") or int(match[1]) if match else config.get("k"), "k", weights.path)
+
+
+def _place(config: dict[str, Any], layer: int | None) -> str | None:
+    named = config.get("hook_point")
+    if isinstance(named, str) and layer is not None and "{" not in named:
+        return named if str(layer) in re.findall(r"\d+", named) else f"blocks.{layer}.hook_resid_post"
+    return None if layer is None else f"blocks.{layer}.hook_resid_post"

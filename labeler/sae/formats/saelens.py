@@ -1,0 +1,148 @@
+"""SAELens: `cfg.json` and `sae_weights.safetensors`, as SAELens 6 writes them, and the older names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labeler.errors import FormatError
+from labeler.files import clear_disk_errors, write_atomically
+from labeler.sae.files import positive_int, read_config, unit_decoder
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights
+
+NAME = "saelens"
+WEIGHTS = "sae_weights.safetensors"
+_KINDS = {
+    "standard": "relu", "transcoder": "relu", "skip_transcoder": "relu",
+    "topk": "topk", "topk_transcoder": "topk", "abstopk": "abstopk",
+    "jumprelu": "threshold", "jumprelu_transcoder": "threshold", "jumprelu_skip_transcoder": "threshold",
+    "gated": "gated",
+}  # fmt: skip
+_NORMALISATIONS = {
+    None: "none", "none": "none", False: "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm_rescale",
+    # The factor was folded into the weights when the SAE was saved.
+    "expected_average_only_in": "none", True: "none",
+}  # fmt: skip
+# Keys that change what a feature is, with the values at which they do not.
+_HARMLESS = {
+    "hook_head_index": (None,), "hook_point_head_index": (None,), "activation_fn_str": ("relu", "topk", None),
+    "activation_fn": ("relu", "topk", None), "finetuning_scaling_factor": (False, None), "noise_scale": (0, 0.0, None),
+    "seqpos_slice": (None, [None], [None, None]), "exclude_special_tokens": (None, False), "model_kwargs": ({}, None),
+}  # fmt: skip
+
+
+def recognizes(weights: Weights) -> bool:
+    folder = weights.path.parent
+    # OpenMOSS calls its weights the same, and its configuration config.json.
+    return weights.path.name == WEIGHTS and ((folder / "cfg.json").exists() or not (folder / "config.json").exists())
+
+
+def read(weights: Weights) -> SAE:
+    return read_parts(weights, read_config(weights.path.parent / "cfg.json"))
+
+
+def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
+    """The SAE of a configuration and tensors, from files or from memory."""
+    folder = weights.path.parent
+    metadata = {**cfg, **_object(cfg, "metadata", folder)}
+    architecture = _architecture(cfg)
+    if architecture not in _KINDS:
+        raise FormatError(f"SAE {folder}: {_unsupported(architecture)}; known are {', '.join(_KINDS)}")
+    weights.refuse_keys(metadata, _HARMLESS, "cfg.json")
+    normalisation = cfg.get("normalize_activations")
+    if not isinstance(normalisation, str | bool | None) or normalisation not in _NORMALISATIONS:
+        raise FormatError(f"SAE {folder}: normalize_activations {normalisation!r} is not supported")
+    w_enc, w_dec = weights.take("W_enc").T.contiguous(), weights.take("W_dec")
+    kind = _KINDS[architecture]
+    b_enc = torch.zeros(len(w_enc)) if kind == "gated" else weights.take("b_enc")
+    if cfg.get("rescale_acts_by_decoder_norm"):
+        w_enc, b_enc, w_dec = unit_decoder(w_enc, b_enc, w_dec)
+    selection = _selection(kind, cfg, weights)
+    _check_scaling_factor(weights)
+    w_skip = weights.take("W_skip") if "skip" in architecture else None
+    return SAE(
+        w_enc, b_enc, w_dec, weights.take("b_dec"), selection, architecture, weights.finish(NAME),
+        centred=bool(cfg.get("apply_b_dec_to_input", True)) and "transcoder" not in architecture,
+        normalisation=_NORMALISATIONS[normalisation], rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
+        w_skip=w_skip, hookpoint=_place(metadata), output_hookpoint=_place(metadata, "_out"),
+        is_transcoder="transcoder" in architecture, prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _place(metadata: dict[str, Any], side: str = "") -> str | None:
+    """The module path where the metadata has one, which says more than a lens name; else the lens name."""
+    from labeler.sae.formats.gemma_scope_2 import spelled
+
+    if module := metadata.get(f"hf_hook_name{side}"):
+        return spelled(module)
+    name = metadata.get(f"hook_name{side}") or (metadata.get("hook_point") if not side else None)
+    return None if name is None else str(name)
+
+
+def _object(cfg: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    value = cfg.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise FormatError(f"SAE {folder}: cfg.json has {key} of type {type(value).__name__}; expected an object")
+    return value or {}
+
+
+def _unsupported(architecture: str) -> str:
+    if architecture == "batchtopk":
+        return (
+            "architecture 'batchtopk' is a training checkpoint, which picks its features over a whole batch: save it for "
+            "inference with SAELens, which gives each feature a threshold (it is not supported as it is)"
+        )
+    return f"architecture {architecture!r} is not supported"
+
+
+def _architecture(cfg: dict[str, Any]) -> str:
+    # Before SAELens 4 a TopK SAE was a "standard" one with another activation function.
+    name = str(cfg.get("architecture", "standard"))
+    return "topk" if name == "standard" and cfg.get("activation_fn_str", cfg.get("activation_fn")) == "topk" else name
+
+
+def _check_scaling_factor(weights: Weights) -> None:
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        if name in weights.names and not bool((weights.take(name) == 1).all()):
+            raise FormatError(
+                f"SAE {weights.path}: {name} is not 1, which changes what a feature is and is not supported"
+            )
+
+
+def _selection(kind: str, cfg: dict[str, Any], weights: Weights) -> Selection:
+    path = weights.path
+    if kind in ("topk", "abstopk"):
+        k = cfg.get("k") or _object(cfg, "activation_fn_kwargs", path.parent).get("k")
+        return Selection(kind, k=positive_int(k, "k", path.parent / "cfg.json"))
+    if kind == "threshold":
+        if "log_threshold" in weights.names:
+            return Selection(kind, threshold=weights.take("log_threshold").exp())
+        return Selection(kind, threshold=weights.take("threshold"))
+    if kind == "gated":
+        return Selection(
+            kind,
+            gate_bias=weights.take("b_gate"),
+            magnitude_scale=weights.take("r_mag").exp(),
+            magnitude_bias=weights.take("b_mag"),
+        )
+    return Selection(kind)
+
+
+def save_saelens(folder: Path, tensors: dict[str, Tensor], cfg: dict[str, Any]) -> None:
+    """Write an SAE as SAELens 6 does; the configuration last, so that a folder with one is whole."""
+    from safetensors.torch import save_file
+
+    with clear_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / (WEIGHTS + ".partial")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
+        (folder / "cfg.json").unlink(missing_ok=True)  # of the SAE that was here: it would be read with these weights
+        os.replace(partial, folder / WEIGHTS)
+        write_atomically(folder / "cfg.json", json.dumps(cfg, indent=1).encode())

@@ -1,0 +1,63 @@
+"""EleutherAI sparsify: `<hookpoint>/cfg.json` and `<hookpoint>/sae.safetensors`; TopK or groupmax, or a transcoder."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from labeler.errors import FormatError
+from labeler.sae.files import positive_int, read_config
+from labeler.sae.sae import SAE, Selection
+from labeler.sae.weights import Weights
+
+NAME = "sparsify"
+_KNOWN = {
+    "activation", "k", "transcode", "skip_connection", "d_in", "num_latents", "expansion_factor", "normalize_decoder",
+    "multi_topk", "signed",
+}  # fmt: skip
+# Of sparsify's siblings (clt-training), what changes an encoder or its decoders.
+_REFUSED = (
+    "gram_lookup", "embed_skip", "normalize_io", "n_targets", "n_sources", "post_encoder_scale", "matryoshka",
+    "per_source_tied", "coalesce_topk", "topk_coalesced", "secondary_target_tied", "divide_cross_layer",
+)  # fmt: skip
+
+
+def recognizes(weights: Weights) -> bool:
+    return weights.path.name == "sae.safetensors"
+
+
+def read(weights: Weights) -> SAE:
+    config = read_config(weights.path.parent / "cfg.json")
+    activation = config.get("activation", "topk")
+    if activation not in ("topk", "groupmax"):
+        raise FormatError(f"SAE {weights.path}: activation {activation!r} is not supported; known are topk, groupmax")
+    _refuse_siblings(weights, config)
+    weights.check_keys(config, _KNOWN, "cfg.json")
+    w_enc, b_enc = weights.take("encoder.weight"), weights.take("encoder.bias")
+    w_dec, b_dec = weights.take("W_dec"), weights.take("b_dec")
+    w_skip = weights.take_if_there("W_skip")
+    if bool(config.get("skip_connection")) and w_skip is None:
+        raise FormatError(f"SAE {weights.path}: cfg.json says skip_connection, and the file has no W_skip")
+    # Published skip transcoders do not say `transcode`: their input is centered, and they aim at the module's output.
+    transcodes = bool(config.get("transcode")) or w_skip is not None
+    return SAE(
+        w_enc, b_enc, w_dec, b_dec, Selection(activation, k=positive_int(config.get("k"), "k", weights.path.parent)),
+        activation, weights.finish(NAME), centred=not config.get("transcode"), w_skip=w_skip,
+        hookpoint=_hookpoint(weights), is_transcoder=transcodes, reads_input=transcodes, remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _hookpoint(weights: Weights) -> str:
+    """The folder is called after the module path; with several seeds there is one more folder for each."""
+    folder = weights.path.parent
+    return folder.parent.name if re.fullmatch(r"seed\d+", folder.name) else folder.name
+
+
+def _refuse_siblings(weights: Weights, config: dict[str, Any]) -> None:
+    asked = [key for key in _REFUSED if config.get(key)]
+    decoders = sorted(name for name in weights.names if name.startswith(("W_decs.", "W_skips.", "b_decs.")))
+    if asked or decoders:
+        raise FormatError(
+            f"SAE {weights.path}: it needs {', '.join(asked + decoders[:3])}, which is not supported: it is of another library "
+            "than sparsify, or reads and writes more than the hidden states of one place"
+        )

@@ -1,0 +1,51 @@
+"""SAEs that people publish, in the layouts of their repositories, against what sae-lens computes from the same files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from labeler.sae import load_sae
+from labeler.sae.sae import SAE, rescaled
+
+PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
+# What sae-lens' registry says beside the files: the factor by which the input is scaled.
+FACTORS = {"llama_scope__llama_scope_lxa_8x__l0a_8x": 112.21917808219177, "llama_scope_r1_distill": 53.52995401997436}
+REFUSED = "temporal"
+# This reference was made from other weights than the file beside it holds: its activations are no function of them.
+OTHER_WEIGHTS = "gemma_2__gemma-scope-2b-pt-att"
+
+
+def path_of(ref: dict) -> Path:
+    folder = PUBLISHED / "hub" / ref["repo"].replace("/", "--")
+    return folder / (f"W_enc_{ref['path']}.safetensors" if ref["path"].isdecimal() else ref["path"])
+
+
+def reference(name: str) -> dict:
+    return torch.load(PUBLISHED / "refs" / name, weights_only=True)
+
+
+REFS = sorted(path.name for path in (PUBLISHED / "refs").glob("*.pt") if not path.name.startswith(REFUSED))
+
+
+@pytest.mark.parametrize("name", REFS)
+def test_encode_and_decode_agree_with_sae_lens(name: str) -> None:
+    ref = reference(name)
+    sae = scaled_as_the_registry_says(load_sae(str(path_of(ref))), name)
+    if name.startswith(OTHER_WEIGHTS):
+        assert sae.n_features == ref["acts"].shape[1]
+        return
+    acts = sae.encode(ref["x"])
+    torch.testing.assert_close(acts, ref["acts"], atol=1e-4 * float(ref["acts"].max()), rtol=1e-4)
+    torch.testing.assert_close(sae.decode(acts, ref["x"]), ref["rec"], atol=1e-3, rtol=1e-4)
+
+
+def scaled_as_the_registry_says(sae: SAE, name: str) -> SAE:
+    for start, factor in FACTORS.items():
+        if name.startswith(start):
+            own = 4 / 9 if start.startswith("llama_scope__") else 1.0
+            return rescaled(replace(sae), factor / own, factor / own)
+    return sae
