@@ -10,10 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labeler.errors import FormatError
+from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
-from labeler.sae.files import positive_int, read_config, read_safetensors, source_of, tensor, unit_decoder
-from labeler.sae.sae import SAE, Selection
+from labeler.sae.files import (
+    checked,
+    positive_int,
+    read_config,
+    read_safetensors,
+    source_of,
+    tensor,
+    unit_decoder,
+)
+from labeler.sae.sae import SAE, Selection, Source
+from labeler.tensors import state_hash
 
 WEIGHTS = "sae_weights.safetensors"
 _KINDS = {
@@ -35,7 +44,23 @@ def is_saelens(folder: Path) -> bool:
 
 def read_saelens(folder: Path) -> SAE:
     path = folder / WEIGHTS
-    cfg, tensors = read_config(folder / "cfg.json"), read_safetensors(path)
+    return _sae(read_config(folder / "cfg.json"), read_safetensors(path), source_of(path, "saelens"))
+
+
+def sae_of(sae: Any) -> SAE:
+    """Read a loaded SAELens `SAE` by its attributes, without importing SAELens. Raises FormatError or InputError."""
+    cfg: Any = getattr(sae, "cfg", None)
+    if not callable(getattr(cfg, "to_dict", None)) or not callable(getattr(sae, "state_dict", None)):
+        raise InputError(
+            f"an SAE of type {type(sae).__name__!r} is not known: give a path, `hf:OWNER/REPO/PATH`, or a SAELens SAE, "
+            "which has a `cfg` and a `state_dict`"
+        )
+    tensors = {name: value.detach().cpu() for name, value in sae.state_dict().items()}
+    return checked(_sae(dict(cfg.to_dict()), tensors, Source(Path("SAELens object"), "saelens", state_hash(tensors))))
+
+
+def _sae(cfg: dict[str, Any], tensors: dict[str, Tensor], source: Source) -> SAE:
+    path, folder = source.path, source.path.parent if source.path.suffix else source.path
     architecture = _architecture(cfg)
     if architecture not in _KINDS:
         raise FormatError(
@@ -51,8 +76,7 @@ def read_saelens(folder: Path) -> SAE:
         w_enc, b_enc, w_dec = unit_decoder(w_enc, b_enc, w_dec)
     metadata = {**cfg, **cfg.get("metadata", {})}
     return SAE(
-        w_enc, b_enc, w_dec, tensor(tensors, path, "b_dec"), _selection(kind, cfg, tensors, path), architecture,
-        source_of(path, "saelens"),
+        w_enc, b_enc, w_dec, tensor(tensors, path, "b_dec"), _selection(kind, cfg, tensors, path), architecture, source,
         centred=bool(cfg.get("apply_b_dec_to_input", True)) and "transcoder" not in architecture,
         normalisation=_NORMALISATIONS[normalisation],
         rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
