@@ -23,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from labeler.client import Client
 
-HERE = Path(__file__).parent
+PICTURES = Path(__file__).parent / "pictures"
 TEXT = """def read(path, mode="rb"):
     with open(path, mode) as file:
         if not file.readable():
@@ -66,7 +66,7 @@ def take(address: str, pages: dict[str, str]) -> None:
             for name, where in pages.items():
                 # A feature's page is worth a longer look.
                 page.set_viewport_size({"width": 1200, "height": 1400 if name == "feature" else 800})
-                _picture(page, where, HERE / f"{name}-{scheme}.png")
+                _picture(page, where, PICTURES / f"{name}-{scheme}.png")
         browser.close()
 
 

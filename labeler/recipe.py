@@ -372,6 +372,12 @@ class Recipe:
         return any(scorer.kind in ("detection", "fuzzing", "embedding") for scorer in self.scorers)
 
     @property
+    def models(self) -> set[str]:
+        """The models that this recipe asks; empty where the token look-up does everything."""
+        named = (self.explainer.model, self.simulator.model, *(scorer.model for scorer in self.scorers))
+        return {model for model in named if model is not None}
+
+    @property
     def intervenes(self) -> bool:
         """Whether a scorer asks about texts that the subject wrote, with labels of other features in the question."""
         return any(scorer.kind == "intervention" for scorer in self.scorers)

@@ -83,7 +83,7 @@ class Asking:
         """Raises InputError for a budget that cannot be kept, before anything is done."""
         from labeler.llm.prices import Prices
 
-        self.budget().check_prices(Prices.load(settings_with(self.base_url, None).prices), models_of(recipe))
+        self.budget().check_prices(Prices.load(settings_with(self.base_url, None).prices), recipe.models)
 
     def budget(self) -> Budget:
         from labeler.llm.budget import Budget
@@ -120,7 +120,7 @@ def llm_for(
     recipe: Recipe, asking: Asking, settings: Settings, store: Store, ledger: Ledger | None = None
 ) -> OpenAILLM | None:
     """None for a recipe that asks nobody."""
-    models = models_of(recipe)
+    models = recipe.models
     if not models:
         return None
     from labeler.llm.client import OpenAILLM
@@ -133,11 +133,6 @@ def llm_for(
         budget=asking.budget(),
         models=models,
     )
-
-
-def models_of(recipe: Recipe) -> set[str]:
-    models = (recipe.explainer.model, recipe.simulator.model, *(scorer.model for scorer in recipe.scorers))
-    return {model for model in models if model is not None}
 
 
 @contextmanager

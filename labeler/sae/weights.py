@@ -18,6 +18,7 @@ from torch import Tensor
 from labeler.errors import FormatError
 from labeler.sae.files import as_float, read_config, read_npz, read_pt, read_safetensors, read_yaml, source_of
 from labeler.sae.sae import Source
+from labeler.tensors import state_hash
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 _CACHE = re.compile(r"(?:models--)?([\w.\-]+?)--([\w.\-]+)")
@@ -31,6 +32,13 @@ class Weights:
     more: tuple[Path, ...] = ()
     _taken: set[str] = field(default_factory=set)
     _remarks: list[str] = field(default_factory=list)
+
+    @classmethod
+    def in_memory(cls, name: str, tensors: dict[str, Any]) -> Weights:
+        """Tensors that were never a file; `name` stands in for their path."""
+        weights = cls(Path(name))
+        weights.__dict__["tensors"] = tensors
+        return weights
 
     @cached_property
     def tensors(self) -> dict[str, Any]:
@@ -115,6 +123,8 @@ class Weights:
                 f"SAE {self.path}: read as {format_name}, it holds tensors that this format does not have: "
                 f"{', '.join(left)}. It may be another kind of SAE, and reading the rest of it would give wrong features"
             )
+        if not self.path.exists():
+            return Source(self.path, format_name, state_hash(self.tensors))
         return source_of(self.path, format_name)
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from labeler.demo import PATHS
-from labeler.errors import MismatchError, NotFoundError
+from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.places import hub_name, hub_revision
 from labeler.recipe import check_dtype
 from labeler.subject.hookpoints import CENTERED, UNGAINED, Hookpoint, find_hookpoint
 from labeler.subject.pretrained import load_pretrained
+from labeler.tensors import state_hash
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
@@ -152,6 +153,22 @@ def load_subject(
     model.eval().to(device)
     commit = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(source))
     return Subject(name, commit, model, tokenizer, device)
+
+
+def subject_of(model: Any, tokenizer: Any, dtype: str) -> Subject:
+    """A transformers model that is loaded already; its revision is the hash of its weights.
+
+    Raises InputError where its weights are of another dtype than the pass is to compute in.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise InputError(f"subject of type {type(model).__name__!r}: give a transformers model, a folder or a hub id")
+    computed = getattr(torch, check_dtype(dtype))
+    if model.dtype != computed:
+        raise InputError(
+            f"the subject's weights are {model.dtype}, and the pass computes in {dtype}: give dtype={str(model.dtype).removeprefix('torch.')!r}"
+        )
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return Subject(name, f"sha256:{state_hash(model.state_dict())[:16]}", model.eval(), tokenizer, str(model.device))
 
 
 def _weights_hash(folder: Path) -> str:

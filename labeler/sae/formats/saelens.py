@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labeler.errors import FormatError
+from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
-from labeler.sae.files import positive_int, read_config, unit_decoder
+from labeler.sae.files import checked, positive_int, read_config, unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -45,6 +45,18 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     return read_parts(weights, read_config(weights.path.parent / "cfg.json"))
+
+
+def sae_of(sae: Any) -> SAE:
+    """Read a loaded SAELens `SAE` by its attributes, without importing SAELens. Raises FormatError or InputError."""
+    cfg: Any = getattr(sae, "cfg", None)
+    if not callable(getattr(cfg, "to_dict", None)) or not callable(getattr(sae, "state_dict", None)):
+        raise InputError(
+            f"an SAE of type {type(sae).__name__!r} is not known: give a path, `hf:OWNER/REPO/PATH`, or a SAELens SAE, "
+            "which has a `cfg` and a `state_dict`"
+        )
+    weights = Weights.in_memory("SAELens object", {name: t.detach().cpu() for name, t in sae.state_dict().items()})
+    return checked(read_parts(weights, dict(cfg.to_dict())))
 
 
 def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
