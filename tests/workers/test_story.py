@@ -1,4 +1,4 @@
-"""The whole story over HTTP on the demo's model: the README's own commands, from `labeler up` to an exported label set."""
+"""The whole story over HTTP on the demo's model: the documents' own commands, from `labeler up` to an exported label set."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.waiting import HANGS
 from tests.workers.conftest import REPOSITORY, free_port
 from tests.workers.test_up import LABELER, alive, family, said
 
-README = (REPOSITORY / "README.md").read_text("utf-8")
-N_TOKENS, N_FEATURES = 10_000, 24  # of what the README asks for, as much as a test has time for
+SERVICE = (REPOSITORY / "docs" / "service.md").read_text("utf-8")
+N_TOKENS, N_FEATURES = 10_000, 24  # of what the page asks for, as much as a test has time for
 
 
-def test_what_the_readme_tells_of_the_service(tmp_path: Path) -> None:
+def test_what_the_documents_tell_of_the_service(tmp_path: Path) -> None:
     up, *told = commands()
     url = f"http://127.0.0.1:{free_port()}"
     environment = {**os.environ, "LABELER_URL": url, "OMP_NUM_THREADS": "1"}
@@ -53,10 +53,10 @@ def test_what_the_readme_tells_of_the_service(tmp_path: Path) -> None:
 
 def commands() -> list[str]:
     """What the section on the service tells a newcomer to type, without comments."""
-    section = README.partition("## The service")[2]
-    block = re.search(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert block is not None
-    lines = [line.partition("  #")[0].strip() for line in block.group(1).replace("\\\n", " ").splitlines()]
+    section = SERVICE.partition("## On one machine")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    told = "".join(blocks).replace("\\\n", " ")
+    lines = [line.partition("  #")[0].strip() for line in told.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
