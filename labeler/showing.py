@@ -31,13 +31,18 @@ class FeatureView:
 
 
 def feature_view(
-    folder: EvidenceFolder, feature_index: int, store: Store, label_set_id: int | None = None
+    folder: EvidenceFolder, feature_index: int, store: Store | None, label_set_id: int | None = None
 ) -> FeatureView:
-    """The feature in a label set (default: the newest of this evidence), or as pending where there is none."""
-    chosen = label_set_id if label_set_id is not None else _newest(folder, store)
+    """The feature in a label set (default: the newest of this evidence), or as pending where there is none.
+
+    Without a store nothing has been labelled yet.
+    """
+    chosen = label_set_id
+    if chosen is None and store is not None:
+        chosen = _newest(folder, store)
     result = _pending(folder, feature_index)
     recipe = Recipe()
-    if chosen is not None:
+    if chosen is not None and store is not None:
         made_by = store.recipe_of(chosen)
         if BY_OTHERS not in made_by:  # others chose contexts in their own way
             recipe = Recipe.from_dict(made_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -44,19 +45,29 @@ class Desk(Protocol):
 
 
 @contextmanager
-def desk_at(db: str | None, url: str | None) -> Iterator[Desk]:
-    """The service where a URL is given, else the database."""
+def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Iterator[Desk]:
+    """The service where a URL is given, else the database; `evidence` is the folder that its jobs are about.
+
+    A database that is named is made where it is missing, for workers that are to come; one that nobody named is not.
+    """
     if url is not None:
         from labeler.client import Client
 
         with Client(url) as client:
             yield Service(client)
         return
-    from labeler.cli.options import store_at
+    from labeler.cli.where import existing_database, new_database
+    from labeler.store import open_store
 
-    store = store_at(db)
-    yield Here(store)
-    store.close()
+    folder = None if evidence is None else Path(evidence)
+    is_named = bool(db or os.environ.get("LABELER_DB"))
+    hint = "Jobs are for a service: `labeler up` starts one, and --url http://127.0.0.1:8000 asks it"
+    makes_it = is_named and evidence is not None
+    store = open_store(new_database(db) if makes_it else existing_database(db, folder, hint=hint))
+    try:
+        yield Here(store)
+    finally:
+        store.close()
 
 
 class Here:

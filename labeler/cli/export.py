@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from labeler.cli.app import app
-from labeler.cli.options import Database, Json, Url, say, store_at
+from labeler.cli.app import app, stoppable
+from labeler.cli.options import Database, Json, Url, check_out_file, say, store_at
 from labeler.errors import InputError, NotFoundError
 
 
@@ -44,15 +44,19 @@ def export(
 
     Where a running service is given, and no --db beside it, from that: jsonl, csv or parquet.
     """
-    if url is not None and db is None:
-        _check_service_has(format, top_contexts, model or source)
-        chosen, n_rows = _from_service(url, label_set, format, out)
-    else:
-        from labeler.export.formats import export_as
+    check_out_file(out)
+    with stoppable(
+        lambda: f"{out} is as it was before, since a file appears whole or not at all; the same command begins again"
+    ):
+        if url is not None and db is None:
+            _check_service_has(format, top_contexts, model or source)
+            chosen, n_rows = _from_service(url, label_set, format, out)
+        else:
+            from labeler.export.formats import export_as
 
-        store = store_at(db)
-        chosen = store.newest_label_set().id if label_set is None else label_set
-        n_rows = export_as(store, chosen, format, out, top_contexts, model, source)
+            store = store_at(db)
+            chosen = store.newest_label_set().id if label_set is None else label_set
+            n_rows = export_as(store, chosen, format, out, top_contexts, model, source)
     if as_json:
         typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
     else:

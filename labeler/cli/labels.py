@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import app, stoppable
+from labeler.cli.closing import tell_failures, tell_label_set
 from labeler.cli.options import (
     Asking,
     BaseUrl,
@@ -24,15 +25,19 @@ from labeler.cli.options import (
     Json,
     RecipeName,
     Simulator,
+    check_out_folder,
     gather_progress,
     llm_for,
     quoted,
     recipe_of,
+    same_command,
     say,
     settings_with,
     store_at,
 )
 from labeler.cli.planning import show_plan
+from labeler.cli.where import database_of, db_words
+from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
     from labeler.llm.batch import Batches
@@ -59,11 +64,17 @@ def demo(
     asking = Asking(base_url, concurrency, budget_usd, budget_tokens)
     chosen = recipe_of(explainer, simulator, recipe)
     asking.check(chosen)  # a mistake is an error now, and not after the gathering pass
-    from labeler.demo.run import finish_demo, gather_demo
+    check_out_folder(out)
     from labeler.terminal import stdout
 
     began = time.monotonic()
-    with gather_progress() as on_progress:
+
+    def kept() -> str:
+        return f"what was gathered is kept in {out}; the same command goes on: {same_command()}"
+
+    with stoppable(kept), gather_progress() as on_progress:
+        with step(on_progress, "load torch"):
+            from labeler.demo.run import finish_demo, gather_demo
         evidence = gather_demo(out, tokens, on_progress)
     database = str(out / "labeler.db")
     label_set, counts = _label(evidence, features, chosen, database, asking)
@@ -71,7 +82,8 @@ def demo(
     say(
         f"\n{time.monotonic() - began:.0f} s. Open {out}/report.html in a browser. The label set is in {out}/labels.jsonl, .csv and "
         f".parquet, and {out}/labels.jsonl.card.md says how it was made.\n"
-        f"One feature: labeler show {quoted(evidence)} 0 --db {quoted(out / 'labeler.db')}"
+        f"One feature: labeler show {quoted(evidence)} 0{db_words(database, evidence)}\n"
+        f"As pages, with search and review: labeler up --data {quoted(out)}"
     )
     if counts.get("failed"):
         raise typer.Exit(4)
@@ -115,22 +127,16 @@ def label(
         show_plan(evidence, features, chosen, asking, db, as_json)
         return
     label_set_id, counts = _label(evidence, features, chosen, db, asking)
-    store = store_at(db)
-    summary = store.summary(label_set_id)
+    store = store_at(db, evidence)
     if as_json:
         from dataclasses import asdict
 
-        typer.echo(json.dumps({"label_set": label_set_id, "now": counts, "summary": asdict(summary)}, default=str))
+        summary = asdict(store.summary(label_set_id))
+        typer.echo(json.dumps({"label_set": label_set_id, "now": counts, "summary": summary}, default=str))
     else:
-        from labeler.records import State
-        from labeler.terminal import coverage_table, stdout
-
-        stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
+        tell_label_set(store, label_set_id, evidence, database_of(db, evidence))
         if n_kept := counts.get("kept_lookup"):
             say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
-        say(
-            f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
-        )
     if counts.get("failed"):
         raise typer.Exit(4)
 
@@ -148,13 +154,13 @@ def _label(
     from labeler.labeling.missing import label_missing
     from labeler.labeling.processes import processes_worth
     from labeler.selection import parse_features
-    from labeler.terminal import progress, visible
+    from labeler.terminal import progress
 
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
-    settings = settings_with(asking.base_url, db)
-    store = store_at(db)
+    settings = settings_with(asking.base_url)
+    store = store_at(db, evidence, make=True)
     label_set = store.label_set_for(folder.manifest, str(evidence.resolve()), recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -189,14 +195,18 @@ def _label(
                 if llm is not None:
                     await llm.aclose()
 
-        asyncio.run(run())
-    for reason, n in failures.most_common(5):
-        typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
-    if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
-        typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
-    if failures:
-        typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
+        with stoppable(lambda: _kept(counts, store.database.name)):
+            asyncio.run(run())
+    tell_failures(failures)
     return label_set.id, dict(counts)
+
+
+def _kept(counts: Counter[str], database: str) -> str:
+    n = sum(n for state, n in counts.items() if state != "kept_lookup")
+    return (
+        f"{n:,} features of this run are saved in {database}, with every reply that was paid for; the same command goes on: "
+        f"{same_command()}"
+    )
 
 
 def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:
@@ -229,13 +239,25 @@ def show(
 
     folder = EvidenceFolder(evidence)
     folder.check(feature)
-    view = feature_view(folder, feature, store_at(db), label_set)
+    view = feature_view(folder, feature, _store_to_show(db, evidence, label_set), label_set)
     if as_json:
         typer.echo(json.dumps(describe_feature(view)))
         return
     from labeler.terminal import feature_panel, stdout
 
     stdout().print(feature_panel(view.result, contexts, explained=view.explain))
+
+
+def _store_to_show(db: str | None, evidence: Path, label_set: int | None) -> Store | None:
+    """None where nothing has been labeled yet: the contexts of a feature can be looked at before that."""
+    from labeler.cli.where import file_of, holding
+
+    path = file_of(database_of(db, evidence))
+    nothing_yet = path is not None and not path.exists() and not holding(evidence)
+    if nothing_yet and db is None and label_set is None and not os.environ.get("LABELER_DB"):
+        typer.echo(f"nothing is labeled yet: there is no {path}; `labeler label {quoted(evidence)}` makes it", err=True)
+        return None
+    return store_at(db, evidence)
 
 
 @app.command()

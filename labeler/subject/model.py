@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labeler.demo import PATHS
-from labeler.errors import FormatError, MismatchError, NotFoundError
+from labeler.errors import FormatError, InputError, MismatchError, NotFoundError
 from labeler.recipe import check_dtype
 from labeler.subject.hookpoints import Hookpoint, find_hookpoint
 
@@ -121,7 +121,7 @@ def load_subject(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     computed = getattr(torch, check_dtype(dtype))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     is_path = name in PATHS or name.startswith((".", "/", "~")) or Path(name).exists()
     source = str(PATHS.get(name) or Path(name).expanduser()) if is_path else name
     if is_path and not (Path(source) / "config.json").is_file():
@@ -148,6 +148,24 @@ def load_subject(
     model.eval().to(device)
     commit = getattr(config, "_commit_hash", None) or _weights_hash(Path(source))
     return Subject(name, commit, model, tokenizer, device)
+
+
+def choose_device(device: str | None) -> str:
+    """The device that is asked for, else CUDA where there is one, else the CPU. Raises InputError for one that is not here."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        usable = torch.device(device).type != "meta"
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = False
+    if not usable:
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        here = f"cpu and {n_gpus} CUDA devices, from cuda:0 on" if n_gpus else "no CUDA device, only the cpu"
+        raise InputError(
+            f"--device {device}: torch cannot use it; it finds {here}. Leave out --device, or install a torch for your GPU"
+        )
+    return device
 
 
 def _first_line(error: Exception) -> str:
