@@ -497,7 +497,7 @@ class _Rate(ProgressColumn):
 
 
 def _done(task: Task) -> str:
-    if task.total in (None, 1) and task.completed in (0, 1):  # one step, which is not counted in parts
+    if task.fields.get("is_one_step"):
         return "done" if task.finished else ""
     return f"{task.completed:,.0f}" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f}"
 

@@ -15,7 +15,7 @@ import typer
 
 from labeler.cli.app import Words, app
 from labeler.cli.options import Database, Json, say
-from labeler.cli.where import NAME, existing_database, file_of, near, shown
+from labeler.cli.where import NAME, existing_database, file_of, is_served, near, shown
 from labeler.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -139,20 +139,6 @@ def _in_data_folder(folder: Path, what: str) -> str:
     found = "; ".join(f"--data {shlex.quote(shown(p.parent))}" for p in others if p.name == NAME)
     near_by = f". Found near: {found}" if found else ""
     raise NotFoundError(f"{what}: there is no {path}. `labeler up --data {shlex.quote(str(folder))}` makes it{near_by}")
-
-
-def is_served(folder: Path) -> bool:
-    """Whether a `labeler up` runs on this data folder now: it holds the lock as long as it lives."""
-    import fcntl
-
-    try:
-        with (folder / "up.lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _who_asks(database: str) -> str:

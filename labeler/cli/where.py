@@ -100,6 +100,20 @@ def near() -> Iterator[Path]:
                 yield path
 
 
+def is_served(folder: Path) -> bool:
+    """Whether a `labeler up` runs on this data folder now: it holds the lock as long as it lives."""
+    import fcntl
+
+    try:
+        with (folder / "up.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def holding(evidence: Path) -> list[str]:
     """Databases near that have results of this evidence."""
     from labeler.files import read_json

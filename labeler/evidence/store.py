@@ -240,6 +240,9 @@ class EvidenceFolder:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
+    if folder.is_file():
+        what = "this is a database" if folder.suffix == ".db" else "this is a file"
+        raise NotFoundError(f"evidence {folder}: {what}; give the folder that `labeler gather` has written")
     if not folder.is_dir():
         raise NotFoundError(f"evidence {folder}: no such folder; make one with `labeler gather`")
     if not (folder / "manifest.json").exists():
