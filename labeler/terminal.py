@@ -570,6 +570,6 @@ class _Lines(Progress):
             self._ended.add(task_id)
         left = f"{task.time_remaining:,.0f} s left" if task.time_remaining and not task.finished else ""
         # Where no rate tells that something happens, the time does.
-        since = f"for {task.elapsed:,.0f} s" if task.elapsed and not (_rate(task) or task.finished) else ""
+        since = f"for {task.elapsed:,.0f} s" if (task.elapsed or 0) >= 1 and not (_rate(task) or task.finished) else ""
         words = [task.description, _done(task), _rate(task), left or since]
         self.console.print("  ".join(w for w in words if w), markup=False, highlight=False, soft_wrap=True)

@@ -80,7 +80,7 @@ def help_(
 def main() -> None:
     """The console script: errors for people on stderr, and the exit code that goes with them."""
     try:
-        code = app(standalone_mode=False)  # the exit code of a typer.Exit, as click returns it
+        code = app(standalone_mode=False, prog_name="labeler")  # the exit code of a typer.Exit, as click returns it
         sys.exit(code if isinstance(code, int) else 0)
     except Stopped as stop:
         _say_error(f"stopped: {stop}")

@@ -41,10 +41,10 @@ def up(
     check_out_folder(data, "--data")
     with _only_here(data):
         _check_port(port)
-        # Before the imports, which can take seconds on a slow disk.
-        workers = f"{processes} label worker{'s' if processes > 1 else ''}"
-        say(f"starting: database, queue, {workers}, a gather worker, API and pages on port {port}; data in {data}")
         with stoppable(lambda: f"nothing was started; the same command begins again: {same_command()}"):
+            # Before the imports, which can take seconds on a slow disk.
+            workers = f"{processes} label worker{'s' if processes > 1 else ''}"
+            say(f"starting: database, queue, {workers}, a gather worker, API and pages on port {port}; data in {data}")
             environment, programs = _programs(data.resolve(), port, processes, base_url)
             os.environ |= environment
             from labeler.store.jobs import Jobs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labeler.cli.app import app, stoppable
-from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, say
+from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
 from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
@@ -97,7 +97,14 @@ def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[Trai
     from labeler.terminal import progress, training_line
 
     n_trained = 0
-    with progress() as bar:
+
+    def kept() -> str:
+        return (
+            f"{n_trained:,} of {n_tokens:,} tokens were trained on, and no SAE was written: training keeps nothing on the way, "
+            f"and the same command begins again: {same_command()}"
+        )
+
+    with stoppable(kept), progress() as bar:
         read, train = (bar.add_task(what, total=n_tokens) for what in ("read", "train"))
 
         def on_read(n: int) -> None:
@@ -108,11 +115,4 @@ def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[Trai
             n_trained = p.n_tokens
             bar.update(train, completed=p.n_tokens, description=f"train  {training_line(p)}")
 
-        def kept() -> str:
-            return (
-                f"{n_trained:,} of {n_tokens:,} tokens were trained on, and no SAE was written: training keeps nothing on "
-                "the way, and the same command begins again"
-            )
-
-        with stoppable(kept):
-            yield on_read, on_progress
+        yield on_read, on_progress
