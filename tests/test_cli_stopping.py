@@ -125,7 +125,8 @@ def test_watching_a_job_does_not_stop_it(tmp_path: Path) -> None:
 def test_training_says_that_nothing_is_kept(planted: Planted, tmp_path: Path) -> None:
     words = ["train", "--subject", planted.subject, "--hookpoint", "gpt_neox.embed_in", "--corpus", planted.corpus]
     with running(
-        [*words, "--features", 64, "--tokens", "1B", "--sequence-tokens", 96, "--buffer-tokens", "20k", "--out", "sae"], tmp_path
+        [*words, "--features", 64, "--tokens", "1B", "--sequence-tokens", 96, "--buffer-tokens", "20k", "--out", "sae"],
+        tmp_path,
     ) as train:
         train.wait_for("train")
         said = train.stop()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # labels at each end
 _REASONS = 5
+_FINAL = ("refused", "malformed")  # kinds of failure whose reply is in the ledger
 
 
 def tell_label_set(store: Store, label_set: int, evidence: Path, database: str) -> None:
@@ -78,9 +79,19 @@ def tell_failures(failures: Counter[str]) -> None:
         typer.echo(
             f"error: {_many(details.total(), 'feature')} failed: {visible(f'{kind}{such_as}: {example}')}", err=True
         )
-    if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
-        typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
-    typer.echo(f"what was paid for is kept; the same command tries the failed ones again: {same_command()}", err=True)
+    if n_refused := by_kind.get("refused", Counter()).total():
+        typer.echo(f"{n_refused:,} of the failures are refusals: another model may answer", err=True)
+    n_final = sum(by_kind[kind].total() for kind in _FINAL if kind in by_kind)
+    if n_final:
+        typer.echo(
+            f"{_many(n_final, 'failure')} came of replies that were paid for and are kept, and will be read again: "
+            "another --explainer or --recipe asks anew",
+            err=True,
+        )
+    if n_final < failures.total():
+        typer.echo(
+            f"what was paid for is kept; the same command tries the failed ones again: {same_command()}", err=True
+        )
 
 
 def _undefined(summary: LabelSetSummary) -> str:
