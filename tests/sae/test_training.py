@@ -175,7 +175,7 @@ def test_ctrl_c_says_what_is_lost(
     monkeypatch.setattr(Subject, "hidden", interrupted)
     done = run(*words(planted, tmp_path / "sae"))
     assert done.code == 130
-    assert "stopped after 0 of 59,904 tokens; no SAE was written" in done.err
+    assert "stopped: 0 of 59,904 tokens were trained on, and no SAE was written" in done.err
     assert "continues" not in done.err
     assert not list((tmp_path / "sae").iterdir())
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from labeler.errors import NotFoundError
+from labeler.errors import NotFoundError, StorageError
 from labeler.recipe import Recipe
 from labeler.records import Candidate, Context, Origin, Score
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
+from labeler.store.keys import Scope, create_key
 from labeler.store.read import result_from_row
 from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import now
@@ -194,3 +198,18 @@ def test_an_error_of_the_database_tells_no_values(store: Store, label_set: int) 
 def test_an_empty_database_says_what_to_run(store: Store) -> None:
     with pytest.raises(NotFoundError, match="labeler label"):
         store.newest_label_set()
+
+
+def test_reading_needs_no_lock_and_no_permission_to_write(tmp_path: Path, migrated_file: Path) -> None:
+    path = tmp_path / "labels.db"
+    shutil.copy(migrated_file, path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # one who writes for long
+        store = open_store(str(path))
+        assert store.label_sets() == []
+        store.close()
+    read_only = open_store(f"sqlite:///file:{path}?mode=ro&uri=true")
+    assert read_only.label_sets() == []
+    with pytest.raises(StorageError, match=r"can only be read; .* name the copy with --db"):
+        create_key(read_only, "ann", Scope.READ)
+    read_only.close()
