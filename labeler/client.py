@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
@@ -58,9 +58,12 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:  # fmt: skip
         key = key or os.environ.get("LABELER_KEY")
-        self._attempts = attempts
+        url = url or os.environ.get("LABELER_URL") or "http://127.0.0.1:8000"
+        if not url.startswith(("http://", "https://")):
+            raise InputError(f"service {url!r}: expected an address such as http://127.0.0.1:8000")
+        self._attempts, self._has_key = attempts, bool(key)
         self._http = httpx2.Client(
-            base_url=url or os.environ.get("LABELER_URL") or "http://127.0.0.1:8000",
+            base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout,
             transport=transport,
@@ -81,17 +84,17 @@ class Client:
         return self._items("/v1/saes", wire.Sae)
 
     def sae(self, sae: int | str) -> wire.Sae:
-        return self._get(f"/v1/saes/{sae}", wire.Sae)
+        return self._get(f"/v1/saes/{_id('SAE', sae)}", wire.Sae)
 
     def evidence(self, sae: int | str | None = None) -> Iterator[wire.Evidence]:
         return self._items("/v1/evidence", wire.Evidence, sae=sae)
 
     def evidence_detail(self, evidence: int | str) -> wire.EvidenceDetail:
-        return self._get(f"/v1/evidence/{evidence}", wire.EvidenceDetail)
+        return self._get(f"/v1/evidence/{_id('evidence', evidence)}", wire.EvidenceDetail)
 
     def add_evidence(self, path: str) -> wire.Evidence:
         """Make a folder of the service's data folder known, written by `labeler gather`."""
-        return wire.Evidence.model_validate(self._request("POST", "/v1/evidence", json={"path": path}).json())
+        return self._post("/v1/evidence", wire.Evidence, {"path": path})
 
     def sets(self, sae: int | str | None = None) -> Iterator[wire.LabelSet]:
         return self._items("/v1/sets", wire.LabelSet, sae=sae)
@@ -115,7 +118,7 @@ class Client:
     # Features and labels
 
     def feature(self, sae: int | str, index: int, set: int | None = None) -> wire.Feature:
-        return self._get(f"/v1/features/{sae}/{index}", wire.Feature, set=set)
+        return self._get(f"/v1/features/{_id('SAE', sae)}/{index}", wire.Feature, set=set)
 
     def labels(self, **filters: Any) -> Iterator[wire.Label]:
         """Every label that the filters of `GET /v1/labels` let through, in the order of `sort`."""
@@ -133,7 +136,7 @@ class Client:
             body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose}
             # A look-up changes nothing, and is asked again as a read is.
             reply = self._request("POST", "/v1/labels:lookup", json=body, attempts=self._attempts)
-            found += wire.LookupResponse.model_validate_json(reply.content).labels
+            found += self._read(wire.LookupResponse, reply).labels
         return found
 
     def search(
@@ -169,7 +172,7 @@ class Client:
         if spreadsheet:
             params["spreadsheet"] = True
         with whole_file(path) as file:
-            download = _Download(self._http, f"/v1/sets/{label_set}/export", params, file)
+            download = _Download(self._http, f"/v1/sets/{label_set}/export", params, file, self._error)
             for attempt in range(self._attempts):
                 try:
                     download.go_on()
@@ -182,9 +185,14 @@ class Client:
     # Jobs
 
     def submit(
-        self, evidence: int, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
+        self, evidence: int | str, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
     ) -> wire.Job:
-        """A job that labels features; `rest` is what `POST /v1/jobs` takes: recipe, explainer, simulator, budget, priority."""
+        """A job that labels features of an evidence, by its id or its folder in the service's data folder.
+
+        `rest` is what `POST /v1/jobs` takes: recipe, explainer, simulator, budget, priority.
+        """
+        if isinstance(evidence, str):
+            evidence = self.add_evidence(evidence).id
         body = {"evidence": evidence, "features": features, **rest}
         return self._post("/v1/jobs", wire.Job, body, idempotency_key)
 
@@ -226,7 +234,7 @@ class Client:
         with self._http.stream("GET", f"/v1/jobs/{job}/events", timeout=httpx2.Timeout(60.0)) as reply:
             if reply.is_error:
                 reply.read()
-                raise _error(reply)
+                raise self._error(reply)
             for line in reply.iter_lines():
                 if line.startswith("data: "):
                     yield wire.JobDetail.model_validate_json(line.removeprefix("data: "))
@@ -256,7 +264,7 @@ class Client:
         return self._get("/v1/keys", wire.Keys).items
 
     def revoke_key(self, key: str) -> wire.Key:
-        return wire.Key.model_validate_json(self._request("DELETE", f"/v1/keys/{key}").content)
+        return self._read(wire.Key, self._request("DELETE", f"/v1/keys/{key}"))
 
     def _items(self, url: str, kind: type[M], **params: Any) -> Iterator[M]:
         cursor: str | None = None
@@ -269,15 +277,19 @@ class Client:
 
     def _get(self, url: str, kind: type[M], **params: Any) -> M:
         given = {name: value for name, value in params.items() if value is not None}
-        return kind.model_validate_json(self._request("GET", url, params=given, attempts=self._attempts).content)
+        return self._read(kind, self._request("GET", url, params=given, attempts=self._attempts))
 
     def _post(self, url: str, kind: type[M], body: Mapping[str, Any] | None, idempotency_key: str | None = None) -> M:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         # With a key, asking twice asks for one job.
         attempts = self._attempts if idempotency_key else 1
-        return kind.model_validate_json(
-            self._request("POST", url, json=body, headers=headers, attempts=attempts).content
-        )
+        return self._read(kind, self._request("POST", url, json=body, headers=headers, attempts=attempts))
+
+    def _read(self, kind: type[M], reply: httpx2.Response) -> M:
+        try:
+            return kind.model_validate_json(reply.content)
+        except ValidationError:
+            raise ServiceError(reply.status_code, _not_ours(reply)) from None
 
     def _request(self, method: str, url: str, attempts: int = 1, **rest: Any) -> httpx2.Response:
         for attempt in range(attempts):
@@ -290,7 +302,7 @@ class Client:
                 if reply.is_success:
                     return reply
                 if reply.status_code not in (429, 503) or attempt == attempts - 1:
-                    raise _error(reply)
+                    raise self._error(reply)
                 time.sleep(min(5.0, float(reply.headers.get("retry-after", "1"))))
                 continue
             time.sleep(0.2 * 2**attempt)
@@ -300,9 +312,25 @@ class Client:
         if isinstance(error, StorageError):
             return error
         return StorageError(
-            f"the service at {self._http.base_url} cannot be reached ({type(error).__name__}); "
-            "is it running? `labeler up` starts it"
+            f"the service at {_shown(self._http.base_url)} cannot be reached ({type(error).__name__}); is it running? `labeler up` "
+            "starts it and says where it is; --url or LABELER_URL names another address"
         )
+
+    def _error(self, reply: httpx2.Response) -> LabelerError:
+        """The error in the service's own words, with the address that was asked."""
+        try:
+            problem = reply.json()
+            detail, is_ours = str(problem["detail"]), str(problem["type"]).startswith("urn:labeler:")
+        except (ValueError, KeyError, TypeError):
+            detail, is_ours = "", False
+        if not is_ours or (reply.status_code == 404 and detail == "Not Found"):
+            return ServiceError(reply.status_code, _not_ours(reply))
+        asked = f"asked of {_shown(self._http.base_url)}"
+        if reply.status_code == 401:
+            key = "LABELER_KEY holds no key of that service" if self._has_key else "set LABELER_KEY to one of its keys"
+            asked += f"; {key}, which `labeler keys create NAME --data DIR` makes where it runs"
+        kind = _ERRORS.get(reply.status_code)
+        return kind(f"{detail} ({asked})") if kind else ServiceError(reply.status_code, f"{detail} ({asked})")
 
 
 @dataclass
@@ -313,6 +341,7 @@ class _Download:
     url: str
     params: Mapping[str, Any]
     file: BinaryIO
+    error: Callable[[httpx2.Response], LabelerError]
     tag: str | None = None  # the version that is in the file
 
     def go_on(self) -> None:
@@ -324,7 +353,7 @@ class _Download:
         with self.http.stream("GET", self.url, params=self.params, headers=headers) as reply:
             if reply.is_error:
                 reply.read()
-                raise _error(reply)
+                raise self.error(reply)
             if reply.status_code != 206:
                 self.file.seek(0)
                 self.file.truncate()
@@ -333,10 +362,20 @@ class _Download:
                 self.file.write(piece)
 
 
-def _error(reply: httpx2.Response) -> LabelerError:
-    try:
-        detail = str(reply.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        detail = f"the service answered {reply.status_code}, and not in its own words"
-    kind = _ERRORS.get(reply.status_code)
-    return kind(detail) if kind else ServiceError(reply.status_code, detail)
+def _not_ours(reply: httpx2.Response) -> str:
+    return (
+        f"{_shown(reply.request.url)} answered {reply.status_code}, and not as this version's service does: something else "
+        "may run at that address, or an older version; --url or LABELER_URL names another one"
+    )
+
+
+def _shown(url: httpx2.URL) -> str:
+    """The address without a password, which may stand before the host, and without a question."""
+    return str(url.copy_with(userinfo=b"", query=None)).rstrip("/")
+
+
+def _id(what: str, reference: int | str) -> int | str:
+    """Raises InputError for a path, which is no name that the service knows."""
+    if "/" in str(reference):
+        raise InputError(f"{what} {reference!r}: this is a path; the service knows it by an id or a hash")
+    return reference

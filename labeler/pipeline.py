@@ -86,14 +86,18 @@ def gather_for_all(
     began, progress = time.monotonic(), on_progress or no_progress
     tokenized = prepare(targets, subject, corpus, config, neighbours=neighbours, on_progress=progress)
     if cross_entropy_tokens:
-        for out, target in targets.items():
+        for i, (out, target) in enumerate(targets.items()):
+            progress("cross-entropy", i, len(targets))
             write_losses(out, subject, target, tokenized, config, cross_entropy_tokens)
+            progress("cross-entropy", i + 1, len(targets))
     unread = {out: target for out, target in targets.items() if not is_merged(out)}
     if unread:
         gather_shard(subject, unread, tokenized, config, shard=shard, memory_bytes=memory_bytes, on_progress=progress)
     if shard == (1, 1):
-        for out in unread:
+        for i, out in enumerate(unread):
+            progress("merge", i, len(unread))
             merge_shards(out, seconds=time.monotonic() - began)
+            progress("merge", i + 1, len(unread))
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> Evidence:

@@ -35,15 +35,18 @@ class FeatureView:
 
 
 def feature_view(
-    folder: EvidenceFolder, feature_index: int, store: Store, label_set_id: int | None = None
+    folder: EvidenceFolder, feature_index: int, store: Store | None, label_set_id: int | None = None
 ) -> FeatureView:
-    """The feature in a label set (default: the one that speaks for it), or as pending where there is none."""
+    """The feature in a label set (default: the one that speaks for it), or as pending where there is none.
+
+    Without a store nothing has been labeled yet.
+    """
     chosen = label_set_id
-    if chosen is None:
+    if chosen is None and store is not None:
         chosen = default_set(store, evidence_hash=folder.hash, feature=feature_index)
     result = _pending(folder, feature_index)
     recipe = Recipe()
-    if chosen is not None:
+    if chosen is not None and store is not None:
         made_by = store.recipe_of(chosen)
         if BY_OTHERS not in made_by:  # others chose contexts in their own way
             recipe = Recipe.from_dict(made_by)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a process that died is started again
+_READY_WITHIN = 1 << 20  # bytes of a log
 _HEALTHY = 60.0  # seconds; whoever lived for so long does not keep dying
 
 
@@ -25,6 +26,7 @@ class Program:
     command: Sequence[str]
     stdin: bytes = b""  # given whole: configuration that should not be seen in a list of processes
     is_last: bool = False  # to be stopped, since the others need it to stop well
+    ready: bytes | None = None  # what it writes to its log once it is ready; None: something else tells
 
 
 class Supervisor:
@@ -36,10 +38,12 @@ class Supervisor:
         self._started_at: dict[str, float] = {}
         self._waits: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
+        self._log_starts: dict[str, int] = {}
 
     def start(self, program: Program) -> None:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{program.name}.log").open("ab") as log:
+            self._log_starts[program.name] = log.tell()
             process = subprocess.Popen(
                 program.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
                 # A session of its own: Ctrl-C is for the supervisor alone, which stops them in order.
@@ -50,6 +54,15 @@ class Supervisor:
         process.stdin.close()
         self._running[program.name] = (program, process)
         self._started_at[program.name] = self._clock()
+
+    def is_ready(self, name: str) -> bool:
+        """Whether the program has said in its log, since it was started, that it is ready."""
+        program, _process = self._running[name]
+        if program.ready is None:
+            return False
+        with (self._logs / f"{name}.log").open("rb") as log:
+            log.seek(self._log_starts[name])
+            return program.ready in log.read(_READY_WITHIN)
 
     def watch_once(self) -> list[str]:
         """Start again what has died; the names of those that did. One that keeps dying waits longer each time."""

@@ -7,6 +7,7 @@ visible signs, so that no token can move the cursor or recolour the screen.
 from __future__ import annotations
 
 import math
+import threading
 import time
 import unicodedata
 from collections import Counter
@@ -479,11 +480,13 @@ def percent(share: float | None) -> str:
 
 # Progress
 
+_BEAT_SECONDS = 1.0  # how often it is looked whether a line is due
+
 
 def progress(
     console: Console | None = None, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
 ) -> Progress:
-    """A progress bar on stderr with rate and time left; where nobody watches, one line every `every` seconds."""
+    """A progress bar on stderr with rate and time left; where nobody watches, a line at once and every `every` seconds."""
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -508,6 +511,8 @@ class _Rate(ProgressColumn):
 
 
 def _done(task: Task) -> str:
+    if task.fields.get("is_one_step"):
+        return "done" if task.finished else ""
     return f"{task.completed:,.0f}" if task.total is None else f"{task.completed:,.0f} of {task.total:,.0f}"
 
 
@@ -517,29 +522,60 @@ def _rate(task: Task) -> str:
 
 
 class _Lines(Progress):
-    """For logs: no cursor movement, one line at a time, and one when a task ends."""
+    """For logs: no cursor movement, one line when a task begins, one every `every` seconds, and one when it ends.
+
+    The lines of a task come also while nothing of it is done, so that nobody takes a slow step for one that hangs.
+    """
 
     def __init__(self, *columns: ProgressColumn, console: Console, get_time: Callable[[], float], every: float) -> None:
         super().__init__(*columns, console=console, get_time=get_time, disable=True)
         self._every = every
         self._last: dict[TaskID, float] = {}
         self._ended: set[TaskID] = set()
+        self._current: TaskID | None = None
+        self._stopped = threading.Event()
+        self._beat = threading.Thread(target=self._beat_until_stopped, daemon=True)
+
+    def start(self) -> None:
+        super().start()
+        self._beat.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._beat.is_alive():
+            self._beat.join()
+        super().stop()
+
+    def _beat_until_stopped(self) -> None:
+        while not self._stopped.wait(_BEAT_SECONDS):
+            self.say_if_due()
+
+    def say_if_due(self) -> None:
+        """Say where the current task is, if that was last said long enough ago."""
+        with self._lock:
+            if self._current is not None and self._current not in self._ended:
+                self._say(self._current)
 
     def add_task(self, *args: Any, **fields: Any) -> TaskID:
         task = super().add_task(*args, **fields)
-        self._last[task] = self.get_time()
+        with self._lock:
+            self._last[task] = -math.inf
+            self._say(task)
         return task
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         super().advance(task_id, advance)
-        self._say(task_id)
+        with self._lock:
+            self._say(task_id)
 
     def update(self, task_id: TaskID, **fields: Any) -> None:
         super().update(task_id, **fields)
-        self._say(task_id)
+        with self._lock:
+            self._say(task_id)
 
     def _say(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], self.get_time()
+        self._current = task_id
         ends = task.finished and task_id not in self._ended
         if not ends and now - self._last[task_id] < self._every:
             return
@@ -547,5 +583,7 @@ class _Lines(Progress):
         if task.finished:
             self._ended.add(task_id)
         left = f"{task.time_remaining:,.0f} s left" if task.time_remaining and not task.finished else ""
-        words = [task.description, _done(task), _rate(task), left]
+        # Where no rate tells that something happens, the time does.
+        since = f"for {task.elapsed:,.0f} s" if (task.elapsed or 0) >= 1 and not (_rate(task) or task.finished) else ""
+        words = [task.description, _done(task), _rate(task), left or since]
         self.console.print("  ".join(w for w in words if w), markup=False, highlight=False, soft_wrap=True)

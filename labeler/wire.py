@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from labeler.names import LONGEST_NAME
 from labeler.records import Source, Split, State
@@ -30,6 +30,12 @@ def _clean(text: str) -> str:
     if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("a null character or half of a surrogate pair is not text")
     return text
+
+
+def _no_path(evidence: Any) -> Any:
+    if isinstance(evidence, str) and not evidence.strip().isdecimal():
+        raise ValueError("expected the id of an evidence; POST /v1/evidence with a folder's path answers with its id")
+    return evidence
 
 
 Time = Annotated[datetime, AfterValidator(_utc)]
@@ -315,7 +321,7 @@ class Budget(Asked):
 class JobRequest(Asked):
     """A recipe applied to features of an evidence."""
 
-    evidence: Id = Field(examples=[1])
+    evidence: Annotated[Id, BeforeValidator(_no_path)] = Field(examples=[1])
     features: Text = Field(
         "all", max_length=1_000_000,
         description="`all`, `0-999`, `1,5,9`, `unlabeled`, `state=failed`, `density>1e-5`, `score<0.2`, joined by `and`.",

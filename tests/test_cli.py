@@ -178,6 +178,7 @@ def test_bad_words_and_files(
     run, planted_evidence: Path, tmp_path: Path, words: list[str], code: int, says: str
 ) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "not-a-database").write_text("plain text, long enough to be mistaken for a file header " * 20)
+    run("migrate")
     stand_for = {"EVIDENCE": str(planted_evidence), "NOT_A_DATABASE": str(tmp_path / "not-a-database")}
     done = run(*(stand_for.get(w, w) for w in words))
     assert done.code == code, done.err

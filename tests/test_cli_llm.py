@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,45 @@ def test_the_words_of_a_provider_do_not_reach_the_terminal_as_commands(
     stub_server.behave = lambda number, body: stub.fails(401, "\x1b[2Jkey revoked")
     done = run(*words(planted_evidence, stub_server))
     assert (done.code, "\x1b" in done.err, "␛[2Jkey revoked" in done.err) == (4, False, True)
+
+
+def test_labeling_ends_with_what_the_labels_are_worth(
+    run: Any, stub_server: StubServer, planted_evidence: Path
+) -> None:
+    def behave(number: int, body: dict[str, Any]) -> Behaviour:
+        # Only the first feature asked about fails: all others get a label and a score.
+        return stub.fails(400, "the server is not well") if number == 1 else stub.GOOD
+
+    stub_server.behave = behave
+    asked = [word for word in words(planted_evidence, stub_server, "--features", "0-9") if word != "--json"]
+    done = run(*asked, "--concurrency", 1)
+    summary = json.loads(run("sets", "--json").out)[0]["summary"]
+    assert done.code == 4
+    median, n = summary["medians"]["score"], summary["n_scored"]
+    interval = f" (95% interval {median['low']:.2f} to {median['high']:.2f})"
+    assert f"Median score {median['value']:.2f}{interval} over {n} labels" in done.out
+    n_better = round(summary["share_beating_baseline"] * summary["n_compared"])
+    assert f"Better than their look-up baseline: {n_better} of {summary['n_compared']}" in done.out
+    lines = done.out.splitlines()
+    best, worst = ([float(line.split()[2]) for line in lines if line.startswith(end)] for end in ("best ", "worst "))
+    assert (len(best), len(worst)) == (3, 3)
+    assert best == sorted(best, reverse=True)
+    assert worst == sorted(worst)
+    assert best[0] >= worst[-1]
+    assert "error: 1 feature failed: " in done.err
+    [again] = [line.partition("again: ")[2] for line in done.err.splitlines() if "again: " in line]
+    stub_server.behave = lambda number, body: stub.GOOD
+    second = run(*shlex.split(again)[1:])
+    assert second.code == 0, second.err
+    assert json.loads(run("sets", "--json").out)[0]["summary"]["counts"]["failed"] == 0
+
+
+def test_failures_of_one_kind_are_told_together(run: Any, stub_server: StubServer, planted_evidence: Path) -> None:
+    stub_server.behave = lambda number, body: stub.MALFORMED
+    done = run(*words(planted_evidence, stub_server, "--features", "0-3"))
+    # Nobody is sent to buy what would be read from the ledger.
+    assert "4 failures came of replies that were paid for and are kept" in done.err
+    assert "again: labeler label" not in done.err
+    assert [line for line in done.err.splitlines() if "failed: " in line] == [
+        line for line in done.err.splitlines() if line.startswith("error: 4 features failed: malformed")
+    ]

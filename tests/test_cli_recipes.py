@@ -28,7 +28,7 @@ def test_recipes_are_listed_and_printed(run) -> None:  # type: ignore[no-untyped
     assert "known are best-of-5" in run("recipes", "cascades").err
 
 
-def test_a_plan_asks_nobody_and_labels_nothing(run, key: None, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_plan_asks_nobody_and_makes_nothing(run, key: None, planted_evidence: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with StubServer() as server:
         words = ("label", planted_evidence, "--recipe", "standard", "--explainer", "openai:m", "--plan")
         done = run(*words, "--base-url", server.base_url, "--json")
@@ -41,7 +41,7 @@ def test_a_plan_asks_nobody_and_labels_nothing(run, key: None, planted_evidence:
     shown = run(*words)
     assert "unknown" in shown.out
     assert "an LLM is asked about 30" in shown.out
-    assert json.loads(run("sets", "--json").out) == []
+    assert not (tmp_path / "labeler.db").exists()
 
 
 def test_triage_is_reported_and_kept_with_each_feature(run, key: None, planted_evidence: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -301,11 +301,30 @@ def test_progress_in_a_log_is_one_line_every_ten_seconds() -> None:
             clock.now += 0.25
             bar.advance(task)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("label [features]  40 of 100  4/s  ")
-    assert lines[0].endswith(" s left")
+    assert len(lines) == 4
+    assert lines[0] == "label [features]  0 of 100"
+    assert lines[1].startswith("label [features]  40 of 100  4/s  ")
+    assert lines[1].endswith(" s left")
     assert lines[-1].startswith("label [features]  100 of 100")
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_step_that_does_not_move_is_told_of_all_the_same() -> None:
+    clock, out = Clock(), io.StringIO()
+    with progress(Console(file=out, width=80), clock=clock) as bar:
+        task = bar.add_task("load the subject", total=None, is_one_step=True)
+        for seconds in (1, 8, 1, 10):
+            clock.now += seconds
+            bar.say_if_due()
+        bar.update(task, completed=1, total=1)
+        clock.now += 20
+        bar.say_if_due()
+    assert out.getvalue().splitlines() == [
+        "load the subject",
+        "load the subject  for 10 s",
+        "load the subject  for 20 s",
+        "load the subject  done",
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar_with_rate() -> None:

@@ -1,52 +1,95 @@
-"""The command itself: what all of its words share, and how an error ends it."""
+"""The command itself: what all of its words share, and how an error or Ctrl-C ends it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
+from labeler.cli.typed import TypedCommand
 from labeler.errors import LabelerError
 
-app = typer.Typer(
+
+class Words(typer.Typer):
+    """A group of commands, each of which takes what people type (cli/typed.py)."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        return super().command(name, **{"cls": TypedCommand, **settings})
+
+
+app = Words(
     name="labeler",
     help="Label the features of a sparse autoencoder, and say how far to trust each label.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _debug = False
 
 
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    global _debug
-    _debug = debug
-    if version:
+class Stopped(LabelerError):  # noqa: N818 - Ctrl-C is no error
+    """Ctrl-C, with what was kept and how to go on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def stoppable(kept: Callable[[], str]) -> Iterator[None]:
+    """Say at Ctrl-C what `kept` says: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(kept()) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from labeler import __version__
 
         typer.echo(__version__)
         raise typer.Exit
 
 
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command("help")
+def help_(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="Such as `label` or `keys create`.")
+    ] = None,
+) -> None:
+    """Show what a command does and takes, as --help does."""
+    app([*(command or []), "--help"], standalone_mode=False, prog_name="labeler")
+
+
 def main() -> None:
     """The console script: errors for people on stderr, and the exit code that goes with them."""
     try:
-        code = app(standalone_mode=False)  # the exit code of a typer.Exit, as click returns it
+        code = app(standalone_mode=False, prog_name="labeler")  # the exit code of a typer.Exit, as click returns it
         sys.exit(code if isinstance(code, int) else 0)
+    except Stopped as stop:
+        _say_error(f"stopped: {stop}")
+        sys.exit(stop.exit_code)
     except LabelerError as error:
         _fail(error, str(error), error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("stopped; the same command continues from what is kept", err=True)
+    except typer.Abort:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough.
@@ -54,7 +97,9 @@ def main() -> None:
         sys.exit(141)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
-            typer.echo(f"error: {error.format_message()}", err=True)
+            # A command without any words has shown its help by now, and has no message.
+            if message := error.format_message():
+                _say_error(f"error: {message}{_help_hint(error)}")
             sys.exit(2)
         _fail(
             error,
@@ -63,13 +108,22 @@ def main() -> None:
         )
 
 
+def _help_hint(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return "" if context is None else f" (`{context.command_path} --help` says what there is)"
+
+
 def _fail(error: BaseException, message: str, exit_code: int) -> None:
     if _debug:
         import traceback
 
         traceback.print_exception(error)
+    _say_error(f"error: {message}")
+    sys.exit(exit_code)
+
+
+def _say_error(message: str) -> None:
     from labeler.terminal import visible
 
     # It may hold the words of a provider or of a file, which are data.
-    typer.echo("\n".join(map(visible, f"error: {message}".split("\n"))), err=True)
-    sys.exit(exit_code)
+    typer.echo("\n".join(map(visible, message.split("\n"))), err=True)

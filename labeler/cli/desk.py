@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from labeler.cli.where import NAME, existing_database, is_served, near, new_database, shown
+from labeler.errors import InputError
 
 if TYPE_CHECKING:
     from labeler.client import Client
@@ -41,19 +46,28 @@ class Desk(Protocol):
 
 
 @contextmanager
-def desk_at(db: str | None, url: str | None) -> Iterator[Desk]:
-    """The service where a URL is given, else the database."""
+def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Iterator[Desk]:
+    """The service where a URL is given, else the database; `evidence` is the folder that its jobs are about.
+
+    A database that is named is made where it is missing, for workers that are to come; one that nobody named is not.
+    """
     if url is not None:
         from labeler.client import Client
 
         with Client(url) as client:
-            yield Service(client)
+            yield Service(client, url)
         return
-    from labeler.cli.options import store_at
+    from labeler.store import open_store
 
-    store = store_at(db)
-    yield Here(store)
-    store.close()
+    folder = None if evidence is None else Path(evidence)
+    is_named = bool(db or os.environ.get("LABELER_DB"))
+    hint = "Jobs are for a service: `labeler up` starts one, and --url http://127.0.0.1:8000 asks it"
+    makes_it = is_named and evidence is not None
+    store = open_store(new_database(db) if makes_it else existing_database(db, folder, hint=hint))
+    try:
+        yield Here(store)
+    finally:
+        store.close()
 
 
 class Here:
@@ -109,8 +123,8 @@ class Here:
 class Service:
     """A running service. Its evidence has ids and hashes, or is a folder in the service's data folder."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, url: str) -> None:
+        self._client, self._url = client, url
 
     def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found:
         from labeler.selection import read_features
@@ -122,12 +136,47 @@ class Service:
             asked["recipe"] = _recipe(recipe)
         given = {name: value for name, value in asked.items() if value is not None}
         known = evidence.isdecimal() or _HASH.fullmatch(evidence)
-        evidence_id = (self._client.evidence_detail if known else self._client.add_evidence)(evidence).id
+        if known:
+            evidence_id = self._client.evidence_detail(evidence).id
+        else:
+            with self._explained_paths():
+                evidence_id = self._client.add_evidence(self._as_it_sees(evidence)).id
         return self.job(self._client.submit(evidence_id, features, budget=budget, **given).id)
 
     def gather(self, **asked: Any) -> Found:
         given = {name: value for name, value in asked.items() if value is not None}
-        return self.job(self._client.submit_gather(**given).id)
+        given |= {name: self._as_it_sees(given[name]) for name in ("subject", "sae", "corpus", "out")}
+        with self._explained_paths():
+            return self.job(self._client.submit_gather(**given).id)
+
+    def _as_it_sees(self, path: str) -> str:
+        """A path into the data folder of a service that runs here, relative to that folder; everything else as it is."""
+        for folder in self._data_folders():
+            full = Path(path).expanduser().absolute()
+            if full.is_relative_to(folder.absolute()) and full != folder.absolute():
+                return str(full.relative_to(folder.absolute()))
+        return path
+
+    @contextmanager
+    def _explained_paths(self) -> Iterator[None]:
+        """Say, where the service refuses a path, which folder its paths lie in and what to do."""
+        try:
+            yield
+        except InputError as error:
+            if "data folder" not in str(error):
+                raise
+            here = [f"{shown(folder)}, on which `labeler up` runs here" for folder in self._data_folders()]
+            raise InputError(
+                f"{error}. The data folder is the one given to `labeler up --data`{': ' if here else ''}{', or '.join(here)}. "
+                "Copy what is to be read there and name it relative to that folder, as --out too; or run `labeler gather` "
+                "yourself, which takes any path"
+            ) from None
+
+    def _data_folders(self) -> list[Path]:
+        """Those of services that run on this machine, near the current folder."""
+        if urlsplit(self._url).hostname not in ("127.0.0.1", "localhost", "::1"):
+            return []
+        return [path.parent for path in near() if path.name == NAME and is_served(path.parent)]
 
     def newest(self, limit: int) -> list[Found]:
         return [self.job(job.id) for job in islice(self._client.jobs(), limit)]

@@ -59,7 +59,7 @@ def embed(
     from labeler.labeling.embed import plan_embeddings
     from labeler.llm.prices import Prices
 
-    settings = settings_with(None, db)
+    settings = settings_with(None)
     name = model or settings.embeddings_model
     if not name:
         raise InputError(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labeler.cli.app import app
-from labeler.cli.options import Json, gather_progress, quoted, say
+from labeler.cli.app import app, stoppable
+from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
 from labeler.errors import InputError
+from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
     from labeler.evidence.target import Target
@@ -92,20 +93,34 @@ def gather(
     cut = _parse_shard(shard)
     hookpoints = _hookpoint_of_each(sae, hookpoint or [])
     names = _names_of_each(sae, name or [])
-    from labeler.pipeline import gather_for_all
-    from labeler.subject.corpus import open_corpus
-    from labeler.subject.model import load_subject
+    check_out_folder(out)
+    with stoppable(lambda: _kept(out)), gather_progress() as on_progress:
+        with step(on_progress, f"load {subject}"):  # the imports are a good part of it
+            from labeler.pipeline import gather_for_all
+            from labeler.subject.corpus import open_corpus
+            from labeler.subject.model import load_subject
 
-    text = open_corpus(corpus, text_field)
-    loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
-    targets = _targets(loaded, sae, hookpoints, names, dtype, out)
-    with gather_progress() as on_progress:
+            text = open_corpus(corpus, text_field)
+            loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
+        with step(on_progress, "load the SAE" if len(sae) == 1 else f"load {len(sae)} SAEs"):
+            targets = _targets(loaded, sae, hookpoints, names, dtype, out)
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
             cross_entropy_tokens=cross_entropy, on_progress=on_progress,
         )  # fmt: skip
     for folder in targets:
         _after_gathering(folder, cut, as_json)
+
+
+def _kept(out: Path) -> str:
+    """What a pass that is stopped leaves, of its folder or of those of its SAEs."""
+    corpora = [*out.glob("corpus/corpus.json"), *out.glob("*/corpus/corpus.json")]
+    checkpoints = [*out.glob("shards/*/checkpoint.json"), *out.glob("*/shards/*/checkpoint.json")]
+    if checkpoints:
+        return f"all up to the last checkpoint is kept in {out}; the same command goes on from there: {same_command()}"
+    if corpora:
+        return f"the tokenized corpus is kept in {out}, and the pass itself begins anew with the same command: {same_command()}"
+    return f"nothing was gathered yet; the same command begins again: {same_command()}"
 
 
 def _hookpoint_of_each(saes: list[str], hookpoints: list[str]) -> list[str | None]:
@@ -177,8 +192,9 @@ def merge(
     """Join the shards of a gathering pass into evidence. Refuses if one is missing, and names it."""
     from labeler.evidence.merge import adopt_shards, merge_shards
 
-    adopt_shards(evidence, shards or [])
-    merge_shards(evidence)
+    with gather_progress() as on_progress, step(on_progress, "merge"):
+        adopt_shards(evidence, shards or [])
+        merge_shards(evidence)
     _show_manifest(evidence, as_json)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from labeler.cli.app import app
-from labeler.cli.options import Database, Json, Url, say, store_at
+from labeler.cli.app import app, stoppable
+from labeler.cli.options import Database, Json, Url, check_out_file, say, store_at
 from labeler.errors import InputError
 
 
@@ -60,16 +60,20 @@ def export(
     """
     from labeler.export.formats import export_as, format_of
 
+    check_out_file(out)
     format = format_of(out, format)
-    if url is not None and db is None:
-        _check_service_has(format, top_contexts, model or source)
-        chosen, n_rows = _from_service(url, label_set, format, out, spreadsheet)
-    else:
-        from labeler.store.choice import named_or_default
+    with stoppable(
+        lambda: f"{out} is as it was before, since a file appears whole or not at all; the same command begins again"
+    ):
+        if url is not None and db is None:
+            _check_service_has(format, top_contexts, model or source)
+            chosen, n_rows = _from_service(url, label_set, format, out, spreadsheet)
+        else:
+            from labeler.store.choice import named_or_default
 
-        store = store_at(db)
-        chosen = named_or_default(store, label_set).id
-        n_rows = export_as(store, chosen, format, out, top_contexts, model, source, spreadsheet=spreadsheet)
+            store = store_at(db)
+            chosen = named_or_default(store, label_set).id
+            n_rows = export_as(store, chosen, format, out, top_contexts, model, source, spreadsheet=spreadsheet)
     if as_json:
         typer.echo(json.dumps({"label_set": chosen, "format": format, "out": str(out), "rows": n_rows}))
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labeler.cli.app import app
-from labeler.cli.options import Database, Json, Url, say, store_at
+from labeler.cli.options import Database, Json, Url, check_out_file, say, store_at
 from labeler.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def graph(
 
     if out.exists() and not force:
         raise InputError(f"{out} is there already: name another --out, or replace it with --force")
+    check_out_file(out)
     read = read_json(graph)
     with sources(db, url) as source:
         by_layer = _by_layer(labels, source)

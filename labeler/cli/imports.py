@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import Words, app
 from labeler.cli.options import Database, Json, say, store_at
 
-imports = typer.Typer(help="Bring in what was made elsewhere.", no_args_is_help=True)
+imports = Words(help="Bring in what was made elsewhere.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 
@@ -34,7 +34,7 @@ def import_labels(
     from labeler.imports.labels import import_labels as bring_in
     from labeler.terminal import visible
 
-    done = bring_in(store_at(db), file, card, part=part)
+    done = bring_in(store_at(db, make=True), file, card, part=part)
     if as_json:
         typer.echo(json.dumps({**asdict(done), "file": str(file)}))
         return

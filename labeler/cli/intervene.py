@@ -10,6 +10,7 @@ import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import Json, gather_progress, quoted, say
+from labeler.evidence.progress import step
 
 
 @app.command()
@@ -40,11 +41,12 @@ def intervene(
     config = SteerConfig(target_kl=kl, n_prompts=prompts, new_tokens=new_tokens, seed=seed)
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
-    from labeler.evidence.gathered import open_gathered
-    from labeler.score.intervention.steer import steer_features
-
-    loaded, target = open_gathered(folder.manifest, subject=subject, sae=sae, device=device)
     with gather_progress() as on_progress:
+        with step(on_progress, "load the subject and the SAE"):
+            from labeler.evidence.gathered import open_gathered
+            from labeler.score.intervention.steer import steer_features
+
+            loaded, target = open_gathered(folder.manifest, subject=subject, sae=sae, device=device)
         out = steer_features(
             loaded, target, folder, wanted, config, lambda done, total: on_progress("intervene", done, total)
         )
@@ -53,4 +55,4 @@ def intervene(
         typer.echo(json.dumps({"steered": str(out.folder), "features": len(wanted), "without_texts": without}))
         return
     say(f"{len(wanted) - len(without):,} of {len(wanted):,} features were turned up to {kl:g} nats: {out.folder}")
-    say(f"Next: label {quoted(evidence)} with a recipe that has the scorer `intervention`.")
+    say(f"Next: labeler label {quoted(evidence)} --recipe FILE, with a recipe that has the scorer `intervention`.")

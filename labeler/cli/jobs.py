@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import Words, app, stoppable
 from labeler.cli.desk import Found, desk_at
-from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, say
+from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, quoted, say
+from labeler.cli.where import database_of, db_words
 
 if TYPE_CHECKING:
     from labeler.store.progress import JobProgress
     from labeler.store.states import JobInfo
     from labeler.wire import Job, Progress
 
-jobs = typer.Typer(
-    name="jobs", help="Work for the service: what is asked for, and how far it is.", no_args_is_help=True
-)
+jobs = Words(name="jobs", help="Work for the service: what is asked for, and how far it is.", no_args_is_help=True)
 app.add_typer(jobs)
 
 JobId = Annotated[int, typer.Argument(min=1, metavar="JOB", help="The job's number.")]
@@ -62,12 +63,14 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Ask the workers for labels of an evidence. Answers at once."""
-    with desk_at(db, url) as desk:
+    with desk_at(db, url, evidence) as desk:
         found = desk.submit(
             evidence, features, recipe, explainer=explainer, simulator=simulator, scores_of=scores_of, priority=priority,
             budget_usd=budget_usd, budget_tokens=budget_tokens, idempotency_key=idempotency_key,
         )  # fmt: skip
     _show(found, as_json)
+    if not as_json:
+        say(f"Next: {_watch_again(found[0].id, db, url, evidence)}")
 
 
 @jobs.command()
@@ -103,12 +106,14 @@ def gather(
     as_json: Json = False,
 ) -> None:
     """Ask the workers for evidence. Answers at once."""
-    with desk_at(db, url) as desk:
+    with desk_at(db, url, out) as desk:
         found = desk.gather(
             subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
             sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, name=name, priority=priority, idempotency_key=idempotency_key,
         )  # fmt: skip
     _show(found, as_json)
+    if not as_json:
+        say(f"Next: {_watch_again(found[0].id, db, url, out)}")
 
 
 @jobs.command("list")
@@ -152,7 +157,10 @@ def watch(
     from labeler.store.states import ACTIVE
 
     before = ""
-    with desk_at(db, url) as desk:
+    words = (
+        f"watching alone: job {job} goes on, and its state is kept; watch it again with {_watch_again(job, db, url)}"
+    )
+    with stoppable(lambda: words), desk_at(db, url) as desk:
         while True:
             info, progress = desk.job(job)
             if (line := _line(info, progress)) != before:
@@ -192,6 +200,14 @@ def retry(job: JobId, db: Database = None, url: Url = None, as_json: Json = Fals
 def _change(job: int, word: str, db: str | None, url: str | None, as_json: bool) -> None:
     with desk_at(db, url) as desk:
         _show(desk.change(job, word), as_json)
+
+
+def _watch_again(job: int, db: str | None, url: str | None, evidence: str | None = None) -> str:
+    """The command that follows this job, with what it needs to find it."""
+    command = f"labeler jobs watch {job}"
+    if url is not None:
+        return command if url == os.environ.get("LABELER_URL") else f"{command} --url {quoted(url)}"
+    return command + db_words(database_of(db, None if evidence is None else Path(evidence)), beside_url=True)
 
 
 def _show(found: Found, as_json: bool) -> None:

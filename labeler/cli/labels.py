@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import app, stoppable
+from labeler.cli.closing import tell_failures, tell_label_set
 from labeler.cli.options import (
     Asking,
     BaseUrl,
@@ -23,15 +24,19 @@ from labeler.cli.options import (
     Json,
     RecipeName,
     Simulator,
+    check_out_folder,
     gather_progress,
     llm_for,
     quoted,
     recipe_of,
+    same_command,
     say,
     settings_with,
     store_at,
 )
 from labeler.cli.planning import show_plan
+from labeler.cli.where import database_of, db_words, new_database
+from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
     from labeler.llm.batch import Batches
@@ -61,11 +66,17 @@ def demo(
     asking = Asking(base_url, concurrency, budget_usd, budget_tokens)
     chosen = recipe_of(explainer, simulator, recipe)
     asking.check(chosen)  # a mistake is an error now, and not after the gathering pass
-    from labeler.demo.run import finish_demo, gather_demo
+    check_out_folder(out)
     from labeler.terminal import stdout
 
     began = time.monotonic()
-    with gather_progress() as on_progress:
+
+    def kept() -> str:
+        return f"what was gathered is kept in {out}; the same command goes on: {same_command()}"
+
+    with stoppable(kept), gather_progress() as on_progress:
+        with step(on_progress, "load torch"):
+            from labeler.demo.run import finish_demo, gather_demo
         evidence = gather_demo(out, tokens, on_progress)
     database = str(out / "labeler.db")
     label_set, counts = _label(evidence, features, chosen, database, asking)
@@ -73,7 +84,8 @@ def demo(
     say(
         f"\n{time.monotonic() - began:.0f} s. Open {out}/report.html in a browser. The label set is in {out}/labels.jsonl, .csv and "
         f".parquet, and {out}/labels.jsonl.card.md says how it was made.\n"
-        f"One feature: labeler show {quoted(evidence)} 0 --db {quoted(out / 'labeler.db')}"
+        f"One feature: labeler show {quoted(evidence)} 0{db_words(database, evidence)}\n"
+        f"As pages, with search and review: labeler up --data {quoted(out)}"
     )
     if counts.get("failed"):
         raise typer.Exit(4)
@@ -117,24 +129,18 @@ def label(
         show_plan(evidence, features, chosen, asking, db, as_json)
         return
     label_set_id, counts = _label(evidence, features, chosen, db, asking)
-    store = store_at(db)
-    summary = store.summary(label_set_id)
+    store = store_at(db, evidence)
     if as_json:
         from dataclasses import asdict
 
-        typer.echo(json.dumps({"label_set": label_set_id, "now": counts, "summary": asdict(summary)}, default=str))
+        summary = asdict(store.summary(label_set_id))
+        typer.echo(json.dumps({"label_set": label_set_id, "now": counts, "summary": summary}, default=str))
     else:
-        from labeler.records import State
-        from labeler.terminal import coverage_table, stdout
-
-        stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
+        tell_label_set(store, label_set_id, evidence, database_of(db, evidence))
         if n_kept := counts.get("kept_lookup"):
             say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
         if n_by_others := counts.get("by_other_runs"):
             say(f"{n_by_others:,} of them were labeled by another run meanwhile, and paid for there.")
-        say(
-            f"Label set {label_set_id}. Next: labeler show {quoted(evidence)} FEATURE, or labeler export --format parquet --out labels.parquet"
-        )
     if counts.get("failed"):
         raise typer.Exit(4)
 
@@ -157,13 +163,14 @@ def _label(
     from labeler.selection import parse_features
     from labeler.store import open_store
     from labeler.store.ledger import SqlLedger
-    from labeler.terminal import progress, visible
+    from labeler.terminal import progress
 
     folder = EvidenceFolder(evidence)
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
-    settings = settings_with(asking.base_url, db)
-    store = open_store(settings.database, pooled=True)  # the processes that share look-ups are spawned, and not forked
+    settings = settings_with(asking.base_url)
+    # Pooled: the processes that share look-ups are spawned, and not forked.
+    store = open_store(new_database(db, evidence), pooled=True)
     label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -212,14 +219,18 @@ def _label(
                     sharing=sharing,
                 )  # fmt: skip
 
-        Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
-    for reason, n in failures.most_common(5):
-        typer.echo(f"error: {n} features failed: {visible(reason)}", err=True)
-    if n_refused := sum(n for reason, n in failures.items() if "refused: " in reason):
-        typer.echo(f"{n_refused} of the failures are refusals: another model may answer", err=True)
-    if failures:
-        typer.echo("what was paid for is kept; the same command tries the failed ones again", err=True)
+        with stoppable(lambda: _kept(counts, store.database.name)):
+            Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
+    tell_failures(failures)
     return label_set.make().id, dict(counts)
+
+
+def _kept(counts: Counter[str], database: str) -> str:
+    n = sum(n for state, n in counts.items() if state != "kept_lookup")
+    return (
+        f"{n:,} features of this run are saved in {database}, with every reply that was paid for; the same command goes on: "
+        f"{same_command()}"
+    )
 
 
 def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:
@@ -255,7 +266,7 @@ def show(
 
     folder = EvidenceFolder(evidence)
     folder.check(feature)
-    store = store_at(db)
+    store = _store_to_show(db, evidence, label_set)
     view = feature_view(folder, feature, store, label_set)
     if as_json:
         typer.echo(json.dumps(describe_feature(view)))
@@ -266,7 +277,11 @@ def show(
     explained = [in_characters(context, folder.vocabulary) for context in view.explain]
     result = result_in_characters(view.result, folder.vocabulary)
     stdout().print(feature_panel(result, contexts, explained=explained))
-    say("No label set of this evidence." if view.label_set is None else _which_set(store, view.label_set))
+    say(
+        "No label set of this evidence."
+        if store is None or view.label_set is None
+        else _which_set(store, view.label_set)
+    )
 
 
 def _which_set(store: Store, label_set: int) -> str:
@@ -274,6 +289,18 @@ def _which_set(store: Store, label_set: int) -> str:
 
     info = store.label_set(label_set)
     return f"From label set {info.id}, by {visible(info.explainer)}. `labeler sets` lists all; --label-set ID chooses."
+
+
+def _store_to_show(db: str | None, evidence: Path, label_set: int | None) -> Store | None:
+    """None where nothing has been labeled yet: the contexts of a feature can be looked at before that."""
+    from labeler.cli.where import file_of, holding
+
+    path = file_of(database_of(db, evidence))
+    nothing_yet = path is not None and not path.exists() and not holding(evidence)
+    if nothing_yet and db is None and label_set is None and not os.environ.get("LABELER_DB"):
+        typer.echo(f"nothing is labeled yet: there is no {path}; `labeler label {quoted(evidence)}` makes it", err=True)
+        return None
+    return store_at(db, evidence)
 
 
 @app.command()

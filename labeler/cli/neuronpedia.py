@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import Words, app
 from labeler.cli.imports import imports
 from labeler.cli.options import Database, Json, quoted, say, store_at
+from labeler.cli.where import database_of, db_words
 from labeler.errors import FormatError
 
-checks = typer.Typer(help="Check files against the format that they should have.", no_args_is_help=True)
+checks = Words(help="Check files against the format that they should have.", no_args_is_help=True)
 app.add_typer(checks, name="check")
 
 Out = Annotated[Path, typer.Option(metavar="EVIDENCE", help="The evidence folder to write.")]
@@ -42,8 +43,8 @@ def import_neuronpedia(
     if labels:
         check_labels(found)  # an error now, before anything is written
     manifest = read_tree(found, out, window)
-    sets = save_labels(store_at(db), found, out) if labels else {}
-    _tell(manifest, out, sets, as_json)
+    sets = save_labels(store_at(db, out, make=True), found, out) if labels else {}
+    _tell(manifest, out, sets, db, as_json)
 
 
 @imports.command("saedashboard")
@@ -58,10 +59,10 @@ def import_saedashboard(
     """Read SAEDashboard's contexts as evidence: TOP ones to explain from, activation intervals to score on."""
     from labeler.neuronpedia.dashboards import read_dashboards
 
-    _tell(read_dashboards(folder, out, window), out, {}, as_json)
+    _tell(read_dashboards(folder, out, window), out, {}, None, as_json)
 
 
-def _tell(manifest: dict[str, Any], out: Path, sets: dict[int, int], as_json: bool) -> None:
+def _tell(manifest: dict[str, Any], out: Path, sets: dict[int, int], db: str | None, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"evidence": str(out), "manifest": manifest, "label_sets": sets}))
         return
@@ -73,7 +74,7 @@ def _tell(manifest: dict[str, Any], out: Path, sets: dict[int, int], as_json: bo
     for label_set, n in sets.items():
         say(f"{n:,} labels are label set {label_set}, marked as made by others")
     say("It is not said: " + "; ".join(manifest["by_others"]["absent"]))
-    say(f"Next: labeler label {quoted(out)}")
+    say(f"Next: labeler label {quoted(out)}{db_words(database_of(db, out), out)}")
 
 
 @checks.command("neuronpedia")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from labeler.errors import InputError
 
 if TYPE_CHECKING:
     from labeler.llm.budget import Budget
@@ -23,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to std
 Database = Annotated[
     str | None,
     typer.Option("--db", metavar="URL", help="Where results are kept: a file for SQLite, or postgresql+psycopg://... "
-                 "[env LABELER_DB; default labeler.db]"),
+                 "[env LABELER_DB] Default: labeler.db in the folder that holds the evidence folder, else in this folder."),
 ]  # fmt: skip
 Url = Annotated[
     str | None,
@@ -83,7 +87,7 @@ class Asking:
         """Raises InputError for a budget that cannot be kept, before anything is done."""
         from labeler.llm.prices import Prices
 
-        self.budget().check_prices(Prices.load(settings_with(self.base_url, None).prices), recipe.models)
+        self.budget().check_prices(Prices.load(settings_with(self.base_url).prices), recipe.models)
 
     def budget(self) -> Budget:
         from labeler.llm.budget import Budget
@@ -101,19 +105,22 @@ def recipe_of(explainer: str | None, simulator: str | None, recipe: str | None =
     return Recipe.from_names(explainer or "lookup", simulator)
 
 
-def settings_with(base_url: str | None, db: str | None) -> Settings:
+def settings_with(base_url: str | None) -> Settings:
+    """The environment, with the endpoint that the command line names."""
     from dataclasses import replace
 
     from labeler.settings import Settings
 
     settings = Settings.from_environment()
-    return replace(settings, base_url=base_url or settings.base_url, database=db or settings.database)
+    return replace(settings, base_url=base_url or settings.base_url)
 
 
-def store_at(db: str | None) -> Store:
+def store_at(db: str | None, evidence: Path | None = None, *, make: bool = False) -> Store:
+    """The results, where the rule of cli/where.py says; only with `make` is a database made that is not there."""
+    from labeler.cli.where import existing_database, new_database
     from labeler.store import open_store
 
-    return open_store(settings_with(None, db).database)
+    return open_store((new_database if make else existing_database)(db, evidence))
 
 
 def llm_for(
@@ -137,6 +144,7 @@ def llm_for(
 
 @contextmanager
 def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows long work step by step on stderr, for labeler/evidence/progress.py."""
     from labeler.terminal import progress
 
     with progress() as bar:
@@ -144,15 +152,38 @@ def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None)
-            bar.update(tasks[what], completed=done)
+                tasks[what] = bar.add_task(what, total=total or None, is_one_step=total == 0)
+            if done:
+                is_one_step = (done, total) == (1, 1)
+                bar.update(tasks[what], completed=done, total=total or None, is_one_step=is_one_step)
 
         yield on_progress
+
+
+def check_out_folder(out: Path, option: str = "--out") -> None:
+    """Raises InputError where `out` cannot become a folder that is written to, before anything is loaded."""
+    place = next((p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink()), Path("/"))
+    if not place.is_dir():
+        raise InputError(f"{option} {out}: {place} is a file, and this has to be a folder; name another {option}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{option} {out}: {place} cannot be written to; name another {option}, or change its permissions"
+        )
+
+
+def check_out_file(out: Path) -> None:
+    """Raises InputError where no file can be written at `out`."""
+    check_out_folder(out.absolute().parent)
+
+
+def same_command() -> str:
+    """This command as it was typed, ready to be pasted."""
+    return shlex.join(["labeler", *sys.argv[1:]])
 
 
 def say(text: str) -> None:
     typer.echo(text)
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     return shlex.quote(str(path))

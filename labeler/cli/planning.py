@@ -12,6 +12,7 @@ import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import Asking, Json, say, settings_with, store_at
+from labeler.cli.where import database_of, file_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db:
     from labeler.selection import parse_features
 
     folder = EvidenceFolder(evidence)
-    prices = Prices.load(settings_with(asking.base_url, None).prices)
+    prices = Prices.load(settings_with(asking.base_url).prices)
     missing = _missing(folder, parse_features(features, folder.n_features), recipe, db)
     plan = asyncio.run(plan_labels(folder, missing, recipe, prices))
     if as_json:
@@ -61,7 +62,10 @@ def _missing(folder: EvidenceFolder, wanted: Sequence[int], recipe: Recipe, db: 
     """What has no result yet, where there is a label set of this recipe already."""
     from labeler.labeling.missing import missing_features
 
-    store = store_at(db)
+    path = file_of(database_of(db, folder.folder))
+    if path is not None and not path.exists():
+        return wanted
+    store = store_at(db, folder.folder)
     same = [s for s in store.label_sets() if (s.evidence_hash, s.recipe_hash) == (folder.hash, recipe.hash)]
     return missing_features(wanted, store, same[-1]) if same else wanted
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labeler.cli.app import app
+from labeler.cli.app import Words, app
 from labeler.cli.options import Json, Url, say
 
 if TYPE_CHECKING:
     from labeler.client import Client
     from labeler.wire import Label
 
-labels = typer.Typer(help="Labels of a running service: list, look up, search.", no_args_is_help=True)
+labels = Words(help="Labels of a running service: list, look up, search.", no_args_is_help=True)
 app.add_typer(labels, name="labels")
 
 Limit = Annotated[int, typer.Option(min=1, help="Labels shown.")]

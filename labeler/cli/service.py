@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labeler.cli.app import app
-from labeler.cli.options import BaseUrl, Database, say, store_at
+from labeler.cli.app import app, stoppable
+from labeler.cli.options import BaseUrl, Database, check_out_folder, quoted, same_command, say, store_at
 from labeler.errors import InputError, StorageError
 
 # A folder `api` or `workers` where the user happens to be is not ours.
@@ -37,16 +38,22 @@ def up(
     base_url: BaseUrl = None,
 ) -> None:
     """Run the whole service on this machine: queue, workers, API and pages. Ctrl-C stops all of it."""
+    check_out_folder(data, "--data")
     with _only_here(data):
         _check_port(port)
-        environment, programs = _programs(data.resolve(), port, processes, base_url)
-        os.environ |= environment
-        from labeler.store.jobs import Jobs
+        with stoppable(lambda: f"nothing was started; the same command begins again: {same_command()}"):
+            # Before the imports, which can take seconds on a slow disk.
+            workers = f"{processes} label worker{'s' if processes > 1 else ''}"
+            say(f"starting: database, queue, {workers}, a gather worker, API and pages on port {port}; data in {data}")
+            environment, programs = _programs(data.resolve(), port, processes, base_url)
+            os.environ |= environment
+            from labeler.store.jobs import Jobs
 
-        store = store_at(None)
-        # Nobody else works on this folder, so whatever is in hand was left by a run that was killed.
-        Jobs(store).begin_again()
-        store.close()
+            store = store_at(None, make=True)
+            # Nobody else works on this folder, so whatever is in hand was left by a run that was killed.
+            Jobs(store).begin_again()
+            store.close()
+            say("database ready")
         _run(data, port, programs)
 
 
@@ -64,9 +71,9 @@ def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tu
     # The database is the truth and the queue can be empty at any time: nothing of it goes to disk.
     config = f'bind 127.0.0.1\nport {redis_port}\nrequirepass {password}\nsave ""\nappendonly no\n'
     programs = [
-        Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True),
-        Program("worker-label", [*_PYTHON, "-m", "workers", "label", "--processes", str(processes)]),
-        Program("worker-gather", [*_PYTHON, "-m", "workers", "gather"]),
+        Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True, ready=b"Ready to accept"),
+        Program("worker-label", [*_PYTHON, "-m", "workers", "label", "--processes", str(processes)], ready=b" ready."),
+        Program("worker-gather", [*_PYTHON, "-m", "workers", "gather"], ready=b" ready."),
         Program("api", [*_PYTHON, "-m", "api", "--host", "127.0.0.1", "--port", str(port)]),
     ]
     return environment, programs
@@ -80,15 +87,21 @@ def _run(data: Path, port: int, programs: list[Program]) -> None:
         try:
             for program in programs:
                 supervisor.start(program)
-            _greet(partial(_watch, supervisor, data), data, port)
+            waited_for = [program.name for program in programs if program.ready is not None]
+            watch = partial(_watch, supervisor, data, waited_for)
+            _greet(watch, data, port)
             while True:
-                _watch(supervisor, data)
+                watch()
         except KeyboardInterrupt:
             say("stopping: blocks in hand are given back, what is done is kept")
-    say(f"stopped; `labeler up --data {data}` continues")
+    say(f"stopped; `labeler up --data {quoted(data)}` continues")
 
 
-def _watch(supervisor: Supervisor, data: Path) -> None:
+def _watch(supervisor: Supervisor, data: Path, waited_for: list[str]) -> None:
+    """Look once after all of them; those that are `waited_for` are named once they are ready."""
+    for name in [name for name in waited_for if supervisor.is_ready(name)]:
+        waited_for.remove(name)
+        say(f"{name} ready")
     for name in supervisor.watch_once():
         typer.echo(f"{name} ended and is started again; see {data}/logs/{name}.log", err=True)
     time.sleep(0.2)
@@ -107,8 +120,11 @@ def _greet(watch: Callable[[], None], data: Path, port: int, seconds: float = 60
             patience_until = math.inf
         watch()
     say(f"labeler is up: {address}   data and logs: {data}   Ctrl-C stops it")
+    say(
+        f"From another machine: ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}, and then open {address} there"
+    )
+    say(f"Gather into {quoted(data)}, and then: labeler jobs submit EVIDENCE --url {address}")
     say(f"Try: curl -s {address}/v1/jobs")
-    say(f"Gather into {data}, and then: labeler jobs submit EVIDENCE --url {address}")
 
 
 def _answers(url: str) -> bool:
@@ -123,8 +139,6 @@ def _answers(url: str) -> bool:
 
 def _check_port(port: int) -> None:
     """Raises InputError for a port that the API could not have, where something else might answer in its place."""
-    import socket
-
     with socket.socket() as probe:
         # As the API itself binds it: what a service that has just stopped leaves behind is no hindrance.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,8 +180,6 @@ def _redis_server() -> str:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -196,5 +208,5 @@ def worker(
 @app.command()
 def migrate(db: Database = None) -> None:
     """Bring the database to this version. Safe to run again, and from several machines at once."""
-    store = store_at(db)
+    store = store_at(db, make=True)
     say(f"{store.database.name} is up to date")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labeler.cli.app import app
-from labeler.cli.options import Json, quoted, say
+from labeler.cli.app import app, stoppable
+from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
+from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
     from labeler.sae.train import TrainProgress
@@ -60,19 +61,21 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an SAE on a subject's hidden states, for those who have none."""
-    from labeler.sae.train import TrainConfig
-    from labeler.sae.training import ReadingConfig, check_out, train_on_corpus
-    from labeler.subject.corpus import open_corpus
-    from labeler.subject.model import load_subject
+    check_out_folder(out)
+    with gather_progress() as on_step, step(on_step, f"load {subject}"):  # the imports are a good part of it
+        from labeler.sae.train import TrainConfig
+        from labeler.sae.training import ReadingConfig, check_out, train_on_corpus
+        from labeler.subject.corpus import open_corpus
+        from labeler.subject.model import load_subject
 
-    config = TrainConfig(
-        n_features=features, n_tokens=tokens, objective=objective, k=k, l1_coefficient=l1, kl_coefficient=kl,
-        target_density=target_density, learning_rate=learning_rate, batch_tokens=batch_tokens, seed=seed, dtype=dtype,
-    )  # fmt: skip
-    reading = ReadingConfig(sequence_tokens, prepend_bos, buffer_tokens)
-    text = open_corpus(corpus, text_field)
-    check_out(out, overwrite=overwrite)
-    loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
+        config = TrainConfig(
+            n_features=features, n_tokens=tokens, objective=objective, k=k, l1_coefficient=l1, kl_coefficient=kl,
+            target_density=target_density, learning_rate=learning_rate, batch_tokens=batch_tokens, seed=seed, dtype=dtype,
+        )  # fmt: skip
+        reading = ReadingConfig(sequence_tokens, prepend_bos, buffer_tokens)
+        text = open_corpus(corpus, text_field)
+        check_out(out, overwrite=overwrite)
+        loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
     with _bars(config.n_steps * config.batch_tokens) as (on_read, on_progress):
         run = train_on_corpus(loaded, hookpoint, text, config, reading, on_read=on_read, on_progress=on_progress)
     run.save(out)
@@ -83,8 +86,8 @@ def train(
 
     stdout().print(training_table(run.trained.final))
     say(
-        f"The SAE is in {out}. Next: labeler gather --subject {subject} --sae {quoted(out)} --corpus {corpus} "
-        "--out evidence"
+        f"The SAE is in {out}. Next: labeler gather --subject {quoted(subject)} --sae {quoted(out)} "
+        f"--corpus {quoted(corpus)} --out evidence"
     )
 
 
@@ -94,7 +97,14 @@ def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[Trai
     from labeler.terminal import progress, training_line
 
     n_trained = 0
-    with progress() as bar:
+
+    def kept() -> str:
+        return (
+            f"{n_trained:,} of {n_tokens:,} tokens were trained on, and no SAE was written: training keeps nothing on the way, "
+            f"and the same command begins again: {same_command()}"
+        )
+
+    with stoppable(kept), progress() as bar:
         read, train = (bar.add_task(what, total=n_tokens) for what in ("read", "train"))
 
         def on_read(n: int) -> None:
@@ -105,8 +115,4 @@ def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[Trai
             n_trained = p.n_tokens
             bar.update(train, completed=p.n_tokens, description=f"train  {training_line(p)}")
 
-        try:
-            yield on_read, on_progress
-        except KeyboardInterrupt:
-            typer.echo(f"stopped after {n_trained:,} of {n_tokens:,} tokens; no SAE was written", err=True)
-            raise typer.Exit(130) from None
+        yield on_read, on_progress

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from labeler.demo import CORPUS, SAE, SUBJECT
-from labeler.evidence.progress import Progress
+from labeler.evidence.progress import Progress, step
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card
 from labeler.export.export import export_label_set
@@ -29,9 +29,11 @@ _SHOWN = 10
 
 def gather_demo(out: Path, n_tokens: int, on_progress: Progress) -> Path:
     """The evidence of the demo's SAE on the standard library of this interpreter."""
+    with step(on_progress, f"load {SUBJECT}"):
+        subject, sae = load_subject(SUBJECT), load_sae(SAE)
     return gather_evidence(
-        load_subject(SUBJECT),
-        load_sae(SAE),
+        subject,
+        sae,
         open_corpus(CORPUS),
         GatherConfig(n_tokens=n_tokens),
         out / "evidence",

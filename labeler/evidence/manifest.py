@@ -77,6 +77,9 @@ def digest_of(manifest: dict[str, Any]) -> str:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises NotFoundError where the folder holds no finished evidence, and DamagedError or FormatError naming the manifest."""
+    if folder.is_file():
+        what = "this is a database" if folder.suffix == ".db" else "this is a file"
+        raise NotFoundError(f"evidence {folder}: {what}; give the folder that `labeler gather` has written")
     if not folder.is_dir():
         raise NotFoundError(f"evidence {folder}: no such folder; make one with `labeler gather`")
     if not (folder / MANIFEST).exists():

@@ -67,12 +67,59 @@ def _check_folder(out: Path, plan: dict[str, object]) -> None:
         found = {"encoder": plan["encoder"], **read_json(out / "plan.json")}  # plans of before do not say
         # A plan that never got as far as a corpus binds nobody.
         if found != plan and (out / "corpus" / "corpus.json").exists():
-            differing = ", ".join(k for k in plan if found.get(k) != plan[k])
-            raise MismatchError(
-                f"{out} holds a pass with another {differing}: choose another --out, or remove the folder"
-            )
+            raise MismatchError(_another_pass(out, found, plan))
     elif out.exists() and any(out.iterdir()):
         raise MismatchError(f"{out} is not empty and holds no gathering pass: choose another --out")
+
+
+# The option that decides a value of the plan, by its place there; the rest is decided by these or by files.
+_OPTIONS = {
+    "subject.id": "--subject",
+    "subject.revision": "--revision, or the subject's files",
+    "hookpoint": "--hookpoint",
+    "sae.path": "--sae",
+    "sae.sha256": "the SAE's weights",
+    "corpus": "--corpus",
+    "config.n_tokens": "--tokens",
+    "config.sequence_tokens": "--sequence-tokens",
+    "config.seed": "--seed",
+    "config.dtype": "--dtype",
+}
+_DERIVED = ("config.hash", "subject.dtype")  # which differ only with others
+_SHOWN = 4
+
+
+def _another_pass(out: Path, found: Mapping[str, object], plan: Mapping[str, object]) -> str:
+    there, asked = _flat(found), _flat(plan)
+    differing = [key for key in asked if there.get(key) != asked[key] and key not in _DERIVED]
+    # Those that somebody typed come first, and what follows from them is not said where it is too much.
+    differing.sort(key=lambda key: key not in _OPTIONS)
+    said = "; ".join(
+        f"{_OPTIONS.get(key, key)} was {_value(there.get(key))} and is {_value(asked[key])} now"
+        for key in differing[:_SHOWN]
+    )
+    more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    why = ""
+    if "config.n_tokens" in differing:
+        why = " A pass keeps the number of tokens that it began with, and one with another number reads them from the start."
+    return (
+        f"{out} holds another pass: {said or 'its plan has other keys'}{more}.{why} Give the values that it began with to go on "
+        "with it, or choose another --out"
+    )
+
+
+def _flat(plan: Mapping[str, object], before: str = "") -> dict[str, object]:
+    """The values by their place, such as `config.seed`."""
+    flat: dict[str, object] = {}
+    for key, value in plan.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
+    return flat
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "not given"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
 
 
 def _check_length(subject: Subject, target: Target, config: GatherConfig) -> None:
@@ -86,6 +133,7 @@ def _check_length(subject: Subject, target: Target, config: GatherConfig) -> Non
 
 def _write_corpus(out: Path, subject: Subject, corpus: Corpus, config: GatherConfig, on_progress: Progress) -> None:
     vocabulary_size = subject.model.get_input_embeddings().num_embeddings
+    on_progress("tokenize", 0, config.n_tokens or 0)
     save_vocabulary(out, token_bytes(subject.tokenizer, vocabulary_size))
     tokenize_corpus(
         corpus, subject.tokenizer, config, out / "corpus", vocabulary_size=vocabulary_size,

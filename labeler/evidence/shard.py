@@ -50,7 +50,9 @@ class ShardFolder:
 
     def _continue(self, saved: dict[str, Any]) -> None:
         if saved["fingerprint"] != self.corpus.fingerprint:
-            raise MismatchError(f"{self.folder} was gathered from another corpus: remove the folder to start over")
+            raise MismatchError(
+                f"{self.folder} was gathered from another corpus, whose tokens or documents differ: give that corpus to go on, or choose another --out"
+            )
         self.next_chunk, self.runs, self.complete = saved["next_chunk"], saved["runs"], saved["complete"]
         self.state.statistics, self.state.quality = load_arrays(self.folder / saved["state"], self.state.random)
 

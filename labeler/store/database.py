@@ -88,10 +88,17 @@ class Database:
         """Bring the tables to this version. Several processes may do it at once."""
         from alembic import command
         from alembic.config import Config
+        from alembic.migration import MigrationContext
+        from alembic.script import ScriptDirectory
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.set_main_option("path_separator", "os")
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.reading() as connection:
+            # Most often there is nothing to do, which a file that only can be read, or that another one writes to, allows.
+            if MigrationContext.configure(connection).get_current_revision() == head:
+                return
         with self.writing() as connection:
             if self.dialect == "postgresql":
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(718281828)")
@@ -110,6 +117,11 @@ class Database:
             if "file is not a database" in text:
                 raise FormatError(
                     f"database {self.name}: this file is not a SQLite database; give another --db"
+                ) from error
+            if "readonly database" in text:
+                raise StorageError(
+                    f"database {self.name}: this file, or the folder that holds it, can only be read; change its permissions, or "
+                    "copy it and name the copy with --db"
                 ) from error
             if isinstance(error, OperationalError):
                 raise StorageError(f"database {self.name}: {text}; nothing that was saved is lost") from error

@@ -58,6 +58,7 @@ class LabelSetSummary:
     tokens_out: int
     cost_usd: float | None  # None where any part is unknown
     medians: dict[str, Median] = field(default_factory=dict)  # by column, of those that have a value
+    n_compared: int | None = None  # labels with a score and a baseline; None in a summary that an older version kept
 
 
 def summarise(database: Database, label_set_id: int, n_features: int) -> LabelSetSummary:
@@ -109,6 +110,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
         tokens_out=sum(f["tokens_out"] for f in figures),
         cost_usd=None if any(f["n_unpriced"] for f in figures) else math.fsum(f["cost_usd"] for f in figures),
         medians=medians,
+        n_compared=n_compared,
     )
 
 

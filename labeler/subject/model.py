@@ -139,7 +139,7 @@ def load_subject(
     Raises NotFoundError, FormatError or InputError.
     """
     computed = getattr(torch, check_dtype(dtype))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(device)
     is_path = name in PATHS or name.startswith((".", "/", "~")) or Path(name).exists()
     if is_path:
         source = str(PATHS.get(name) or Path(name).expanduser())
@@ -169,6 +169,24 @@ def subject_of(model: Any, tokenizer: Any, dtype: str) -> Subject:
         )
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return Subject(name, f"sha256:{state_hash(model.state_dict())[:16]}", model.eval(), tokenizer, str(model.device))
+
+
+def choose_device(device: str | None) -> str:
+    """The device that is asked for, else CUDA where there is one, else the CPU. Raises InputError for one that is not here."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        usable = torch.device(device).type != "meta"
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        usable = False
+    if not usable:
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        here = f"cpu and {n_gpus} CUDA devices, from cuda:0 on" if n_gpus else "no CUDA device, only the cpu"
+        raise InputError(
+            f"--device {device}: torch cannot use it; it finds {here}. Leave out --device, or install a torch for your GPU"
+        )
+    return device
 
 
 def _weights_hash(folder: Path) -> str:

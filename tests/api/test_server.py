@@ -218,6 +218,7 @@ def test_jobs_by_command_are_the_same_on_a_service(
 
 
 def test_keys_by_command(run: Callable[..., Any]) -> None:
+    run("migrate")
     assert "No keys" in run("keys", "list").out
     made = run("keys", "create", "ann", "--scope", "submit", "--rate", "5/second")
     key_id = made.out.split("_")[1]

@@ -155,8 +155,8 @@ def test_bad_input_is_one_clear_message(
 def test_a_place_that_cannot_be_written_is_said_before_the_work(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "file").write_text("")
     done = run(*words(planted, tmp_path / "file" / "sae"))
-    assert done.code == 3
-    assert "cannot write" in done.err
+    assert done.code == 2
+    assert "is a file, and this has to be a folder; name another --out" in done.err
     assert "read" not in done.err
 
 
@@ -175,7 +175,7 @@ def test_ctrl_c_says_what_is_lost(
     monkeypatch.setattr(Subject, "hidden", interrupted)
     done = run(*words(planted, tmp_path / "sae"))
     assert done.code == 130
-    assert "stopped after 0 of 59,904 tokens; no SAE was written" in done.err
+    assert "stopped: 0 of 59,904 tokens were trained on, and no SAE was written" in done.err
     assert "continues" not in done.err
     assert not list((tmp_path / "sae").iterdir())
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from labeler.errors import NotFoundError
+from labeler.errors import NotFoundError, StorageError
 from labeler.recipe import Recipe
 from labeler.records import Candidate, Context, Origin, Score
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
+from labeler.store.keys import Scope, create_key
 from labeler.store.read import result_from_row
 from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import now
@@ -212,3 +216,18 @@ def test_the_database_is_its_owner_s_alone(tmp_path: Path, form: str) -> None:
     finally:
         os.umask(before)
     assert modes == {"new": 0o700, "labeler.db": 0o600, "labeler.db-wal": 0o600, "labeler.db-shm": 0o600}
+
+
+def test_reading_needs_no_lock_and_no_permission_to_write(tmp_path: Path, migrated_file: Path) -> None:
+    path = tmp_path / "labels.db"
+    shutil.copy(migrated_file, path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # one who writes for long
+        store = open_store(str(path))
+        assert store.label_sets() == []
+        store.close()
+    read_only = open_store(f"sqlite:///file:{path}?mode=ro&uri=true")
+    assert read_only.label_sets() == []
+    with pytest.raises(StorageError, match=r"can only be read; .* name the copy with --db"):
+        create_key(read_only, "ann", Scope.READ)
+    read_only.close()

@@ -34,7 +34,7 @@ def test_evidence_of_another_pass_is_not_taken_for_what_was_asked(
 
     try:
         prepare(asked)  # the pass that it holds: there is nothing left to do
-        with pytest.raises(MismatchError, match="holds a pass with another config"):
+        with pytest.raises(MismatchError, match="holds another pass: --seed was 0 and is 1 now"):
             prepare(replace(asked, config=replace(CONFIG, seed=1)))
     finally:
         worker.close()

@@ -56,6 +56,7 @@ def test_a_gathering_job_is_cut_into_steps(run, tmp_path: Path) -> None:  # type
 
 
 def test_mistakes_are_named(run, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]
+    run("migrate")
     for words, says in (
         (("jobs", "show", 9), "job 9"),
         (("jobs", "submit", planted_evidence, "--features", "score<0"), "no other label set"),

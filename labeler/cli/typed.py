@@ -1,0 +1,112 @@
+"""Counts such as 5M and paths such as ~/texts, as people type them, and as commands take them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from typer.core import TyperCommand
+
+from labeler.errors import InputError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+_COUNT = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(\.\d+)?(e\+?\d{1,2})?([kmgb]?)", re.ASCII | re.IGNORECASE)
+_COUNT_EXAMPLES = "20000, 20,000, 20k, 5M or 1e6"
+# A number of megabytes is no count: 512M would be taken for 512 million of them.
+_NO_COUNTS = {"memory"}
+# Words that may be a path, and that may be something else.
+_MAYBE_PATHS = {"subject", "sae", "corpus", "recipe", "db", "a", "b", "evidence", "out"}
+
+
+class TypedCommand(TyperCommand):
+    """A command whose whole numbers may be written as 5M, and whose paths may begin with `~`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_plain_counts(args, self._count_options()))
+
+    def invoke(self, ctx: Any) -> Any:
+        for name, value in ctx.params.items():
+            ctx.params[name] = with_home(name, value)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            from labeler.cli.app import Stopped
+
+            raise Stopped("nothing is kept that was not there before; the same command begins again") from None
+
+    def _count_options(self) -> set[str]:
+        if self.callback is None:
+            return set()
+        kinds = get_type_hints(_plain(self.callback))
+        counts = {name for name, kind in kinds.items() if int in (kind, *get_args(kind)) and name not in _NO_COUNTS}
+        return {option for parameter in self.params if parameter.name in counts for option in parameter.opts}
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that was written, without what typer has put around it."""
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        function = inner
+    return function
+
+
+def with_plain_counts(words: Sequence[str], options: set[str]) -> list[str]:
+    """The words with the values of these options in digits alone. Raises InputError for one that is no count."""
+    plain: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return [*plain, *words[i:]]
+        name, equals, value = word.partition("=")
+        if equals and name in options:
+            plain.append(f"{name}={_digits(name, value)}")
+        elif plain and words[i - 1] in options:
+            plain.append(_digits(words[i - 1], word))
+        else:
+            plain.append(word)
+    return plain
+
+
+def _digits(option: str, text: str) -> str:
+    if re.fullmatch(r"\s*[+-]\d+\s*", text, re.ASCII):
+        return text  # the option's own limits say what is wrong with a negative one
+    return str(parse_count(option, text))
+
+
+def parse_count(option: str, text: str) -> int:
+    """The whole number that 20000, 20,000, 20k, 5M or 1e6 stands for. Raises InputError."""
+    match = _COUNT.fullmatch(text.strip())
+    wrong = InputError(f"{option} {text!r}: expected a whole number, such as {_COUNT_EXAMPLES}")
+    if match is None:
+        raise wrong
+    whole, fraction, exponent, unit = match.groups(default="")
+    if fraction and not (exponent or unit):
+        raise wrong  # 20.000 may be twenty or twenty thousand
+    decimals = len(fraction) - 1 if fraction else 0
+    digits = int(re.sub("[,_]", "", whole) + fraction[1:])
+    value, rest = divmod(digits * _UNITS[unit.lower()] * 10 ** int(exponent[1:] or 0), 10**decimals)
+    if rest:
+        raise wrong
+    return value
+
+
+def with_home(name: str, value: Any) -> Any:
+    """The value with `~` as the home folder, where it is a path."""
+    if isinstance(value, list | tuple):
+        return type(value)(with_home(name, one) for one in value)
+    if isinstance(value, Path):
+        return _expanded(str(value), Path)
+    if isinstance(value, str) and name in _MAYBE_PATHS:
+        return _expanded(value, str)
+    if isinstance(value, str) and name == "features" and value.startswith("@"):
+        return "@" + _expanded(value[1:], str)
+    return value
+
+
+def _expanded(text: str, kind: Callable[[str], Any]) -> Any:
+    if not text.startswith("~"):
+        return kind(text)
+    try:
+        return kind(str(Path(text).expanduser()))
+    except RuntimeError as error:  # no such user
+        raise InputError(f"{text}: {error}; write the folder out") from None

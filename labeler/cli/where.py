@@ -1,0 +1,187 @@
+"""Where results are, by one rule for all commands.
+
+    --db, else LABELER_DB, else `labeler.db` in the folder that holds EVIDENCE, else `labeler.db` in the current folder
+
+Commands that read never make a database: they name the one that they looked for, and those they found near.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from labeler.errors import InputError, NotFoundError
+
+NAME = "labeler.db"
+_NEAR_AT_MOST = 5
+_SQLITE = "sqlite:///"
+
+
+def database_of(db: str | None, evidence: Path | None = None) -> str:
+    """The database's file or URL, which need not be there yet."""
+    chosen = db or os.environ.get("LABELER_DB")
+    if chosen:
+        return chosen
+    return NAME if evidence is None else shown(_beside(evidence))
+
+
+def existing_database(db: str | None, evidence: Path | None = None, *, hint: str = "") -> str:
+    """The database, which is there. Raises NotFoundError with what was looked for and what is near."""
+    found = database_of(db, evidence)
+    path = file_of(found)
+    if path is None or path.is_file():
+        return found
+    if path.is_dir():
+        raise InputError(f"database {found}: this is a folder; {_in_folder(path)}")
+    raise NotFoundError(_not_there(found, db, evidence) + (f". {hint}" if hint else ""))
+
+
+def new_database(db: str | None, evidence: Path | None = None) -> str:
+    """The database, for a command that makes it where it is missing.
+
+    Raises InputError where it cannot be made, and where results of this evidence are in the current folder's one, as they
+    were kept before: to begin anew would pay for them again.
+    """
+    found = database_of(db, evidence)
+    path = file_of(found)
+    if path is None or path.is_file():
+        return found
+    if path.is_dir():
+        raise InputError(f"database {found}: this is a folder; {_in_folder(path)}")
+    folder = next(p for p in path.absolute().parents if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"database {found}: cannot be made, since {shown(folder)} cannot be written to; name another with --db"
+        )
+    if evidence is not None and found == database_of(None, evidence) and (others := holding(evidence)):
+        raise InputError(
+            f"results of {evidence} are in {others[0]}, and would be looked for in {found}: go on with "
+            f"--db {shlex.quote(others[0])}, or move that file there while nothing uses it"
+        )
+    return found
+
+
+def db_words(database: str, evidence: Path | None = None, *, beside_url: bool = False) -> str:
+    """` --db FILE`, to be put after a command of a hint; nothing where that command finds this database by itself.
+
+    `beside_url`: the command asks a service where LABELER_URL names one, and no --db is given.
+    """
+    asks_service = beside_url and bool(os.environ.get("LABELER_URL"))
+    if not asks_service and _same(database_of(None, evidence), database):
+        return ""
+    return f" --db {shlex.quote(_without_password(database))}"
+
+
+def file_of(database: str) -> Path | None:
+    """The file of a SQLite database; None for a server's."""
+    if "://" not in database:
+        return Path(database).expanduser()
+    if database.startswith(_SQLITE):
+        return Path(database.removeprefix(_SQLITE))
+    return None
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it here: relative to the current folder where it is below that."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def near() -> Iterator[Path]:
+    """Databases of results in this folder, in those in it, and in the one that holds it."""
+    here = Path.cwd()
+    with suppress(OSError):
+        for path in (*sorted(here.glob("*.db")), *sorted(here.glob(f"*/{NAME}")), here.parent / NAME):
+            if _is_results(path):
+                yield path
+
+
+def is_served(folder: Path) -> bool:
+    """Whether a `labeler up` runs on this data folder now: it holds the lock as long as it lives."""
+    import fcntl
+
+    try:
+        with (folder / "up.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def holding(evidence: Path) -> list[str]:
+    """Databases near that have results of this evidence."""
+    from labeler.files import read_json
+
+    try:
+        wanted = str(read_json(evidence / "manifest.json")["hash"])
+    except (InputError, OSError, KeyError, TypeError):
+        return []  # the evidence itself will be complained about
+    return [shown(path) for path in near() if _is_results(path, of=wanted)]
+
+
+def _beside(evidence: Path) -> Path:
+    return evidence.expanduser().resolve().parent / NAME
+
+
+def _not_there(database: str, db: str | None, evidence: Path | None) -> str:
+    if db:
+        said = f"database {database}: no such file"
+    elif os.environ.get("LABELER_DB"):
+        said = f"database {database}, which LABELER_DB names: no such file"
+    elif evidence is not None:
+        said = f"no results of {evidence}: there is no {database}, in the folder that holds the evidence"
+    else:
+        said = f"no results here: there is no {NAME} in {Path.cwd()}"
+    with_it = holding(evidence) if evidence is not None else []
+    found = (with_it or [shown(path) for path in near()])[:_NEAR_AT_MOST]
+    if not found:
+        return f"{said}, and no other database near; name it with --db"
+    what = "has results of it" if with_it else "is near"
+    first, *others = (f"--db {shlex.quote(name)}" for name in found)
+    return f"{said}; one {what}: give {first}" + "".join(f", or {other}" for other in others)
+
+
+def _in_folder(folder: Path) -> str:
+    inside = folder / NAME
+    if inside.is_file():
+        return f"the database in it is --db {shlex.quote(shown(inside))}"
+    if (folder / "manifest.json").is_file():
+        return f"it holds evidence, whose results are in --db {shlex.quote(shown(_beside(folder)))}"
+    return f"name a file in it, such as --db {shlex.quote(shown(inside))}"
+
+
+def _is_results(path: Path, of: str | None = None) -> bool:
+    """Whether this file is a database of ours, and, where `of` is given, has label sets of the evidence with that hash."""
+    query = "SELECT count(*) FROM label_set"
+    if of is not None:
+        query += " JOIN evidence ON evidence.id = evidence_id WHERE evidence.hash = ?"
+    try:
+        if not path.is_file():
+            return False
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
+            count = connection.execute(query, () if of is None else (of,)).fetchone()[0]
+    except (sqlite3.Error, OSError):
+        return False
+    return of is None or bool(count)
+
+
+def _same(a: str, b: str) -> bool:
+    one, other = file_of(a), file_of(b)
+    if one is None or other is None:
+        return a == b
+    return one.resolve() == other.resolve()
+
+
+def _without_password(database: str) -> str:
+    """A password stays out of what is shown, so that this hint has to be completed before it works."""
+    if file_of(database) is not None:
+        return database
+    from sqlalchemy import make_url
+
+    return make_url(database).render_as_string(hide_password=True)
