@@ -24,7 +24,7 @@ FROM locked AS api-build
 RUN /venv/bin/pip install --group api && /venv/bin/pip install --no-deps .
 
 FROM locked AS worker-build
-RUN /venv/bin/pip install ".[postgres,hub]"
+RUN /venv/bin/pip install ".[service,postgres,hub]"
 
 FROM base AS api
 COPY --from=api-build /venv /venv

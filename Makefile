@@ -14,7 +14,7 @@ LOCKED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt UV
 PYTEST := -m pytest -p no:schemathesis
 PARALLEL := -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-latest test-real lock lint types bench screenshots clean
+.PHONY: demo test test-latest test-real lock lint types docs bench screenshots clean
 
 demo: $(VENV)/installed
 	$(BIN)/labeler demo
@@ -28,7 +28,7 @@ test-latest: VENV := .venv-latest
 test-latest: TORCH ?= $(shell grep '^torch==' constraints.txt)
 test-latest:
 	$(PYTHON) -m venv --clear $(VENV)
-	$(INSTALL) -e '.[dev]' '$(TORCH)'
+	$(INSTALL) -e '.[service,dev]' '$(TORCH)'
 	$(BIN)/python $(PYTEST) $(PARALLEL) -W error::DeprecationWarning -W error::PendingDeprecationWarning -W error::FutureWarning \
 		--deselect tests/test_lock.py::test_what_is_installed_is_what_the_lock_names
 
@@ -51,6 +51,11 @@ lock: $(BIN)/python
 	{ echo '# Written by `make lock`: change pyproject.toml, not this file. Only the version of torch is set here.'; \
 		grep -vE '^(nvidia|cuda|triton)\b' $(VENV)/resolved.txt; } > constraints.txt
 
+# The documentation as a site, in build/site.
+docs: $(VENV)/installed-dev
+	$(LOCKED) $(INSTALL) -e '.[docs]'
+	$(BIN)/mkdocs build --quiet
+
 bench: $(VENV)/installed-dev
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
@@ -59,11 +64,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
-	$(LOCKED) $(INSTALL) -e .
+	$(LOCKED) $(INSTALL) -e '.[service]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(LOCKED) $(INSTALL) -e '.[dev]'
+	$(LOCKED) $(INSTALL) -e '.[service,dev]'
 	@touch $@
 
 screenshots: $(VENV)/installed-dev

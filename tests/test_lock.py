@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The libraries of CUDA builds of torch are torch's own to choose; these four install the others.
-NOT_LOCKED = re.compile(r"(nvidia|cuda)-.*|triton|pip|setuptools|wheel|uv|labeler")
+NOT_LOCKED = re.compile(r"(nvidia|cuda)-.*|triton|pip|setuptools|wheel|uv|sae-labeler")
 PLATFORMS = {"linux": "x86_64", "darwin": "arm64", "win32": "AMD64"}
 
 
@@ -48,7 +48,7 @@ def test_every_requirement_has_one_version_in_the_lock(python: str, platform: st
 def test_what_is_installed_is_what_the_lock_names() -> None:
     """Ours and all that it asks for; what someone else put into the environment is not our affair."""
     locked = {(canonicalize_name(p.name), p.specifier) for p in PINS if _applies(p)}
-    installed = dict(_with_requirements("labeler", frozenset(PROJECT["project"]["optional-dependencies"])))
+    installed = dict(_with_requirements("sae-labeler", frozenset(PROJECT["project"]["optional-dependencies"])))
     assert len(installed) > 100
     wrong = {
         f"{name} {version}"

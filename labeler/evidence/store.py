@@ -100,8 +100,8 @@ class EvidenceFolder:
 
     @property
     def maxima(self) -> np.ndarray:
-        """[n_features] the highest activation of each feature in the corpus."""
-        return self._array("statistics.maximum")
+        """[n_features] the highest activation of each feature in the corpus; NaN where that is damaged."""
+        return self._all_of("maximum", np.nan)
 
     @property
     def densities(self) -> np.ndarray:

@@ -7,7 +7,7 @@ understands may be the one that decides what a feature is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,7 +107,7 @@ class Weights:
         if left := sorted(set(config) - set(known)):
             self.remark(f"{where} has keys that were not read: {', '.join(left)}")
 
-    def refuse_keys(self, config: dict[str, Any], harmless: dict[str, Sequence[Any]], where: str) -> None:
+    def refuse_keys(self, config: dict[str, Any], harmless: Mapping[str, Sequence[Any]], where: str) -> None:
         """Raise FormatError for a key whose value would change activations; `harmless` lists the values that do not."""
         for key, values in harmless.items():
             if key in config and config[key] not in values:

@@ -66,4 +66,4 @@ def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
             "(dataset_average_activation_norm.in)"
         )
     root = math.sqrt(int(config["d_model"]))
-    return root / float(norms["in"]), root / float(norms.get("out", norms["in"]))
+    return root / float(norms["in"]), root / float(norms["out"] if "out" in norms else norms["in"])

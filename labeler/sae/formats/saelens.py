@@ -30,7 +30,7 @@ _NORMALISATIONS = {
     "expected_average_only_in": "none", True: "none",
 }  # fmt: skip
 # Keys that change what a feature is, with the values at which they do not.
-_HARMLESS = {
+_HARMLESS: dict[str, tuple[Any, ...]] = {
     "hook_head_index": (None,), "hook_point_head_index": (None,), "activation_fn_str": ("relu", "topk", None),
     "activation_fn": ("relu", "topk", None), "finetuning_scaling_factor": (False, None), "noise_scale": (0, 0.0, None),
     "seqpos_slice": (None, [None], [None, None]), "exclude_special_tokens": (None, False), "model_kwargs": ({}, None),
