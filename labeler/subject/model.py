@@ -151,8 +151,25 @@ def load_subject(
         source, revision = hub_name(name, "subject"), hub_revision(revision, f"subject {name!r}")
     model, tokenizer = load_pretrained(source, revision, computed)
     model.eval().to(device)
-    commit = getattr(model.config, "_commit_hash", None) or _weights_hash(Path(source))
-    return Subject(name, commit, model, tokenizer, device)
+    found = _weights_hash(Path(source)) if is_path else _hub_commit(source, revision)
+    return Subject(name, found, model, tokenizer, device)
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """The commit that was just loaded from the hub's cache, which keeps files as `snapshots/COMMIT/FILE`.
+
+    transformers no longer tells it (5.24). Raises NotFoundError where the cache does not either: a result without a
+    revision could not be made again.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    parts = Path(cached).parts if isinstance(cached, str) else ()
+    if "snapshots" not in parts[:-1]:
+        raise NotFoundError(
+            f"subject {name!r}: the hub's cache does not say which commit it is; download it to a folder"
+        )
+    return parts[len(parts) - 1 - parts[::-1].index("snapshots") + 1]
 
 
 def subject_of(model: Any, tokenizer: Any, dtype: str) -> Subject:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
 from labeler.errors import FormatError, InputError, NotFoundError
@@ -99,3 +100,18 @@ def test_the_revision_of_a_local_subject_is_the_hash_of_its_weights(planted: Pla
         model.gpt_neox.embed_in.weight[0, 0] += 1
     model.save_pretrained(copy)
     assert load_subject(str(copy)).revision != load_subject(str(planted.subject)).revision
+
+
+def test_the_revision_of_a_hub_subject_is_its_commit(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(planted.subject, repository / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load_subject("owner/tiny").revision == commit
+    assert load_subject("owner/tiny", revision=commit).revision == commit
