@@ -75,8 +75,7 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
             "hash": imported["card"]["evidence"]["hash"] if imported else manifest["hash"],
             "created_at": manifest["created_at"],
             "versions": manifest["versions"],
-            # Evidence that was imported with its labels lies elsewhere, and nothing of it is read here.
-            "checked": None if imported else has_hashes(manifest),
+            "checked": imported["card"]["evidence"].get("checked") if imported else has_hashes(manifest),
         },
         "recipe": recipe,
         "labels_by_others": recipe.get(BY_OTHERS),

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labeler.errors import InputError, MismatchError
-from labeler.sae import load_sae, saelens
+from labeler.sae import load_sae
+from labeler.sae.formats import saelens
 from labeler.sae.shuffling import shuffled
 from labeler.sae.train import OBJECTIVES, TrainConfig, TrainedSAE, TrainProgress, _Weights, train_sae
 

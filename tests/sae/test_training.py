@@ -131,7 +131,7 @@ def test_an_sae_is_not_overwritten_silently(run, planted: Planted, tmp_path: Pat
     ("more", "says"),
     [
         (["--hookpoint", "embedding"], "the nearest are"),
-        (["--hookpoint", "blocks.0.hook_z"], "part 'hook_z' does not translate"),
+        (["--hookpoint", "blocks.0.hook_z"], "hook name 'blocks.0.hook_z' does not translate"),
         (["--objective", "l2"], "choose one of l1, kl, topk, batchtopk"),
         (["--k", "129"], "1 to n_features, which is 128"),
         (["--tokens", "100"], "1 to n_tokens, which is 100"),

@@ -223,6 +223,7 @@ PLACES = {
     "labeler/subject/pretrained.py": {"from_pretrained", "get_config_dict"},
     "labeler/subject/data_set.py": {"load_dataset", "hf_hub_download"},
     "labeler/sae/hub.py": {"snapshot_download"},
+    "labeler/store/database.py": {"from_config"},  # alembic's, of our own migrations
 }
 
 
