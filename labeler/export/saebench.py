@@ -46,8 +46,8 @@ def export_saebench(store: Store, label_set_id: int, path: Path) -> int:
         )
     info = store.label_set(label_set_id)
     # The card has the SAE's name; its place in SAELens's registry stands in the manifest.
-    path = store.evidence(info.evidence_id)[0]["sae"]["path"]
-    head = _summary(info, build_card(store, label_set_id), path, values, undefined)
+    sae_path = str(store.evidence(info.evidence_id)[0]["sae"]["path"])
+    head = _summary(info, build_card(store, label_set_id), sae_path, values, undefined)
     with whole_file(path) as file:
         file.writelines(text.encode() for text in _texts(head, _latents(store, label_set_id)))
     return len(values)
@@ -61,9 +61,9 @@ def _texts(head: dict[str, Any], latents: Iterable[tuple[int, dict[str, Any]]]) 
 
 
 def _summary(
-    info: LabelSetInfo, card: dict[str, Any], path: str, values: list[float], undefined: dict[str, int]
+    info: LabelSetInfo, card: dict[str, Any], sae_path: str, values: list[float], undefined: dict[str, int]
 ) -> dict[str, Any]:
-    release, sae_id = _sae_lens_names(str(path))
+    release, sae_id = _sae_lens_names(sae_path)
     return {
         "eval_type_id": "autointerp",
         "eval_config": _config(card),
