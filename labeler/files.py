@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ SMALL = 16 << 20  # bytes: a configuration, card, manifest or recipe is far smal
 _DEEPEST = 100  # levels of nesting
 _MOST_TIMES, _ANY_SIZE = 50, 64 << 20  # an archive may unpack to so many times its size, or to so many bytes
 _LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_DEEPEST}}}""", re.ASCII)
+_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
@@ -183,6 +185,26 @@ def parse_json(data: bytes | str, where: str) -> Any:
     except ValueError as error:
         raise FormatError(f"{where}: damaged, not JSON ({error})") from error
     return _not_too_deep(value, where)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value in a YAML text, of bounded depth, in which no part stands for another. Raises FormatError."""
+    import yaml
+
+    check_brackets(text, where)
+    try:
+        # A part that is named again and again is small until a message writes it out.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise FormatError(f"{where}: names a part again (*name), which is not read: write it out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is damaged, not YAML ({str(error).partition(chr(10))[0][:200]})") from error
+
+
+def check_brackets(text: str, where: str) -> None:
+    """Refuse YAML of deep brackets: its time grows with the square of the depth, 5 s for 30 kB. Raises FormatError."""
+    if max(accumulate(_DEEPER.get(c, 0) for c in text), default=0) > _DEEPEST:
+        raise FormatError(f"{where}: nested deeper than {_DEEPEST} levels")
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from labeler.errors import LabelerError
+from labeler.sae import load_sae
 from tests.gathering import gather
 from tests.planted import Planted
 from tests.sae_formats import Weights, sparsify
@@ -204,3 +206,83 @@ def test_an_sae_that_means_harm_is_refused_with_the_cause(  # type: ignore[no-un
     spoil(sae)
     done = run(*words(planted, sae, tmp_path / "evidence"))
     assert (done.code, says in done.err) == (2, True), done.err
+
+
+def _sharded(values: object) -> Callable[[Path], None]:
+    def make(sae: Path) -> None:
+        (sae / "model.safetensors.index.json").write_text(json.dumps(values))
+
+    return make
+
+
+def _circuit_tracer(config: str) -> Callable[[Path], None]:
+    def make(sae: Path) -> None:
+        tensors = load_file(sae / "sae_weights.safetensors")
+        for path in sae.iterdir():
+            path.unlink()
+        tensors["W_enc"] = tensors["W_enc"].T.contiguous()
+        save_file(tensors, sae / "layer_0.safetensors")
+        (sae / "config.yaml").write_text(config)
+
+    return make
+
+
+def _llama_scope(**changes: object) -> Callable[[Path], None]:
+    def make(sae: Path) -> None:
+        tensors = load_file(sae / "sae_weights.safetensors")
+        for path in sae.iterdir():
+            path.unlink()
+        (sae / "checkpoints").mkdir()
+        named = {"encoder.weight": tensors["W_enc"].T, "decoder.weight": tensors["W_dec"].T,
+                 "encoder.bias": tensors["b_enc"], "decoder.bias": tensors["b_dec"]}  # fmt: skip
+        save_file({name: t.contiguous() for name, t in named.items()}, sae / "checkpoints" / "final.safetensors")
+        values = {"d_model": 80, "jump_relu_threshold": 0.1, "norm_activation": "dataset-wise",
+                  "dataset_average_activation_norm": {"in": 1.0}} | changes  # fmt: skip
+        (sae / "hyperparams.json").write_text(json.dumps(values))
+
+    return make
+
+
+def _long_name(sae: Path) -> None:
+    path = sae / "sae_weights.safetensors"
+    save_file({**load_file(path), "x" * 100_000: torch.zeros(1)}, path)
+
+
+def _flat_decoder(sae: Path) -> None:
+    path = sae / "sae_weights.safetensors"
+    save_file({**load_file(path), "W_dec": torch.zeros(5, 4, 3)}, path)
+    change_cfg(sae, rescale_acts_by_decoder_norm=True)
+
+
+_LAUGHS = 'l0: &l0 "ha"\n' + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_sharded({"weight_map": {"W_enc": "cfg.json"}}), "names files that hold no weights: cfg.json"),
+        (_sharded({"weight_map": ["cfg.json"]}), "has no object `weight_map`"),
+        (_sharded({"weight_map": {"a": {}, "b": 1}}), "names files that hold no weights"),
+        (_sharded({"weight_map": {"a": "../sae_weights.safetensors"}}), "names files that are not there"),
+        (_circuit_tracer(_LAUGHS + "model_kind: *l11"), "config.yaml: names a part again"),
+        (_circuit_tracer("a: " + "[" * 30_000), "config.yaml: nested deeper than 100 levels"),
+        (_circuit_tracer("a: 1\n" * 20_000), "config.yaml is larger than 64 KiB"),
+        (_circuit_tracer("model_kind: transcoder_set"), "do not fit the layout that its files have (KeyError"),
+        (_llama_scope(d_model=-1), "do not fit the layout that its files have (ValueError"),
+        (_llama_scope(dataset_average_activation_norm={"in": 0}), "have (ZeroDivisionError"),
+        (_llama_scope(jump_relu_threshold=[]), "have (TypeError"),
+        (_flat_decoder, "do not fit the layout that its files have (RuntimeError"),
+        (_openai(activation_state_dict=[1]), "have (AttributeError"),
+        (_long_name, "it holds tensors that this format does not have: xxx"),
+    ],
+)  # fmt: skip
+def test_an_sae_of_values_that_no_publisher_writes_is_refused_with_the_cause(
+    planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    sae = shutil.copytree(planted.sae, tmp_path / "sae")
+    spoil(sae)
+    with pytest.raises(LabelerError) as raised:
+        load_sae(str(sae))
+    assert raised.value.exit_code == 2
+    assert says in str(raised.value)
+    assert len(str(raised.value)) < 1_000

@@ -52,7 +52,7 @@ def answer(seconds: float, task: str, *values: Any) -> dict[str, Any]:
         return {"done": _TASKS[task](*values)}
     # A template runs expressions of its own: whatever they raise is the template's mistake.
     except TemplateError as error:
-        return {"wrong": [str(error), getattr(error, "lineno", None)]}
+        return {"wrong": [str(error)[:500], getattr(error, "lineno", None)]}
     except MemoryError:
         return {"wrong": ["it takes too much memory", None]}
     except RecursionError:

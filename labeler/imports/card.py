@@ -117,7 +117,7 @@ class Belongs:
         """Raises MismatchError for a row of another label set."""
         for name, expected in self._same.items():
             if values[name] is not None and values[name] != expected:
-                raise self._no(where, f"{name} is {values[name]!r}, and the card says {expected!r}")
+                raise self._no(where, f"{name} is {values[name]!r:.80}, and the card says {expected!r:.80}")
         if not 0 <= values["feature_index"] < self.n_features:
             raise self._no(where, f"feature {values['feature_index']}, and the card's SAE has {self.n_features}")
         firings, density = values["n_firings"], values["density"]

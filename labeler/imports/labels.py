@@ -7,6 +7,7 @@ transaction. The labels stay those of whoever made them: a label set of its own,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,11 +43,25 @@ def import_labels(store: Store, path: Path, card: Path | None = None, *, part: b
     already; nothing is stored then.
     """
     says = read_card(path, card)
-    n_features, n_contexts = _check(path, Belongs(path, says), part)
-    left_out = unknown_columns(path)
-    batches = _batches(path, says)
-    label_set = save_imported(store, origins_of(path, says, n_features), batches)
+    with _named(path):
+        n_features, n_contexts = _check(path, Belongs(path, says), part)
+        left_out = unknown_columns(path)
+        batches = _batches(path, says)
+        label_set = save_imported(store, origins_of(path, says, n_features), batches)
     return Imported(label_set, n_features, n_contexts, left_out)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what a card of values of other kinds than ours leads to into a FormatError; the rows are checked one by one."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
+        cause = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        raise FormatError(
+            f"the card of {path}: a value in it is of another kind than `labeler export` writes ({cause}); give the card that "
+            "came with the file"
+        ) from error
 
 
 def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from labeler.errors import FormatError, NotFoundError
-from labeler.files import check_archive, check_regular, read_json, read_small
+from labeler.files import check_archive, check_regular, parse_yaml, read_json, read_small
 from labeler.sae.sae import SAE, Source
 
-# All that torch, numpy and zipfile raise over a damaged file.
-_DAMAGED = (
+_MOST_YAML = 64 << 10  # bytes: a configuration has one thousand, and YAML reads some 50,000 a second
+# All that torch, numpy and zipfile raise over a damaged file, and our readers over one of another kind than it looks.
+DAMAGED = (
     RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, OSError, MemoryError,
-    struct.error, zipfile.BadZipFile,
+    ArithmeticError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def read_pt(path: Path) -> dict[str, Any]:
             f"SAE {path}: refused: it is damaged, or reading it would execute code from the file; save it again as a plain "
             "state dict, or as safetensors"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise FormatError(f"SAE {path}: damaged or cut short ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(value, dict):
         raise FormatError(f"SAE {path}: expected a state dict, found {type(value).__name__}")
@@ -73,7 +74,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except FileNotFoundError as error:
         raise NotFoundError(f"SAE {path}: no such file") from error
-    except (*_DAMAGED, zlib.error) as error:
+    except (*DAMAGED, zlib.error) as error:
         raise FormatError(f"SAE {path}: damaged, or needs pickle, which is refused ({error})") from error
 
 
@@ -90,12 +91,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        value = yaml.safe_load(read_small(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(f"SAE: {path} is damaged, not YAML ({str(error).partition(chr(10))[0]})") from error
+    value = parse_yaml(read_small(path, _MOST_YAML).decode("utf-8", errors="replace"), f"SAE: {path}")
     if not isinstance(value, dict):
         raise FormatError(f"SAE: {path}: expected a YAML mapping, found {type(value).__name__}")
     return value
@@ -106,18 +102,14 @@ def as_float(value: Tensor) -> Tensor:
     return value if value.dtype == torch.float32 else value.float()
 
 
-def tensor(tensors: Mapping[str, Any], path: Path, *names: str) -> Tensor:
-    """The first of `names` that is there, as float32. Raises FormatError naming what was looked for and what is there."""
-    for name in names:
-        if isinstance(value := tensors.get(name), Tensor):
-            _check_stored(value, f"SAE {path}: {name}")
-            return value.float()
-    raise FormatError(
-        f"SAE {path}: no tensor {' or '.join(map(repr, names))} among {', '.join(sorted(map(str, tensors)))}"
-    )
+def listed(names: Iterable[object]) -> str:
+    """Names from a file, as far as a message has room: a file can hold any number of them, of any length."""
+    found = sorted(map(str, names))
+    shown = [name if len(name) <= 80 else f"{name[:80]}…" for name in found[:20]]
+    return ", ".join(shown) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
 
 
-def _check_stored(value: Tensor, where: str) -> None:
+def check_stored(value: Tensor, where: str) -> None:
     """Refuse a tensor of which the file holds less than it says: one number, repeated, can claim any size."""
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
         raise FormatError(f"{where} is stored in a way that no SAE is ({value.layout}, {value.device.type})")

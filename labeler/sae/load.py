@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from labeler.demo import PATHS
-from labeler.errors import FormatError, InputError, NotFoundError
+from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
 from labeler.files import check_folder, check_regular, read_json
 from labeler.recipe import check_dtype
-from labeler.sae.files import checked
+from labeler.sae.files import DAMAGED, checked, listed
 from labeler.sae.formats import FORMATS, Format
 from labeler.sae.hub import download
 from labeler.sae.sae import SAE, Selection, Source
@@ -39,12 +40,28 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
         raise NotFoundError(
             f"SAE {name!r}: no such file or folder; give a path, `hf:REPO/PATH` or `sae-lens:RELEASE/ID`"
         )
-    sae = checked(_read(path, hookpoint))
+    with _named(path):
+        sae = checked(_read(path, hookpoint))
     if revision is not None:
         sae = replace(sae, source=replace(sae.source, revision=revision))
     if name in PATHS:
         sae = replace(sae, source=replace(sae.source, path=Path(name)))
     return to(sae, computed, device)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn whatever a reader makes of a stranger's values, of other kinds and shapes than it takes, into a FormatError."""
+    try:
+        yield
+    except LabelerError:
+        raise
+    except DAMAGED as error:
+        cause = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        raise FormatError(
+            f"SAE {path}: its configuration or tensors do not fit the layout that its files have ({cause}); compare them with "
+            "those of its publisher"
+        ) from error
 
 
 def _read(path: Path, hookpoint: str | None) -> SAE:
@@ -88,10 +105,15 @@ def _weights_in(folder: Path) -> Iterator[Weights]:
 def _shards(folder: Path) -> list[Path]:
     """The files that an index beside them names, in order; none where there is no index."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        paths = [folder / str(name) for name in names]
+        values = read_json(index)
+        named = values.get("weight_map") if isinstance(values, dict) else None
+        if not isinstance(named, dict):
+            raise FormatError(f"SAE {folder}: {index.name} has no object `weight_map`")
+        paths = [folder / name for name in sorted(set(map(str, named.values())))]
+        if other := [path.name for path in paths if path.suffix not in SUFFIXES]:
+            raise FormatError(f"SAE {folder}: {index.name} names files that hold no weights: {listed(other)}")
         if missing := [path.name for path in paths if path.parent != folder or not path.is_file()]:
-            raise NotFoundError(f"SAE {folder}: {index.name} names files that are not there: {', '.join(missing)}")
+            raise NotFoundError(f"SAE {folder}: {index.name} names files that are not there: {listed(missing)}")
         return paths
     return []
 
@@ -136,7 +158,7 @@ def _format_of(weights: Weights) -> Format:
     if form is None:
         raise FormatError(
             f"SAE {weights.path}: none of the layouts that we know ({', '.join(form.NAME for form in FORMATS)}) has the tensors "
-            f"{', '.join(sorted(weights.names)[:12])}"
+            f"{listed(weights.names)}"
         )
     return form
 

@@ -16,7 +16,17 @@ from typing import Any
 from torch import Tensor
 
 from labeler.errors import FormatError
-from labeler.sae.files import as_float, read_config, read_npz, read_pt, read_safetensors, read_yaml, source_of
+from labeler.sae.files import (
+    as_float,
+    check_stored,
+    listed,
+    read_config,
+    read_npz,
+    read_pt,
+    read_safetensors,
+    read_yaml,
+    source_of,
+)
 from labeler.sae.sae import Source
 from labeler.tensors import state_hash
 
@@ -73,11 +83,11 @@ class Weights:
     def take(self, *names: str) -> Tensor:
         """The first of these tensors that is there, in float32. Raises FormatError naming what was looked for."""
         for name in names:
-            if isinstance(self.tensors.get(name), Tensor):
+            if isinstance(value := self.tensors.get(name), Tensor):
+                check_stored(value, f"SAE {self.path}: {name}")
                 self._taken.add(name)
-                return as_float(self.tensors[name])
-        found = ", ".join(sorted(self.names))
-        raise FormatError(f"SAE {self.path}: no tensor {' or '.join(map(repr, names))} among {found}")
+                return as_float(value)
+        raise FormatError(f"SAE {self.path}: no tensor {' or '.join(map(repr, names))} among {listed(self.names)}")
 
     def take_if_there(self, name: str) -> Tensor | None:
         return self.take(name) if name in self.names else None
@@ -105,7 +115,7 @@ class Weights:
     def check_keys(self, config: dict[str, Any], known: Iterable[str], where: str) -> None:
         """Remark on keys of a configuration that this reader does not know."""
         if left := sorted(set(config) - set(known)):
-            self.remark(f"{where} has keys that were not read: {', '.join(left)}")
+            self.remark(f"{where} has keys that were not read: {listed(left)}")
 
     def refuse_keys(self, config: dict[str, Any], harmless: Mapping[str, Sequence[Any]], where: str) -> None:
         """Raise FormatError for a key whose value would change activations; `harmless` lists the values that do not."""
@@ -121,7 +131,7 @@ class Weights:
         if left := sorted(self.names - self._taken):
             raise FormatError(
                 f"SAE {self.path}: read as {format_name}, it holds tensors that this format does not have: "
-                f"{', '.join(left)}. It may be another kind of SAE, and reading the rest of it would give wrong features"
+                f"{listed(left)}. It may be another kind of SAE, and reading the rest of it would give wrong features"
             )
         if not self.path.exists():
             return Source(self.path, format_name, state_hash(self.tensors))

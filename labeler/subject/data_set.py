@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
-from labeler.files import read_small
+from labeler.files import check_brackets, read_small
 
 # Where the library takes a configuration from; both can name files anywhere, and it fetches what they name.
 _CARDS = ("README.md", ".huggingface.yaml")
+_LARGEST_CARD = 1 << 20  # bytes, of which YAML reads some 50,000 a second
 _MOST_STRINGS = 200_000
-_DEEPER = {"[": 1, "{": 1, "]": -1, "}": -1}
 _ELSEWHERE = re.compile(r"[/\\~]|.*:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
 
 
@@ -49,14 +48,12 @@ def stream_texts(spec: str, name: str, split: str, text_field: str) -> Iterator[
 
 def check_card(text: str, where: str) -> None:
     """Refuse a card whose configuration names files elsewhere than in its own repository. Raises FormatError."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     block = REGEX_YAML_BLOCK.search(text)
     configuration = block.group(2) if block else "" if where.endswith(".md") else text
-    # YAML's time grows with the square of the depth, 5 s for 30 kB of brackets.
-    if max(accumulate(_DEEPER.get(c, 0) for c in configuration), default=0) > 100:
-        raise FormatError(f"{where}: nested deeper than 100 levels")
+    check_brackets(configuration, where)
     try:
         values = yaml.safe_load(configuration)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -92,7 +89,7 @@ def _card(name: str, file: str, commit: str) -> str:
         path = hf_hub_download(name, file, repo_type="dataset", revision=commit)
     except EntryNotFoundError:
         return ""
-    return read_small(Path(path)).decode("utf-8", errors="replace")
+    return read_small(Path(path), _LARGEST_CARD).decode("utf-8", errors="replace")
 
 
 @contextmanager

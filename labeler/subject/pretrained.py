@@ -47,6 +47,7 @@ def load_pretrained(source: str, revision: str | None, dtype: Any) -> tuple[Any,
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         take_code_out(config)
         _check_tokenizer_class(source, revision, config, where)
+        _check_tokenizer_files(source, revision, where)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, config=config, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, config=config, dtype=dtype, trust_remote_code=False,
@@ -134,6 +135,28 @@ def _check_tokenizer_class(source: str, revision: str | None, config: Any, where
             found is not None and not (isinstance(found, type) and "Tokenizer" in _bases(found))
         ):
             raise FormatError(f"{where}: its tokenizer_class {str(name)[:80]!r} is no tokenizer of transformers")
+
+
+def _check_tokenizer_files(source: str, revision: str | None, where: str) -> None:
+    """Refuse a vocabulary that is named by its path: any file of this machine would become the subject's tokens."""
+    from transformers.utils import cached_file
+
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        found = cached_file(
+            source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        values = read_json(Path(found), _TOKENIZER_MOST) if found is not None else {}
+        if not isinstance(values, dict):
+            raise FormatError(f"{where}: its {name} is no JSON object")
+        sentencepiece = values.get("sp_model_kwargs")
+        named = [key for key in ("vocab", "merges", "gguf_file") if isinstance(values.get(key), str)]
+        named += ["init_inputs"] if values.get("init_inputs") else []
+        named += ["sp_model_kwargs"] if isinstance(sentencepiece, dict) and "model_file" in sentencepiece else []
+        if named:
+            raise FormatError(
+                f"{where}: its {name} says {named[0]}, which names files; a tokenizer is read from its own folder alone"
+            )
 
 
 def _bases(kind: type) -> str:

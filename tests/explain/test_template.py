@@ -132,3 +132,9 @@ def test_what_renders_is_given_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fresh._process.pid != os.getpid()
     finally:
         fresh.close()
+
+
+def test_what_a_template_says_of_itself_is_cut() -> None:
+    with pytest.raises(InputError, match="has no attribute 'aaa") as raised:
+        check_template("LABEL: {{ contexts[0]['a' * 100000] }}", has_hard=False)
+    assert len(str(raised.value)) < 1_000

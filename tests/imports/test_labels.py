@@ -88,6 +88,8 @@ def test_the_card_says_where_it_came_from_and_is_the_same_otherwise(made: Store,
     assert before["imported"] == []
     (came,) = after["imported"]
     assert (came["file"], came["features"], came["label_set"]) == ("labels.parquet", 5, 1)
+    # Whether its evidence has hashes is known of what lies here alone.
+    assert (before["evidence"].pop("checked"), after["evidence"].pop("checked")) == (False, None)
     assert {**after, "imported": []} == before
     assert "Imported, not made here: 5 features of labels.parquet" in card_markdown(after)
     assert "Imported" not in card_markdown(before)
@@ -272,6 +274,15 @@ def test_a_card_that_does_not_belong(made: Store, here: Store, tmp_path: Path) -
     refused(FormatError, "sae is missing", sae=None)
     refused(FormatError, "recipe.hash is missing", recipe={"version": 2})
     refused(FormatError, "cannot read its recipe", recipe=card["recipe"] | {"contexts": {"new": 1}})
+    another = "a value in it is of another kind"
+    refused(FormatError, another, sae=card["sae"] | {"n_features": float("inf")})
+    refused(FormatError, another, sae=card["sae"] | {"n_features": -1})
+    refused(FormatError, another, sae=card["sae"] | {"n_features": 10**16})
+    refused(FormatError, another, subject=card["subject"] | {"revision": 10**30})
+    refused(FormatError, another, corpus=card["corpus"] | {"n_tokens": "many"})
+    refused(FormatError, another, splits=card["splits"] | {"explain": 3.5})
+    refused(FormatError, another, coverage={"labeled": 1})
+    refused(FormatError, another, created_at="yesterday")
     other.write_text("{")
     with pytest.raises(FormatError, match="not JSON"):
         import_labels(here, path, other)

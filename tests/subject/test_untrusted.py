@@ -218,6 +218,28 @@ def test_what_is_no_name_is_not_asked_of_the_hub(name: str) -> None:
         load_subject(name)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("tokenizer_config.json", {"vocab": "SECRET", "merges": "MERGES"}),
+        ("special_tokens_map.json", {"vocab": "SECRET", "merges": "MERGES"}),
+        ("tokenizer_config.json", {"init_inputs": ["SECRET", "MERGES"]}),
+        ("tokenizer_config.json", {"gguf_file": "SECRET"}),
+        ("tokenizer_config.json", {"sp_model_kwargs": {"model_file": "SECRET"}}),
+    ],
+)
+def test_a_tokenizer_reads_no_file_outside_its_folder(folder: Path, tmp_path: Path, file: str, says: Any) -> None:
+    (tmp_path / "SECRET").write_text(json.dumps({"<|endoftext|>": 0, "password": 1}))
+    (tmp_path / "MERGES").write_text("#version: 0.2\n")
+    (folder / "tokenizer.json").unlink()  # with one, transformers passes over most of these
+    at = json.dumps(says).replace("SECRET", str(tmp_path / "SECRET")).replace("MERGES", str(tmp_path / "MERGES"))
+    change(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    change(folder / file, **json.loads(at))
+    with pytest.raises(FormatError, match="a tokenizer is read from its own folder alone"):
+        load_subject(str(folder))
+
+
 LOADS = ("from_pretrained", "from_config", "load_dataset", "get_config_dict", "snapshot_download", "hf_hub_download")
 PLACES = {
     "labeler/subject/pretrained.py": {"from_pretrained", "get_config_dict"},
