@@ -205,9 +205,7 @@ class EvidenceFiles:
             self._expect("neighbours.cosines.npy", _FLOATS, (n_features, width))
 
     def _expect_rows(self, place: str, starts: str, n_features: int, arrays: dict[str, str]) -> None:
-        """Check rows of unequal length: the offsets at which they begin, and arrays with as many elements as the
-        offsets say.
-        """
+        """Check rows of unequal length: their offsets, and that each array has as many elements as they say."""
         self._expect(f"{place}.{starts}.npy", _WHOLE_NUMBERS, (n_features + 1,))
         lengths = {len(self._expect(f"{place}.{name}.npy", kinds, (None,))) for name, kinds in arrays.items()}
         if len(lengths) > 1:

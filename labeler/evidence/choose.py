@@ -1,4 +1,4 @@
-"""Choose the contexts that the explainer sees, and those on which the label is scored (docs/scoring.md, the two sets).
+"""Choose the contexts that the explainer sees, and those on which the label is scored (docs/reading-a-score.md).
 
     HELD_OUT documents   report: the scores of a label                    chosen first, exactly as the design draws them
                          choose, show, compare: parts set aside           repeat nothing of the above
