@@ -40,7 +40,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What decides the demo's weights; each field is a flag of the command, and its help its reference."""
+    """Settings that decide the demo's weights; each field is a flag of the command."""
 
     documents: int = _option(100_000, "read at most so many files of the standard library")
     held_out_share: float = _option(0.05, "share of files, by the hash of their content, that only serve the figures")
