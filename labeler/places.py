@@ -94,7 +94,7 @@ def data_set_on_hub(spec: str) -> tuple[str, str]:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a relative path, with slashes, goes down and nowhere else."""
+    """Return True if a relative path, with slashes, only goes down."""
     parts = path.split("/")
     return not any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts)
 

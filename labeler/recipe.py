@@ -50,7 +50,7 @@ def _kind_and_model(what: str, name: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class GatherConfig:
-    """How one pass over a corpus is made."""
+    """Settings of one pass over a corpus."""
 
     n_tokens: int | None = None  # stop after so many corpus tokens; None reads the whole corpus
     sequence_tokens: int = 256  # the subject reads documents in sequences of this many tokens

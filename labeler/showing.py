@@ -185,7 +185,7 @@ def _moved(at: Sequence[int], activations: Sequence[float], span_of: Sequence[in
 
 def _pending(folder: EvidenceFolder, feature_index: int) -> LabeledFeature:
     return LabeledFeature(
-        feature_index, State.PENDING, folder.statistics(feature_index), "not labelled yet: run `labeler label`"
+        feature_index, State.PENDING, folder.statistics(feature_index), "not labeled yet: run `labeler label`"
     )
 
 

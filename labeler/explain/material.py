@@ -33,7 +33,7 @@ class Material:
 
 
 def marked(context: Context, maximum: float) -> str:
-    """Write the context as one line: tokens of strength 1 or more are marked, and its peak if it fires at all."""
+    """Write the context as one line with marks on tokens of strength 1 or more and on a firing peak."""
     strengths = quantise(context.activations, maximum).tolist()
     peak = context.activations.index(context.peak) if context.peak > 0 else None
     return "".join(

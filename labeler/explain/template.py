@@ -66,8 +66,7 @@ def reads_output(template: str) -> bool:
 
 
 def check_template(template: str, *, has_hard: bool) -> None:
-    """Render the template on a made-up feature, so that a template that cannot work is refused before anything is paid
-    for.
+    """Render the template on a made-up feature, to refuse one that cannot work before anything is paid for.
 
     Raises InputError.
     """

@@ -214,7 +214,7 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
 
 
 def _rms(x: Tensor) -> Tensor:
-    """[tokens, d] -> [tokens, 1]: the norm over sqrt(d); of a vector of zeros a tiny number, so that it stays zeros."""
+    """Return [tokens, 1], the norm over sqrt(d); for zeros a tiny number, so that they stay zeros."""
     return (x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5).clamp_min(1e-12)
 
 

@@ -154,7 +154,7 @@ def reads_an_input(name: str) -> bool:
 
 
 def blocks_of(model: nn.Module) -> str:
-    """The path of the list of decoder blocks: the longest module list of the text model that is in no other one.
+    """Return the path of the list of decoder blocks: the text model's longest module list outside any other.
 
     Raises NotFoundError where there is none, or two are as long.
     """

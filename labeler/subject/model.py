@@ -23,7 +23,7 @@ from labeler.tensors import state_hash
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
-    """All hookpoints have been read; the rest of the forward pass would be wasted."""
+    """Raised when all hookpoints have been read: the rest of the forward pass would be wasted."""
 
 
 @dataclass(frozen=True)

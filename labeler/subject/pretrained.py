@@ -123,9 +123,7 @@ def take_code_out(config: Any) -> None:
 
 
 def _check_tokenizer_class(source: str, revision: str | None, config: Any, where: str) -> None:
-    """A class is looked up among all that transformers has, and not each of them is safe to load a stranger's folder
-    with.
-    """
+    """Refuse a tokenizer class that is no tokenizer: not every class of transformers is safe with a stranger's folder."""
     import transformers
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -146,8 +144,9 @@ def _bases(kind: type) -> str:
 
 @contextmanager
 def _nobody_answers() -> Iterator[None]:
-    """Standard input is empty within the block: "Do you wish to run the custom code?" gets no "y" that was meant for
-    another.
+    """Make standard input empty within the block.
+
+    So "Do you wish to run the custom code?" gets no "y" that was meant for another question.
     """
     before, sys.stdin = sys.stdin, io.StringIO()
     try:
