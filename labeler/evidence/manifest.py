@@ -49,7 +49,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any], *, with_hashes: bool 
 def rewrite_manifest(folder: Path, **changed: Any) -> None:
     """Change entries of a finished folder's manifest, and add hashes of files that have come since.
 
-    Evidence of earlier versions stays without hashes: nobody knows what happened to it until now.
+    Evidence of earlier versions stays without hashes: no one knows what happened to it until now.
     """
     manifest = read_manifest(folder)
     write_manifest(folder, {**manifest, **changed}, with_hashes=has_hashes(manifest))
