@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose.
+"""Define every error that this project raises on purpose.
 
     LabelerError                 a message for a person: what was given, what was expected, what to do next
     ├── InputError               what the user gave cannot work as it is            (exit 2, HTTP 400/422)
@@ -7,7 +7,7 @@
     │   │   └── DamagedError     evidence that no longer is what was gathered       (exit 2, HTTP 409)
     │   │       └── DamagedFeatureError  ... of some features only, which are `failed` for it
     │   ├── MismatchError        two inputs that do not belong together             (exit 2, HTTP 422)
-    │   └── ConflictError        it cannot be done in the state that things are in  (exit 2, HTTP 409)
+    │   └── ConflictError        the present state of things does not allow it      (exit 2, HTTP 409)
     ├── StorageError             disk full, database unreachable or locked          (exit 3, HTTP 503)
     │   └── TakenOverError       this process was held to be dead, and others do its work
     └── LLMError                 a request to an LLM that gave no usable reply      (exit 4, HTTP 502)
@@ -19,7 +19,7 @@
         └── UnreadableReply      an answer that does not follow the format we asked for
 
 `LLMError` is caught per feature and stored as the reason why the feature `failed`;
-`ConfigurationError` alone, with all that are one, ends a run. Nothing here is ever turned into a label or a score.
+Only `ConfigurationError` and its kinds end a run. Nothing here is ever turned into a label or a score.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class FormatError(InputError):
 
 
 class DamagedError(FormatError):
-    """A file of an evidence folder that is not what was gathered. `reason` names it within the folder, for all to read."""
+    """A file of an evidence folder is not what was gathered.
+
+    `reason` names it within the folder, for everyone to read.
+    """
 
     http_status = 409
 
@@ -70,7 +73,7 @@ class DamagedFeatureError(DamagedError):
 
 
 def reason_of(error: LabelerError) -> str:
-    """The message for those who ask from elsewhere: without the place of an evidence folder on this machine."""
+    """Return the message for readers elsewhere: without the place of an evidence folder on this machine."""
     return error.reason if isinstance(error, DamagedError) else str(error)
 
 
@@ -88,11 +91,11 @@ class StorageError(LabelerError):
 
 
 class TakenOverError(StorageError):
-    """Others have taken over what this process had in hand, since it gave no sign of life for too long."""
+    """Other processes have taken over this one's work, since it gave no sign of life for too long."""
 
 
 class LLMError(LabelerError):
-    """`kind` is a stable word for counting ("timeout", "malformed", ...); `usage` is what the failure has cost."""
+    """A request gave no usable reply. `kind` is a stable word for counting ("timeout", ...); `usage` is the cost."""
 
     exit_code = 4
     http_status = 502

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and arrays that are written in pieces."""
+"""Write files whole or not at all, and arrays in pieces; read only what is safe to read."""
 
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ def clear_disk_errors(what: str | Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is at `path` once the block ends well: a reader sees the old one or the new one, also after a
-    power cut. Raises StorageError."""
+    """Open a file to write, which is at `path` once the block ends well.
+
+    A reader sees the old one or the new one, also after a power cut. Raises StorageError.
+    """
     with clear_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
@@ -72,7 +74,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which is at `path` once the block ends well; after an error nothing is left of it.
+    """Make a folder to write into, which is at `path` once the block ends well; an error leaves nothing.
 
     Raises InputError where `path` holds something, and StorageError.
     """
@@ -85,7 +87,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def partial_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path`, to be `put_in_place` within the block; else it is gone when that ends."""
+    """Make an empty folder beside `path`, to be `put_in_place` within the block; else it is gone when the block ends."""
     partial = path.with_name(path.name + ".partial")
     with clear_disk_errors(path):
         shutil.rmtree(partial, ignore_errors=True)
@@ -107,12 +109,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def strict_json(value: Any, indent: int | None = None) -> str:
-    """Without NaN, which is a bug of ours and which no other reader would take."""
+    """Write JSON without NaN, which would be a bug of ours and which no other reader would take."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no regular file: reading a FIFO waits for a writer for ever, and a device has no end.
+    """Refuse everything but regular files: reading a FIFO waits for a writer for ever, and a device has no end.
 
     Raises NotFoundError or FormatError.
     """
@@ -135,7 +137,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Refuse a file or folder of which any part lies outside `root` once links are followed. Raises InputError."""
+    """Refuse a file or folder if any part lies outside `root` once links are followed. Raises InputError."""
     root = root.resolve()
     for part in (path, *(path.rglob("*") if path.is_dir() else ())):
         if not part.resolve().is_relative_to(root):
@@ -143,7 +145,7 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive (.npz, .pt, .bin) that unpacks to far more than it is: numbers hardly shrink, bombs do.
+    """Refuse a zip archive (.npz, .pt, .bin) that unpacks to far more than its size: numbers hardly shrink, bombs do.
 
     Raises NotFoundError or FormatError.
     """
@@ -152,14 +154,14 @@ def check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
-        return  # another format, or damaged: those who read it say so
+        return  # another format, or damaged: its reader says so
     packed = path.stat().st_size
     if unpacked > _ANY_SIZE and unpacked > _MOST_TIMES * packed:
         raise FormatError(f"{path}: refused: {packed:,} bytes that unpack to {unpacked:,}, which no weights do")
 
 
 def read_small(path: Path, most: int = SMALL) -> bytes:
-    """What a small regular file holds. Raises NotFoundError or FormatError."""
+    """Read a small regular file. Raises NotFoundError or FormatError."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -172,12 +174,12 @@ def read_small(path: Path, most: int = SMALL) -> bytes:
 
 
 def read_json(path: Path, most: int = SMALL) -> Any:
-    """The value in a small JSON file, of bounded depth. Raises NotFoundError or FormatError."""
+    """Return the value in a small JSON file, of bounded depth. Raises NotFoundError or FormatError."""
     return parse_json(read_small(path, most), str(path))
 
 
 def parse_json(data: bytes | str, where: str) -> Any:
-    """The value in a JSON text, of bounded depth. Raises FormatError."""
+    """Return the value in a JSON text, of bounded depth. Raises FormatError."""
     try:
         value = json.loads(data)
     except RecursionError:
@@ -208,7 +210,7 @@ def check_brackets(text: str, where: str) -> None:
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """The table in a TOML text, of bounded depth. Raises FormatError."""
+    """Return the table in a TOML text, of bounded depth. Raises FormatError."""
     # Looked for first: tomllib's time and memory grow with the square of a key's parts, 86 s for one of 64 kB.
     if _LONG_KEY.search(text):
         raise FormatError(f"{where}: a key of more than {_DEEPEST} parts; no key of ours has more than three")
@@ -278,7 +280,7 @@ def save_npy(path: Path, array: np.ndarray) -> None:
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """A memory-mapped view of a `.npy` file. Raises FormatError naming the file."""
+    """Return a memory-mapped view of a `.npy` file. Raises FormatError naming the file."""
     try:
         check_regular(path)
         return _mapped(path)
@@ -302,7 +304,7 @@ def _mapped(path: Path) -> np.ndarray:
 def give_back_free_memory() -> None:
     """Hand the C library's free pages back to the system, where it can (glibc); elsewhere nothing happens.
 
-    Arrays that stay for long are allocated between those of a batch, and the holes that these leave add up.
+    Long-lived arrays are allocated between those of a batch, and the holes that the batch leaves add up.
     """
     if (trim := _malloc_trim()) is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""The pipeline from a notebook or a script: gather, open_evidence, label.
+"""Run the pipeline from a notebook or a script: gather, open_evidence, label.
 
     import labeler
 
@@ -92,7 +92,7 @@ class Labels:
     label_set: int
 
     def to_arrow(self) -> pyarrow.Table:
-        """One row per feature that has a result, with the columns of an exported Parquet file."""
+        """Return one row per feature that has a result, with the columns of an exported Parquet file."""
         import io
 
         import pyarrow.parquet as pq
@@ -103,7 +103,7 @@ class Labels:
             return pq.read_table(io.BytesIO(b"".join(encode_rows("parquet", read_rows(store, self.label_set), dict))))
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The same as a DataFrame; needs pandas."""
+        """Return the same table as a DataFrame; needs pandas."""
         try:
             import pandas  # noqa: F401
         except ImportError as error:
@@ -111,7 +111,7 @@ class Labels:
         return self.to_arrow().to_pandas()
 
     def feature(self, feature_index: int) -> LabeledFeature:
-        """The result of one feature with its contexts and simulations."""
+        """Return the result of one feature with its contexts and simulations."""
         from labeler.showing import feature_view
 
         with self._store() as store:
@@ -120,12 +120,12 @@ class Labels:
             return feature_view(folder, feature_index, store, self.label_set).result
 
     def summary(self) -> LabelSetSummary:
-        """Coverage by state, median score and cost."""
+        """Return coverage by state, median score and cost."""
         with self._store() as store:
             return store.summary(self.label_set)
 
     def card(self) -> dict[str, Any]:
-        """The account of how the labels were made."""
+        """Return the card: the account of how the labels were made."""
         from labeler.export.card import build_card
 
         with self._store() as store:
@@ -166,9 +166,10 @@ def label(
 ) -> Labels:
     """Label the features that have no result yet, and return the label set.
 
-    `features` is "all", a selection such as "0-99,512", or indices. `recipe` is a name, a TOML file or a `Recipe`; without
-    one, labels come from the token look-up. Results are kept in `db`, by default `labeler.db` beside the evidence folder.
-    Works inside a running event loop. Raises BudgetError where a budget ends the run; results until then are kept.
+    `features` is "all", a selection such as "0-99,512", or indices. `recipe` is a name, a TOML file or a `Recipe`;
+    without one, labels come from the token look-up. Results are kept in `db`, by default `labeler.db` beside the
+    evidence folder. Works inside a running event loop. Raises BudgetError where a budget ends the run; results until
+    then are kept.
     """
     folder = evidence if isinstance(evidence, EvidenceFolder) else open_evidence(evidence)
     wanted, chosen = _features(features, folder), _recipe(recipe, explainer, simulator)

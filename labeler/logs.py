@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line, with the request, or the job and block, that they belong to.
+"""Write logs as JSON, one object per line, with the request, or the job and block, that they belong to.
 
 Headers, queries, bodies and keys are in no log.
 """
@@ -24,7 +24,7 @@ _KNOWN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskN
 
 @contextmanager
 def logged_as(**place: Any) -> Iterator[None]:
-    """What is logged meanwhile carries these, such as `job` and `block`."""
+    """Add these values, such as `job` and `block`, to every line that is logged within the block."""
     token = _place.set({**_place.get(), **place})
     try:
         yield
@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """To be called by the process, once."""
+    """Set up logging as JSON; each process calls this once."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""How a label comes about: triage, the best of K, a revision. Each decision rests on documents that report nothing.
+"""Make a label by triage, the best of K, and a revision; decisions use documents that report nothing.
 
     look-up label ──good enough on `choose`──► kept, and no LLM is asked                      recipe.triage
           │ no
@@ -6,8 +6,8 @@
           │
     its mistakes on `show` ──► another label ──better on `compare`──► kept          recipe.explainer.revise
 
-The score that is reported is made afterwards, on documents that none of this saw: the best of five labels on the
-documents that chose it looks better than it is, by some .10 (scoring.md, "the winner's curse").
+The reported score is made afterwards, on documents that none of this saw. The best of five labels looks better than it
+is on the documents that chose it, by some .10 (the winner's curse; docs/reading-a-score.md).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Made:
     origin: Origin | None = None  # None: the recipe left nothing to decide
 
     def tested_by(self, recipe: Recipe) -> Recipe:
-        """The recipe for the test: a look-up label that triage kept is tested without an LLM."""
+        """Return the recipe for the test: a look-up label that triage kept is tested without an LLM."""
         if self.origin is None or self.origin.asked_llm:
             return recipe
         return _without_llm(recipe)
 
 
 async def make_label(evidence: Evidence, recipe: Recipe, llm: LLM | None) -> Made:
-    """The label that the recipe decides for. Raises LLMError, with its cost, where no label could be had."""
+    """Return the label that the recipe decides for. Raises LLMError, with its cost, where no label could be made."""
     if recipe.explainer.kind == "lookup":
         return Made(lookup_of(evidence), Usage())
     looked_up = await triage(evidence, recipe)
@@ -72,7 +72,7 @@ def lookup_of(evidence: Evidence) -> Label:
 
 
 async def triage(evidence: Evidence, recipe: Recipe) -> Candidate | None:
-    """Whether the look-up label is kept, and what it scored; None for a recipe without triage."""
+    """Decide if the look-up label is kept, and return its score; None for a recipe without triage."""
     if recipe.triage is None:
         return None
     lookup = lookup_of(evidence)
@@ -128,7 +128,10 @@ async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
 
 
 async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -> tuple[dict[int, Label], Usage]:
-    """The different labels of all draws, by draw, and what all cost. Raises the first LLMError where every draw failed."""
+    """Return the different labels of all draws, by draw, and their cost.
+
+    Raises the first LLMError if every draw failed.
+    """
     draws = evidence.draws[: config.best_of]
     answers = await settled(
         [explain_with_llm(shown, config, llm, output=evidence.output, draw=i) for i, shown in enumerate(draws)]
@@ -152,7 +155,7 @@ async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -
 
 
 async def _revised(made: Made, evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
-    """The label, or a second one that was shown the first one's mistakes, whichever scores better."""
+    """Return the label, or a second one made from the first one's mistakes: the one that scores higher."""
     shown, usage = await simulate_with_llm(made.label, evidence.show, recipe.simulator, llm)
     examples = counter_examples(shown)
     if not examples:
@@ -190,7 +193,7 @@ def _unrevised(made: Made, usage: Usage, why: str, candidates: tuple[Candidate, 
 
 
 async def _tested(label: Label, contexts: Sequence[Context], recipe: Recipe, llm: LLM | None) -> tuple[Score, Usage]:
-    """The main score of a label on the documents of a decision, by simulation alone, and what that cost."""
+    """Return the main score of a label on the documents of a decision, by simulation only, and its cost."""
     tested = await score_label(label, contexts, replace(recipe, scorers=()), llm)
     return next(s for s in tested.scores if s.name == "simulation"), tested.usage
 
@@ -200,7 +203,7 @@ def _candidate(label: Label, decided: str, kept: bool, score: Score) -> Candidat
 
 
 async def _all(answers: Sequence[Awaitable[T]]) -> list[T]:
-    """All answers, at the same time; any error is raised."""
+    """Wait for all answers at the same time; raise any error."""
     ended = await settled(answers)
     for answer in ended:
         if isinstance(answer, LLMError):

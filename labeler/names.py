@@ -1,6 +1,6 @@
-"""Names by which people recognize a subject, an SAE and a corpus: hub ids as they are, and of paths the last folders.
+"""Name subjects, SAEs and corpora so that people recognize them: hub ids, or the last folders of paths.
 
-They are for reading alone. What a result hangs on is the SHA-256 of weights and the hash of evidence, and no name.
+Names are only for reading. A result depends on the SHA-256 of weights and the hash of evidence, and on no name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WEIGHTS = frozenset(
         "model.safetensors",
     )
 )
-# Folders that say what is in them, and not whose it is: the folder above belongs to the name.
+# Folders that say what is in them, but not whose it is: the folder above belongs to the name.
 _PLAIN = re.compile(
     r"(?:subjects?|models?|saes?|hf|final|best|last|latest|out|output|weights|checkpoints?(?:[-_]\d+)?|step[-_]?\d+|trainer[-_]?\d+|"
     r"(?:[\w.]*\.)?(?:layers?|blocks|h)[._-]?\d+(?:[._]\w+)*|width_\w+|average_\w+|canonical|\d+(?:\.pt)?|[0-9a-f]{32,64})",
@@ -36,12 +36,12 @@ _PLAIN = re.compile(
 
 
 def subject_name(subject: str) -> str:
-    """`EleutherAI/pythia-70m` as it is, `/data/models/smollm2` as `smollm2`."""
+    """Return `EleutherAI/pythia-70m` as it is, `/data/models/smollm2` as `smollm2`."""
     return _short(subject)
 
 
 def sae_name(path: str) -> str:
-    """`/data/sae19/sae_weights.safetensors` as `sae19`; `hf:` and `sae-lens:` names without their beginning."""
+    """Return `/data/sae19/sae_weights.safetensors` as `sae19`; `hf:` and `sae-lens:` names without their beginning."""
     for kind in ("hf:", "sae-lens:"):
         if path.startswith(kind):
             return path.removeprefix(kind)
@@ -50,7 +50,7 @@ def sae_name(path: str) -> str:
 
 
 def corpus_name(spec: str) -> str:
-    """A corpus as it was named, and of a path no more than its end."""
+    """Return a corpus as it was named, and only the end of a path."""
     return _short(spec)
 
 
@@ -69,7 +69,7 @@ def _short(path: str) -> str:
 
 
 def read_name(name: str | None) -> dict[str, str] | None:
-    """`SUBJECT / SAE`, or the SAE's name alone, as a manifest keeps it. Raises InputError."""
+    """Read `SUBJECT / SAE`, or only the SAE's name, as a manifest keeps it. Raises InputError."""
     if name is None:
         return None
     parts = [part.strip() for part in name.split(" / ")]
@@ -84,7 +84,7 @@ def read_name(name: str | None) -> dict[str, str] | None:
 
 
 def names_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The names of a manifest's subject and SAE: those that were given, else those that its ids and paths give."""
+    """Return the names of a manifest's subject and SAE: the given ones, else those from its ids and paths."""
     given = manifest.get("names") or {}
     return {
         "subject": given.get("subject") or subject_name(str(manifest["subject"]["id"])),
@@ -93,7 +93,7 @@ def names_of(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def with_names(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest for other eyes: names in place of the paths where things lie on this machine."""
+    """Return the manifest for other readers: names in place of paths on this machine."""
     names, shown = names_of(manifest), {**manifest}
     shown["subject"] = {**manifest["subject"], "id": names["subject"]}
     shown["sae"] = {**manifest["sae"], "path": names["sae"]}

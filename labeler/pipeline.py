@@ -1,4 +1,4 @@
-"""The whole story, top-down.
+"""Tell the whole story, top-down: gather evidence, read it, label a feature.
 
     evidence folder = gather_evidence(subject, sae, corpus, config, out)        one pass over the corpus
     evidence        = read_evidence(folder, feature_index, recipe)              what one feature did
@@ -76,7 +76,7 @@ def gather_for_all(
     cross_entropy_tokens: int = 0,
     on_progress: Progress | None = None,
 ) -> None:
-    """The same for several SAEs, by evidence folder: the corpus goes through the subject once for all of them."""
+    """Gather for several SAEs, by evidence folder: the corpus goes through the subject once for all of them."""
     from labeler.evidence.gather import gather_shard
     from labeler.evidence.merge import is_merged, merge_shards
     from labeler.evidence.patching import write_losses
@@ -101,15 +101,15 @@ def gather_for_all(
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> Evidence:
-    """The contexts that the recipe asks for, and the look-up label that every other label is measured against.
+    """Return the contexts that the recipe asks for, and the look-up label that every other label is measured against.
 
-    Of a feature that is silent or rare there is neither, and the reason.
+    A silent or rare feature has neither, and comes with the reason.
     """
     if (reason := too_little(folder.statistics(feature_index), recipe.contexts)) is not None:
         return Evidence(feature_index, folder.statistics(feature_index), (), (), too_little=reason)
     evidence = choose_evidence(folder, feature_index, recipe.contexts, recipe.seed)
     windows = explain_windows(folder, feature_index, evidence.of_held_out_documents, recipe.contexts.near_duplicate)
-    # Of the RANDOM windows an explainer sees none.
+    # An explainer sees none of the RANDOM windows.
     if not any(w.peak.any() for source, w in windows.items() if source is not Source.RANDOM):
         reason = State.RARE, "each EXPLAIN window that it is known to fire in repeats held-out text"
         return Evidence(feature_index, evidence.statistics, (), (), too_little=reason)
@@ -123,10 +123,10 @@ async def label_from(
     folder: EvidenceFolder, feature_index: int, recipe: Recipe, llm: LLM | None, null: Sequence[Label],
     reader: Executor | None = None,
 ) -> LabeledFeature:  # fmt: skip
-    """Read a feature's evidence and label it. One whose own evidence is damaged comes back as `failed`, with the file.
+    """Read a feature's evidence and label it. A feature with damaged evidence comes back as `failed`, with the file.
 
-    Evidence is read by `reader`, where one is given. Raises DamagedError where the damage is to something that all features
-    share.
+    Evidence is read by `reader`, where one is given. Raises DamagedError where data that all features share are
+    damaged.
     """
     read = partial(read_evidence, folder, feature_index, recipe)
     try:
@@ -138,7 +138,7 @@ async def label_from(
 
 
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:
-    """The state of a feature that cannot be labelled, with its reason; None for one that can."""
+    """Return the state of a feature that cannot be labeled, with its reason; None for one that can."""
     if statistics.n_firings == 0:
         known = "" if statistics.n_tokens is None else f" on {statistics.n_tokens:,} tokens"
         return State.SILENT, f"never fired{known}"
@@ -152,7 +152,7 @@ def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[S
 async def label_feature(evidence: Evidence, recipe: Recipe, llm: LLM | None, null: Sequence[Label]) -> LabeledFeature:
     """Explain a feature on its EXPLAIN contexts, then test the label on its HELD_OUT contexts.
 
-    `null` holds labels of other features. A feature that cannot be labelled comes back with its reason; only an
+    `null` holds labels of other features. A feature that cannot be labeled comes back with its reason; only an
     endpoint that cannot work at all raises (ConfigurationError).
     """
     if evidence.too_little is not None:
@@ -181,7 +181,7 @@ def _failed(evidence: Evidence, reason: str, usage: Usage) -> LabeledFeature:
 
 
 class NullLabels:
-    """Look-up labels of other features: what a label that has nothing to do with a feature scores on it."""
+    """Look-up labels of other features, which show the scores that unrelated labels get."""
 
     def __init__(self, folder: EvidenceFolder, recipe: Recipe) -> None:
         # One more than needed, so that a feature of the null still meets n_null labels of others.
@@ -247,7 +247,7 @@ async def label_features(
             if not waited:
                 return
             done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            # What came to its end is given before an error that came with it.
+            # Finished results are given before an error that came with them.
             for task in sorted(running & done, key=lambda t: (t.exception() is not None, t.get_name())):
                 running.discard(task)
                 yield task.result()

@@ -1,11 +1,12 @@
-"""Names on a hub, told apart from paths by their pattern, and the files that a corpus may be.
+"""Tell names on a hub apart from paths by their pattern, and list the files that a corpus may be.
 
     NAME, OWNER/NAME                    a model or a data set
     hf:OWNER/NAME[/PATH][@REVISION]     an SAE in a repository
     sae-lens:RELEASE/ID                 an SAE that the package sae-lens lists
     hf:NAME[:SPLIT]                     a data set as a corpus
 
-A name on the hub is never a path: libraries that take both would read a folder of this machine for a name that looks like one.
+A name on the hub is never a path: libraries that take both would read a folder of this machine for a name that looks
+like one.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ CORPUS_SUFFIXES = TEXT_SUFFIXES | {".jsonl", ".parquet", ".npy"}
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the name has the pattern of NAME or OWNER/NAME, as the hub gives them out."""
+    """Return True if the name has the hub's pattern NAME or OWNER/NAME."""
     return _NAME.fullmatch(name) is not None and not (
         ".." in name or "--" in name or name.endswith((".", "-", ".git")) or len(name) > 96
     )
 
 
 def hub_name(name: str, what: str) -> str:
-    """The name of a model or data set on the hub. Raises InputError for any other, and for a path that is there."""
+    """Return the name of a model or data set on the hub. Raises InputError for any other, and for an existing path."""
     if not is_hub_name(name):
         raise InputError(f"{what} {name[:200]!r}: no name on the hub; expected NAME or OWNER/NAME")
     if os.path.lexists(name):
@@ -48,14 +49,14 @@ def hub_name(name: str, what: str) -> str:
 
 
 def hub_revision(revision: str | None, what: str) -> str | None:
-    """A branch, tag or commit. Raises InputError for what could lead out of the hub's cache."""
+    """Return a branch, tag or commit. Raises InputError for a name that could lead out of the hub's cache."""
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > 200):
         raise InputError(f"{what}: {revision[:200]!r} is no revision; expected a branch, a tag or a commit")
     return revision
 
 
 def sae_on_hub(name: str) -> tuple[str, str | None, str | None]:
-    """(repository, path in it, revision) of `hf:OWNER/NAME/PATH@REVISION`. Raises InputError."""
+    """Return (repository, path in it, revision) of `hf:OWNER/NAME/PATH@REVISION`. Raises InputError."""
     match = _SAE.fullmatch(name)
     if match is None:
         raise InputError(
@@ -67,7 +68,7 @@ def sae_on_hub(name: str) -> tuple[str, str | None, str | None]:
 def in_repository(
     name: str, repository: str, path: str | None, revision: str | None
 ) -> tuple[str, str | None, str | None]:
-    """The three, once none of them leads out of the repository. Raises InputError."""
+    """Return repository, path and revision, once none leads out of the repository. Raises InputError."""
     if path is not None and not is_plain_path(path):
         raise InputError(f"SAE {name[:200]!r}: {path[:200]!r} is no path in a repository")
     return hub_name(repository, "SAE"), path, hub_revision(revision, f"SAE {name[:200]!r}")
@@ -93,7 +94,7 @@ def data_set_on_hub(spec: str) -> tuple[str, str]:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a relative path, with slashes, goes down and nowhere else."""
+    """Return True if a relative path, with slashes, only goes down."""
     parts = path.split("/")
     return not any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts)
 

@@ -50,7 +50,7 @@ def _kind_and_model(what: str, name: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True)
 class GatherConfig:
-    """How one pass over a corpus is made."""
+    """Settings of one pass over a corpus."""
 
     n_tokens: int | None = None  # stop after so many corpus tokens; None reads the whole corpus
     sequence_tokens: int = 256  # the subject reads documents in sequences of this many tokens
@@ -119,7 +119,7 @@ N_HARD = 10  # HARD contexts where something asks about them and the recipe does
 
 @dataclass(frozen=True)
 class ContextsConfig:
-    """Which of the gathered contexts are used (scoring.md: what the explainer sees, the held-out set)."""
+    """The choice of gathered contexts: those that the explainer sees, and the held-out set (docs/reading-a-score.md)."""
 
     explain_top: int = 20  # out of the `explain_top_pool` highest
     explain_top_pool: int = 200
@@ -133,7 +133,7 @@ class ContextsConfig:
     held_out_hard: int | None = None  # None: 10 where a scorer asks about contexts (detection), else 0
     aside_top: int = 5  # of each part of the documents that is set aside for a decision
     aside_random: int = 5
-    # What the recipe around this implies; Recipe sets both.
+    # The recipe around this implies both; Recipe sets them.
     draws: int = 1  # different choices of EXPLAIN contexts, one for each label of a best-of-K
     aside: tuple[str, ...] = ()  # of PART_SHARES
 
@@ -146,18 +146,18 @@ class ContextsConfig:
 
     @property
     def report_share(self) -> float:
-        """Share of the HELD_OUT documents on which scores are reported."""
+        """Return the share of the HELD_OUT documents on which scores are reported."""
         return 1.0 - sum(PART_SHARES[part] for part in self.aside)
 
     @property
     def least_firing_windows(self) -> tuple[int, int]:
-        """`min_firing_windows` where all held-out documents report; more where some of them are set aside."""
+        """Return `min_firing_windows` where all held-out documents report; more where some of them are set aside."""
         explain, held_out = self.min_firing_windows
         return explain, math.ceil(held_out / self.report_share - 1e-9)
 
 
 def check_prompt(found: str, today: str) -> None:
-    """Raises InputError for a prompt of another version than the one that this code writes."""
+    """Raise InputError for a prompt of another version than the one that this code writes."""
     if found != today:
         raise InputError(
             f"the recipe was made with the prompt {found!r}, and this version of labeler writes {today!r}: "
@@ -214,7 +214,7 @@ class ExplainerConfig:
 
 @dataclass(frozen=True)
 class TriageConfig:
-    """Which features are worth an LLM: the others keep their look-up label, which costs nothing."""
+    """The rule for features that are worth an LLM: the others keep their look-up label, which costs nothing."""
 
     keep_lookup_from: float = 0.9  # score of the look-up label, on documents set aside, from which it is good enough
     densest: float = 1.0  # share of tokens; a feature that fires on more has no label that an LLM could find
@@ -228,7 +228,7 @@ class TriageConfig:
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    """Who predicts a feature's strengths from its label, and how the predictions are read."""
+    """The simulator that predicts a feature's strengths from its label, and how its predictions are read."""
 
     kind: str = "lookup"  # "lookup" or "openai"
     model: str | None = None
@@ -258,7 +258,7 @@ class SimulatorConfig:
 
     @classmethod
     def of(cls, model: str, method: str = "sparse", simulate: str = "all") -> SimulatorConfig:
-        """An LLM as simulator, by one of the methods of SIMULATORS."""
+        """Return an LLM as simulator, by one of the methods of SIMULATORS."""
         if method not in SIMULATORS:
             raise InputError(f"simulator method {method!r} is not known: choose {', '.join(SIMULATORS)}")
         alternatives = 0 if method == "sparse" else TOP_LOGPROBS
@@ -297,12 +297,12 @@ class ScorerConfig:
             raise InputError(f"scorer.contexts_per_request is {self.contexts_per_request}: give 1 to {MATCHES_AT_MOST}")
         if not 0 <= self.top_logprobs <= 20:
             raise InputError(f"scorer.top_logprobs is {self.top_logprobs}: give 0 to 20")
-        # A frozen value is set once, here: the version is part of the recipe's hash.
+        # A frozen value is set once, here: the version is a part of the recipe's hash.
         object.__setattr__(self, "prompt_version", self.prompt_version or SCORERS[self.kind])
 
     @classmethod
     def from_name(cls, name: str, simulator: SimulatorConfig) -> ScorerConfig:
-        """The scorer for a name such as "detection" or "embedding:MODEL"; the model is the simulator's by default."""
+        """Return the scorer for a name such as "detection" or "embedding:MODEL"; the default model is the simulator's."""
         kind, _colon, model = name.partition(":")
         model = model.removeprefix("openai:") or simulator.model or ""
         if kind == "embedding" and not name.removeprefix("embedding").strip(":"):
@@ -355,7 +355,7 @@ class Recipe:
         object.__setattr__(self, "contexts", self._contexts())
 
     def _contexts(self) -> ContextsConfig:
-        """The contexts that this recipe needs: documents set aside for its decisions, HARD ones where they are asked for."""
+        """Return the contexts that this recipe needs: documents set aside for its decisions, HARD ones where asked for."""
         aside = []
         if self.explainer.best_of > 1 or self.triage is not None:
             aside.append("choose")
@@ -373,13 +373,15 @@ class Recipe:
 
     @property
     def models(self) -> set[str]:
-        """The models that this recipe asks; empty where the token look-up does everything."""
+        """Return the models that this recipe asks; empty where the token look-up does everything."""
         named = (self.explainer.model, self.simulator.model, *(scorer.model for scorer in self.scorers))
         return {model for model in named if model is not None}
 
     @property
     def intervenes(self) -> bool:
-        """Whether a scorer asks about texts that the subject wrote, with labels of other features in the question."""
+        """Return True if a scorer asks about texts that the subject wrote, with labels of other features in the
+        question.
+        """
         return any(scorer.kind == "intervention" for scorer in self.scorers)
 
     @classmethod
@@ -392,7 +394,7 @@ class Recipe:
         simulation: str = "sparse",
         simulate: str = "all",
     ) -> Recipe:
-        """The recipe for names such as "lookup" or "openai:MODEL"; the simulator is the explainer where none is named.
+        """Return the recipe for names such as "lookup" or "openai:MODEL"; the default simulator is the explainer.
 
         `scorers` are names such as "detection" or "embedding:MODEL"; `simulation` and `simulate` are the method of an
         LLM as simulator and its contexts (SimulatorConfig). Raises InputError naming what is known.
@@ -415,7 +417,7 @@ class Recipe:
         return _hash(self, self.version)
 
     def check_versions(self) -> None:
-        """Raises InputError for a recipe of another version, whose contexts, formulas or prompts are not today's."""
+        """Raise InputError for a recipe of another version, whose contexts, formulas or prompts are not today's."""
         if self.version != SCORING_VERSION:
             raise InputError(
                 f"the recipe was made with version {self.version} of the scoring, and this version of labeler scores by "

@@ -1,4 +1,4 @@
-"""The frozen values that pass between stages. No tensors, no I/O, no torch."""
+"""Define the frozen values that pass between stages. No tensors, no I/O, no torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Split(StrEnum):
-    """Which side of the wall a document is on. No document is on both."""
+    """The side of the wall that a document is on. No document is on both."""
 
     EXPLAIN = "explain"  # may be shown to the explainer
     HELD_OUT = "held_out"  # only ever used to score
 
 
 class Source(StrEnum):
-    """How a context came to be chosen."""
+    """The way in which a context was chosen."""
 
     TOP = "top"  # highest peak activation, one a sequence
     SAMPLED = "sampled"  # uniform over the windows in which the feature fires
@@ -26,7 +26,7 @@ class Source(StrEnum):
 
 
 class State(StrEnum):
-    """What a user sees of a feature. A failure never looks like a label."""
+    """The state of a feature, as a user sees it. A failure never looks like a label."""
 
     PENDING = "pending"
     LABELED = "labeled"
@@ -62,9 +62,9 @@ class Context:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What the whole corpus said about one feature; exact counts, independent of how the pass was cut.
+    """Exact counts over the whole corpus for one feature, independent of how the pass was cut.
 
-    Of evidence that others have gathered (evidence/given.py), None is what they do not say, and the windows by
+    In evidence that others have gathered (evidence/given.py), None marks what they do not state, and the windows by
     split are those that they show.
     """
 
@@ -93,7 +93,7 @@ HISTOGRAM_EDGES: tuple[float, ...] = tuple(2.0 ** (e / 2) for e in range(-20, 21
 
 @dataclass(frozen=True)
 class OutputTokens:
-    """What the decoder says of a feature (the logit lens), as token texts, strongest first."""
+    """The tokens that the decoder says of a feature (the logit lens), as texts, strongest first."""
 
     promoted: tuple[str, ...]
     suppressed: tuple[str, ...]
@@ -111,7 +111,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Steered:
-    """What an intervention showed of one feature (score/intervention); no trials where there is a reason."""
+    """The trials of an intervention on one feature (score/intervention); none where there is a reason."""
 
     feature_index: int
     trials: tuple[Trial, ...]
@@ -151,13 +151,13 @@ class Evidence:
 
     @property
     def draws(self) -> tuple[tuple[Context, ...], ...]:
-        """What the explainer sees for each label of a best-of-K."""
+        """Return the contexts that the explainer sees for each label of a best-of-K."""
         return (self.explain, *self.more_draws)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What LLM requests cost. `cost_usd` is None where the price of the model is unknown: unknown is not zero."""
+    """The cost of LLM requests. `cost_usd` is None where the price of the model is unknown: unknown is not zero."""
 
     requests: int = 0
     tokens_in: int = 0
@@ -214,7 +214,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulator that saw only the label predicts for one context."""
+    """The predictions for one context by a simulator that saw only the label."""
 
     context: Context
     predicted: tuple[float, ...] | None  # as many as tokens; None when no usable reply came
@@ -267,7 +267,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a label came about, where that took a decision."""
+    """The origin of a label that took a decision."""
 
     method: str  # of the label that was kept, such as "contrastive" or "lookup"
     why: str  # one sentence, for people

@@ -1,4 +1,4 @@
-"""Which features a command is about: `all`, `0-999`, `1,5,9`, `@file`, `unlabeled`; jobs also select by condition.
+"""Select the features of a command: `all`, `0-999`, `1,5,9`, `@file`, `unlabeled`; jobs also select by condition.
 
 density>1e-5                   what the evidence says
 unlabeled, state=failed        what the label set at hand says
@@ -28,7 +28,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Known(Protocol):
-    """What conditions ask about, by feature."""
+    """The facts about features that conditions can ask for."""
 
     def densities(self) -> np.ndarray:
         """[n_features] share of tokens on which each fires."""

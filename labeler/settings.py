@@ -12,7 +12,7 @@ from labeler.errors import InputError
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says. The key never leaves this object but for the client that needs it."""
+    """Settings from the environment. Only the client that needs the key gets it from this object."""
 
     database: str = "labeler.db"  # LABELER_DB: a file for SQLite, or postgresql+psycopg://...
     base_url: str | None = None  # OPENAI_BASE_URL: any OpenAI-compatible endpoint

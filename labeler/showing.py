@@ -1,4 +1,4 @@
-"""Results read back from the database, joined with the contexts that the evidence folder holds."""
+"""Read results from the database and join them with the contexts in the evidence folder."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def highest_of(spans: Sequence[Span], values: Sequence[float]) -> tuple[float, .
 
 
 def answer_in_characters(answer: dict[str, Any]) -> dict[str, Any]:
-    """What fires on a text (evidence/activations.py), with tokens joined that only together are characters."""
+    """Return the firings on a text (evidence/activations.py), joining tokens that are characters only together."""
     tokens = answer["tokens"]
     if not any(token.get("bytes") for token in tokens):
         return answer
@@ -185,7 +185,7 @@ def _moved(at: Sequence[int], activations: Sequence[float], span_of: Sequence[in
 
 def _pending(folder: EvidenceFolder, feature_index: int) -> LabeledFeature:
     return LabeledFeature(
-        feature_index, State.PENDING, folder.statistics(feature_index), "not labelled yet: run `labeler label`"
+        feature_index, State.PENDING, folder.statistics(feature_index), "not labeled yet: run `labeler label`"
     )
 
 
@@ -196,7 +196,7 @@ def _named(folder: EvidenceFolder, output: Output | None, side: str) -> tuple[tu
 
 
 def describe_feature(view: FeatureView) -> dict[str, Any]:
-    """The same as one JSON object."""
+    """Return the view of a feature as one JSON object."""
     return {
         "feature_index": view.result.feature_index,
         "label_set": view.label_set,
@@ -219,7 +219,7 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
 
 
 def joined_activations(store: Store, sae: int, answer: dict[str, Any]) -> dict[str, Any]:
-    """What fires on a text (evidence/activations.py), with the label that speaks for each feature."""
+    """Return the firings on a text (evidence/activations.py), with the label that speaks for each feature."""
     labels = lookup_labels(store, [(sae, feature["feature_index"]) for feature in answer["features"]])
     return {
         "n_firing": answer["n_firing"],

@@ -1,4 +1,4 @@
-"""What subjects and SAEs both need of tensors in memory."""
+"""Hash tensors in memory, for subjects and SAEs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over the names, types and bytes of loaded tensors, in the order of their names."""
+    """Return sha256 over the names, types and bytes of loaded tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,4 +1,4 @@
-"""How good an SAE is on text it was not trained on: what it explains, and what the subject loses by reading it."""
+"""Measure an SAE on text that it was not trained on: its explained variance, and the subject's loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labeler.subject.reading import TokenBatch, hidden_batches
 
 @dataclass(frozen=True)
 class Figures:
-    """On held-out tokens."""
+    """The figures of an SAE on held-out tokens."""
 
     n_tokens: int
     l0: float

@@ -40,9 +40,9 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What decides the demo's weights; each field is a flag of the command, and its help its reference."""
+    """Settings that decide the demo's weights; each field is a flag of the command."""
 
-    documents: int = _option(100_000, "read at most so many files of the standard library")
+    documents: int = _option(100_000, "read at most this many files of the standard library")
     held_out_share: float = _option(0.05, "share of files, by the hash of their content, that only serve the figures")
     vocabulary: int = _option(4096, "tokens of the byte-level BPE")
     d_model: int = _option(192, "width of the subject")
@@ -206,7 +206,7 @@ def _epochs(hidden: Tensor, config: DemoConfig) -> Iterator[Tensor]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m labeler.demo.train", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, help="the folder to write subject/, sae/ and figures.json into")
-    parser.add_argument("--subject", type=Path, help="train the SAE alone, on the subject in this folder")
+    parser.add_argument("--subject", type=Path, help="train only the SAE, on the subject in this folder")
     for option in fields(DemoConfig):
         parser.add_argument(
             "--" + option.name.replace("_", "-"), type=type(option.default), default=option.default,

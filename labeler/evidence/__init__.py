@@ -1,1 +1,1 @@
-"""The gathering pass, its mergeable per-feature state, the evidence on disk, and the choice of contexts."""
+"""Gather evidence in a pass over the corpus, keep it on disk, and choose contexts from it."""

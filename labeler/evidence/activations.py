@@ -1,4 +1,4 @@
-"""Which features fire on a text: the subject and the SAE of an evidence, reading it as the gathering pass read its corpus."""
+"""Find the features that fire on a text, read by the evidence's subject and SAE as in the gathering pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_ENTRIES = 50_000  # firings listed in all: a dense SAE fires everywhere
 
 @dataclass(frozen=True)
 class TextActivations:
-    """All that fires on a text. Entries are ordered by token and, within a token, by feature."""
+    """Every firing on a text. Entries are ordered by token and, within a token, by feature."""
 
     token_ids: np.ndarray  # [n_tokens]
     token: np.ndarray  # [n] where it fires
@@ -36,7 +36,10 @@ class TextActivations:
 def read_text(
     subject: Subject, target: Target, config: GatherConfig, text: str, most_tokens: int | None = None
 ) -> TextActivations:
-    """What fires on a text, cut into sequences as a document is. Raises InputError for a text without or with too many tokens."""
+    """Return every firing on a text, which is cut into sequences like a document.
+
+    Raises InputError for no or too many tokens.
+    """
     ((_, ids),) = token_ids([Document("text", text)], subject.tokenizer, subject.vocabulary_size)
     if len(ids) == 0:
         raise InputError("the text holds no token: give some words")
@@ -70,7 +73,7 @@ def _read(
 
 
 def describe_activations(found: TextActivations, vocabulary: Vocabulary) -> dict[str, Any]:
-    """The same as one JSON object: the strongest features of each token, and each strong feature with all of its firings."""
+    """Return one JSON object: the strongest features of each token, and all firings of each strong feature."""
     texts = [_token(vocabulary, int(i)) for i in found.token_ids]
     features = _by_peak(found)
     return {
@@ -81,13 +84,16 @@ def describe_activations(found: TextActivations, vocabulary: Vocabulary) -> dict
 
 
 def _token(vocabulary: Vocabulary, token_id: int) -> dict[str, str]:
-    """The text, and the bytes where it is but a part of a character: joined with their neighbors they can be read."""
+    """Return a token's text, with its bytes where it is only a part of a character.
+
+    Joined with the bytes of the tokens beside it, they can be read.
+    """
     text = vocabulary.text(token_id)
     return {"token": text, "bytes": vocabulary.bytes(token_id).hex()} if "\ufffd" in text else {"token": text}
 
 
 def _by_token(found: TextActivations) -> Iterator[tuple[int, list[list[float]]]]:
-    """How many features fire on each token, and the strongest of them as [feature, activation]."""
+    """Count the features that fire on each token, and list the strongest of them as [feature, activation]."""
     order = np.lexsort((found.feature, -found.value, found.token))
     edges = np.searchsorted(found.token[order], np.arange(len(found.token_ids) + 1))
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -99,7 +105,7 @@ def _by_token(found: TextActivations) -> Iterator[tuple[int, list[list[float]]]]
 
 
 def _by_peak(found: TextActivations) -> np.ndarray:
-    """The features that fire, the highest first."""
+    """Return the features that fire, the highest activation first."""
     order = np.lexsort((found.feature, -found.value))
     _, first = np.unique(found.feature[order], return_index=True)
     return found.feature[order][np.sort(first)]
@@ -120,5 +126,5 @@ def _listed(found: TextActivations, features: np.ndarray) -> Iterator[dict[str, 
 
 
 def _short(values: np.ndarray) -> list[float]:
-    """The shortest decimals that are these float32 values again when they are read as such."""
+    """Return the shortest decimals that read back as the same float32 values."""
     return [float(str(v)) for v in values.astype(np.float32)]

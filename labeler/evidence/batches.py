@@ -1,7 +1,7 @@
-"""How the corpus is cut for the subject: chunks that shards take whole, batches of sequences of like length, windows.
+"""Cut the corpus for the subject: chunks that shards take whole, batches of sequences of similar length, windows.
 
-A batch depends on the corpus and the configuration alone, never on the shard or on where a killed run resumed:
-matrix products may differ in the last bit between batch shapes, and evidence must not.
+A batch depends only on the corpus and the configuration, never on the shard or on where a killed run resumed.
+Matrix products may differ in the last bit between batch shapes, and evidence must not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from labeler.subject.sequences import TokenizedCorpus
 
 @dataclass(frozen=True)
 class Batch:
-    """Some sequences, longest first, and the windows they are cut into.
+    """Some sequences, longest first, and the windows that they are cut into.
 
     "Token" counts the corpus tokens of the batch in order, [n_tokens]; "position" is a place in the corpus.
     """
@@ -35,7 +35,7 @@ class Batch:
 
     @cached_property
     def first_tokens(self) -> np.ndarray:
-        """[n_sequences + 1] where each sequence begins among the batch's tokens."""
+        """Return [n_sequences + 1] the index among the batch's tokens at which each sequence begins."""
         return starts_of(self.lengths)
 
     @cached_property
@@ -48,19 +48,19 @@ class Batch:
 
     @cached_property
     def window_first_tokens(self) -> np.ndarray:
-        """[n_windows] where each window begins among the batch's tokens."""
+        """Return [n_windows] the index among the batch's tokens at which each window begins."""
         inside = ranges(np.zeros(len(self.lengths), dtype=np.int64), self.windows_per_sequence) * self.window_tokens
         return self.first_tokens[self.sequence_of_window] + inside
 
     @cached_property
     def window_positions(self) -> np.ndarray:
-        """[n_windows] position of each window in the corpus."""
+        """Return [n_windows] the position of each window in the corpus."""
         sequence = self.sequence_of_window
         return self.starts[sequence] + self.window_first_tokens - self.first_tokens[sequence]
 
     @cached_property
     def window_of_token(self) -> np.ndarray:
-        """[n_tokens] the window that holds each token."""
+        """Return [n_tokens] the window that holds each token."""
         lengths = np.diff(np.append(self.window_first_tokens, self.n_tokens))
         return np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
 
@@ -69,7 +69,7 @@ class Batch:
         return self.held_out[self.sequence_of_window]
 
     def padded_ids(self, tokens: np.ndarray, bos: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids [n_sequences, longest (+ 1 with a BOS)] and a mask that is true on corpus tokens."""
+        """Return token ids [n_sequences, longest (+ 1 with a BOS)] and a mask that is true on corpus tokens."""
         lead = 0 if bos is None else 1
         width = int(self.lengths.max()) + lead
         ids = np.zeros((len(self.lengths), width), dtype=np.int64)
@@ -98,7 +98,7 @@ def tokens_of_chunk(corpus: TokenizedCorpus, chunk: int, config: GatherConfig) -
 
 
 def batches_of_chunk(corpus: TokenizedCorpus, chunk: int, config: GatherConfig) -> Iterator[Batch]:
-    """The batches of one chunk: the sequences that begin in it, longest first, so that little is padding."""
+    """Return the batches of one chunk: the sequences that begin in it, longest first, so that little is padding."""
     low, high = _sequences_of_chunk(corpus, chunk, config)
     if low >= high:
         return

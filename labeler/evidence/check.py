@@ -1,4 +1,4 @@
-"""All files of an evidence folder, read from end to end: which of them are what was gathered, and what is wrong with the others."""
+"""Read all files of an evidence folder from end to end, and report what is wrong with any of them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _ELEMENTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What was found of one file."""
+    """The finding about one file."""
 
     file: str
     n_bytes: int
-    problem: str | None = None  # None: as it was gathered, or as far as one can see without hashes
+    problem: str | None = None  # None: the file is as it was gathered, as far as one can see where there are no hashes
     damaged_blocks: int = 0
 
 
 @dataclass(frozen=True)
 class EvidenceCheck:
-    """What was found of a folder."""
+    """The findings about a folder."""
 
     folder: Path
     files: tuple[FileCheck, ...]
-    has_hashes: bool  # without them, only what cannot be is seen
+    has_hashes: bool  # without hashes, only impossible values are found
 
     @property
     def problems(self) -> list[FileCheck]:
@@ -44,11 +44,14 @@ class EvidenceCheck:
 
 
 def check_evidence(folder: Path, on_progress: Progress = no_progress) -> EvidenceCheck:
-    """Compare every file with its hashes, and look for values that cannot be. Raises NotFoundError where there is no evidence."""
+    """Compare every file with its hashes, and look for impossible values.
+
+    Raises NotFoundError where there is no evidence.
+    """
     try:
         manifest = read_manifest(folder)
     except FormatError as error:
-        # Without it nothing can be said of the others.
+        # Without the manifest nothing can be said about the other files.
         return EvidenceCheck(
             folder, (FileCheck(MANIFEST, _size(folder / MANIFEST), reason_of(error)),), has_hashes=False
         )
@@ -89,7 +92,7 @@ def _check_file(folder: Path, name: str, hashes: Hashes | None, manifest: dict[s
 
 
 def _impossible(name: str, array: np.ndarray, manifest: dict[str, Any]) -> str | None:
-    """The first value that no gathering pass writes; None where all could be."""
+    """Describe the first value that no gathering pass writes; None where all values are possible."""
     may_be_nan = BY_OTHERS in manifest and name.partition(".")[0] in ("statistics", "output")
     n_tokens = int(manifest["corpus"]["n_tokens"])
     bounds = {"start": n_tokens, "position": n_tokens, "n_firings": n_tokens + 1}.get(name.split(".")[-2])
@@ -111,7 +114,7 @@ def _impossible(name: str, array: np.ndarray, manifest: dict[str, Any]) -> str |
 
 
 def _check_steered(folder: Path) -> Iterator[FileCheck]:
-    """What `labeler intervene` has written, whose digests stand in its own files."""
+    """Check the files that `labeler intervene` has written; they carry their own digests."""
     steered = SteeredFolder(folder)
     if not steered.exists:
         return
@@ -130,7 +133,7 @@ def _check_steered(folder: Path) -> Iterator[FileCheck]:
 
 
 def _check_together(folder: Path) -> Iterator[FileCheck]:
-    """Whether files that are whole fit each other: it is what a reader finds when it opens them."""
+    """Check that files which are whole also fit each other, by opening them as a reader does."""
     try:
         EvidenceFolder(folder).check_shared()
     except FormatError as error:

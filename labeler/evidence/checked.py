@@ -1,5 +1,8 @@
-"""The files of a finished evidence folder, opened: each array has the form that readers rely on, and its blocks are compared
-with their hashes before they are used, once for each that opens the folder."""
+"""Open the files of a finished evidence folder and check them before they are used.
+
+Each array has the form that readers rely on. Its blocks are compared with their hashes before their first use, once
+per opened folder.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _FLOATS, _WHOLE_NUMBERS, _BOOLEANS = "f", "iu", "b"
 
 
 class CheckedArray:
-    """A memory-mapped array of an evidence folder, whose blocks are compared with their hashes before they are used, once.
+    """A memory-mapped array whose blocks are compared with their hashes, once, before they are used.
 
     Without hashes nothing is compared.
     """
@@ -33,7 +36,7 @@ class CheckedArray:
         self._folder, self.name = folder, name
         with as_damage(folder, name):
             mapped = map_npy(folder / name)
-        self.values = mapped.view(np.ndarray)  # each slice of a memmap costs microseconds, of which a read has hundreds
+        self.values = mapped.view(np.ndarray)  # a slice of a memmap costs microseconds, and a read takes hundreds
         if not self.values.flags.c_contiguous:
             raise DamagedError(folder, name, "expected an array in rows")
         mapping = getattr(mapped, "_mmap", None)  # an array without elements has none
@@ -44,12 +47,12 @@ class CheckedArray:
         self._compare(np.zeros(1, dtype=np.int64), DamagedError)  # the header
 
     def whole(self) -> np.ndarray:
-        """All of it. Raises DamagedError."""
+        """Return the whole array, checked. Raises DamagedError."""
         self.check(0, self.values.size, DamagedError)
         return self.values
 
     def check(self, low: int, high: int, error: type[DamagedError]) -> None:
-        """Elements low..high-1, counted over all rows, are as they were written. Raises `error`."""
+        """Check that elements low..high-1, counted over all rows, are as they were written. Raises `error`."""
         if self._table is None or high <= low:
             return
         size = self.values.itemsize
@@ -58,7 +61,7 @@ class CheckedArray:
             self._compare(np.arange(first, end), error)
 
     def check_at(self, low: np.ndarray, high: np.ndarray, error: type[DamagedError]) -> None:
-        """The same of many ranges at once, none of them empty."""
+        """Check many ranges of elements at once, none of them empty."""
         if self._table is None or len(low) == 0 or self._known.all():
             return
         size = self.values.itemsize
@@ -67,7 +70,7 @@ class CheckedArray:
         self._compare(np.unique(np.minimum(first[:, None] + np.arange(longest), last[:, None])), error)
 
     def damaged_elements(self) -> np.ndarray:
-        """[size] whether each element, counted over all rows, lies in a damaged block."""
+        """Return [size] flags: true for each element, counted over all rows, that lies in a damaged block."""
         if self._table is None:
             return np.zeros(self.values.size, dtype=bool)
         whole = np.array([self._is_whole(block) for block in range(len(self._known))], dtype=bool)
@@ -87,7 +90,7 @@ class CheckedArray:
 
 
 class EvidenceFiles:
-    """The files of one folder. Everything raises DamagedError, or DamagedFeatureError, naming the file."""
+    """The files of one folder. Every method raises DamagedError or DamagedFeatureError, naming the file."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -98,7 +101,7 @@ class EvidenceFiles:
             self.hashes.check_sizes()
 
     def has(self, name: str) -> bool:
-        """Whether there is this optional file; one that a killed run left without hashes does not count."""
+        """Return True if this optional file is there; a file that a killed run left without hashes does not count."""
         return name in self.hashes.of if self.hashes is not None else (self.folder / name).exists()
 
     def array(self, name: str) -> CheckedArray:
@@ -112,20 +115,20 @@ class EvidenceFiles:
         return self.array(name).whole()
 
     def element(self, name: str, index: int) -> Any:
-        """One number of a feature, counted over all rows."""
+        """Return one number of a feature, counted over all rows."""
         array = self.array(name)
         array.check(index, index + 1, DamagedFeatureError)
         return array.values.reshape(-1)[index]
 
     def row(self, name: str, feature_index: int) -> np.ndarray:
-        """The numbers of a feature, from an array of [n_features, n]."""
+        """Return the numbers of a feature, from an array of [n_features, n]."""
         array = self.array(name)
         width = array.values.shape[1]
         array.check(feature_index * width, (feature_index + 1) * width, DamagedFeatureError)
         return np.asarray(array.values[feature_index])
 
     def corpus(self) -> TokenizedCorpus:
-        """The corpus; what is read of its tokens is for the reader to check."""
+        """Open the corpus. Its tokens are not checked here: each reader checks those that it reads."""
         name = "corpus/corpus.json"
         if self.hashes is not None:
             self.hashes.check_whole(name)
@@ -144,7 +147,7 @@ class EvidenceFiles:
         )
 
     def check_shared(self) -> None:
-        """All that features share is as it was written; the corpus is read from end to end, the first time."""
+        """Check that everything which features share is as it was written. The first call reads the whole corpus."""
         if not self._shared_is_whole:
             for name in (
                 *_STARTS,
@@ -157,7 +160,7 @@ class EvidenceFiles:
         self._shared_is_whole = True
 
     def check_shapes(self, n_features: int, *, by_others: bool) -> None:
-        """Every array that readers will ask for is there, in the form that they expect."""
+        """Check that every array that readers will ask for is there, in the form that they expect."""
         f, splits = n_features, len(SPLITS)
         self._expect("statistics.n_firing_windows.npy", _WHOLE_NUMBERS, (splits, f))
         self._expect("statistics.maximum.npy", _FLOATS, (f,))
@@ -202,7 +205,7 @@ class EvidenceFiles:
             self._expect("neighbours.cosines.npy", _FLOATS, (n_features, width))
 
     def _expect_rows(self, place: str, starts: str, n_features: int, arrays: dict[str, str]) -> None:
-        """Rows of unequal length: where each feature's begin, and arrays of as many elements as there are in all."""
+        """Check rows of unequal length: their offsets, and that each array has as many elements as they say."""
         self._expect(f"{place}.{starts}.npy", _WHOLE_NUMBERS, (n_features + 1,))
         lengths = {len(self._expect(f"{place}.{name}.npy", kinds, (None,))) for name, kinds in arrays.items()}
         if len(lengths) > 1:
@@ -224,7 +227,7 @@ class EvidenceFiles:
         return found
 
     def _check_starts(self, name: str, n: int) -> None:
-        """Without hashes: offsets begin at 0, never fall, and end with the array that they cut."""
+        """Check offsets that have no hashes: they begin at 0, never fall, and end with the array that they cut."""
         if self.hashes is not None:
             return
         starts = self.array(name).values

@@ -1,11 +1,12 @@
-"""Which of the gathered contexts the explainer sees, and on which the label is scored (scoring.md's two sets).
+"""Choose the contexts that the explainer sees, and those on which the label is scored (docs/reading-a-score.md).
 
     HELD_OUT documents   report: the scores of a label                    chosen first, exactly as the design draws them
                          choose, show, compare: parts set aside           repeat nothing of the above
     EXPLAIN documents    what the explainer sees, in one or more draws    repeat nothing of the above
 
-Near-duplicates are left out downwards, so that design weights stay exact, and no text copied between documents is both
-shown to an explainer and scored. Documents are in parts by a hash of their tokens: two copies are in one part.
+Near-duplicates are left out from the top of this table downwards, so that design weights stay exact. No text that was
+copied between documents is both shown to an explainer and scored. A hash of its tokens decides a document's part, so
+two copies of a document are in one part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _REPORT = "report"
 
 
 def choose_evidence(folder: EvidenceFolder, feature_index: int, config: ContextsConfig, seed: int = 0) -> Evidence:
-    """The evidence of one feature as a recipe wants it; the same on every machine for the same seed."""
+    """Return one feature's evidence as a recipe wants it; the same seed gives the same evidence on every machine."""
     chooser = _Chooser(folder, feature_index, config, seed)
     held_out = chooser.held_out()
     aside = {part: chooser.set_aside(part) for part in config.aside}
@@ -49,7 +50,7 @@ def choose_evidence(folder: EvidenceFolder, feature_index: int, config: Contexts
 def explain_windows(
     folder: EvidenceFolder, feature_index: int, held_out: Iterable[Context], near_duplicate: float
 ) -> dict[Source, Windows]:
-    """All gathered EXPLAIN windows of a feature that repeat none of the held-out contexts, by source."""
+    """Return, by source, all gathered EXPLAIN windows of a feature that repeat none of the held-out contexts."""
     scored = NearDuplicates(near_duplicate, shingles_of_all(folder, held_out))
     kept = {}
     for source in (Source.TOP, Source.SAMPLED, Source.RANDOM):
@@ -63,9 +64,9 @@ def explain_windows(
 
 
 def part_of(folder: EvidenceFolder, document: int, aside: Sequence[str], seed: int) -> str:
-    """The part of a HELD_OUT document: one of `aside`, or "report". Each part has a place of its own on [0, 1).
+    """Return the part of a HELD_OUT document: one of `aside`, or "report". Each part has its own range within [0, 1).
 
-    A document keeps its part whatever else is set aside, except that a part which is not needed reports.
+    A document keeps its part whatever else is set aside, except that the documents of an unused part report.
     """
     place, start = folder.document_fraction(document, f"part:{seed}"), 0.0
     for part, share in PART_SHARES.items():
@@ -93,9 +94,9 @@ class _Chooser:
         return chosen + self._hard(Split.HELD_OUT, n_hard, self._unlike_apart(), taken=chosen)
 
     def _intervals(self) -> tuple[Context, ...]:
-        """Of evidence that others have gathered: what they drew from intervals of the activation, spread over deciles.
+        """Choose from the activation intervals of evidence that others have gathered, spread over deciles.
 
-        Without weights: how many windows of the corpus each stands for, they do not say.
+        The contexts have no weights, since the files do not say how many windows of the corpus each stands for.
         """
         windows, documents = self._windows(Source.SAMPLED, Split.HELD_OUT)
         strata = deciles(windows.peak)
@@ -106,12 +107,15 @@ class _Chooser:
         return chosen
 
     def set_aside(self, part: str) -> tuple[Context, ...]:
-        """A few contexts of other documents. What a label is to learn its mistakes from is spread over the deciles."""
+        """Choose a few contexts of other documents.
+
+        Those that show a label its mistakes are spread over the deciles.
+        """
         rng, seen = self._rng("aside", part), self._unlike_apart()
         n_firing, n_random = self.config.aside_top, self.config.aside_random
         chosen: tuple[Context, ...] = ()
         sources: tuple[Source, ...] = (Source.SAMPLED, Source.TOP) if part == "show" else (Source.TOP,)
-        if self.folder.by_others:  # there are intervals alone, and silent contexts among them
+        if self.folder.by_others:  # there are only intervals, with silent contexts among them
             sources, n_firing, n_random = (Source.SAMPLED,), n_firing + n_random, 0
         for source in sources:
             chosen += self._some(source, n_firing - len(chosen), part, rng, seen)
@@ -139,7 +143,7 @@ class _Chooser:
         return chosen + self._hard(Split.EXPLAIN, self.config.explain_hard or 0, seen, taken=chosen)
 
     def _rng(self, *names: str) -> np.random.Generator:
-        """A stream of its own, so that what one choice takes changes no other."""
+        """Return a random stream for one choice only, so that no choice changes another."""
         salt = int.from_bytes(hashlib.sha256(":".join(names).encode()).digest()[:4], "big")
         return np.random.default_rng([self.seed, self.feature, salt])
 
@@ -153,7 +157,7 @@ class _Chooser:
         self.apart += shingles_of_all(self.folder, contexts)
 
     def _windows(self, source: Source, split: Split, part: str = _REPORT) -> tuple[Windows, np.ndarray]:
-        """The gathered windows of a split, of HELD_OUT those of one part of the documents; and their documents."""
+        """Return the gathered windows of a split and their documents; of HELD_OUT, those of one part of the documents."""
         windows = self._pool(source, split)
         documents = self.folder.corpus.document_of(windows.position)
         if split is Split.EXPLAIN or not self.config.aside:
@@ -163,7 +167,7 @@ class _Chooser:
         return windows.take(here), documents[here]
 
     def _pool(self, source: Source, split: Split) -> Windows:
-        """All gathered windows of a split, read once; HARD ones are found among those of all sources."""
+        """Return all gathered windows of a split, read once; HARD windows are found among those of all sources."""
         if (pool := self._pools.get((source, split))) is None:
             if source is Source.HARD:
                 pool = hard_windows(self.folder, self.feature, split, self._rng("hard", split))
@@ -180,7 +184,9 @@ class _Chooser:
     def _distinct_top(
         self, split: Split, n: int, pool: int, seen: NearDuplicates, shuffle: np.random.Generator | None = None
     ) -> tuple[Context, ...]:
-        """`n` of the `pool` highest windows: at most one a document while there are enough documents, no repeats."""
+        """Return `n` of the `pool` highest windows: at most one per document while there are enough documents, no
+        repeats.
+        """
         windows, documents = self._windows(Source.TOP, split)
         order = np.arange(min(pool, len(windows)))
         if shuffle is not None:
@@ -210,7 +216,7 @@ class _Chooser:
         *,
         taken: Sequence[Context],
     ) -> tuple[Context, ...]:
-        """Windows that look alike and on which the feature is silent; fewer than `n` where fewer are known."""
+        """Return `n` windows that look like the feature's and on which it is silent; fewer where fewer are known."""
         if n == 0:
             return ()
         windows, documents = self._windows(Source.HARD, split, part)
@@ -223,7 +229,7 @@ class _Chooser:
         return contexts
 
     def _apart_from(self, windows: Windows, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Those of `order` that overlap no window beginning at one of `starts`."""
+        """Return the entries of `order` that overlap no window beginning at one of `starts`."""
         width = self.folder.window_tokens
         away = np.abs(windows.position[order][:, None] - starts[None, :])
         return order[away.min(axis=1, initial=width) >= width]
@@ -231,7 +237,9 @@ class _Chooser:
     def _sampled_over_deciles(
         self, top: Sequence[Context], seen: NearDuplicates, rng: np.random.Generator | None
     ) -> tuple[Context, ...]:
-        """EXPLAIN windows over the deciles of the feature's firing windows, of other documents while there are enough."""
+        """Return EXPLAIN windows over the deciles of the feature's firing windows, of other documents while there are
+        enough.
+        """
         windows, documents = self._windows(Source.SAMPLED, Split.EXPLAIN)
         strata = deciles(windows.peak)
         groups = [np.flatnonzero(strata == d) for d in range(N_DECILES, 0, -1)]
@@ -245,7 +253,7 @@ class _Chooser:
         )
 
     def _random(self, taken: np.ndarray) -> tuple[Context, ...]:
-        """Uniform over all held-out windows; the silent ones stand for all silent windows of the split."""
+        """Draw uniformly from all held-out windows; the silent ones stand for all silent windows of the split."""
         windows, documents = self._windows(Source.RANDOM, Split.HELD_OUT)
         order = self._apart_from(windows, self.rng.permutation(len(windows)), taken)
         n = self.config.held_out_random
@@ -268,12 +276,13 @@ class _Chooser:
         return tuple(contexts)
 
     def _sampled_by_design(self) -> tuple[Context, ...]:
-        """Held-out firing windows, equally many of each decile, each with the number of windows it stands for.
+        """Return held-out firing windows, equally many of each decile, each with the number of windows that it stands
+        for.
 
-        Two-phase sampling (Neyman 1938): the gathered sample is uniform over the firing windows; its deciles are the
-        strata, or as many equal parts as there are windows to choose; within a stratum the choice is uniform again.
-        Weight = N_firing / m * m_h / n_h. Where documents are set aside, m counts the windows of the others, which are a
-        random part of the documents.
+        Two-phase sampling (Neyman 1938): the gathered sample is uniform over the firing windows. Its deciles are the
+        strata, or as many equal parts as there are windows to choose. Within a stratum the choice is uniform again.
+        Weight = N_firing / m * m_h / n_h. Where documents are set aside, m counts the windows of the other documents,
+        which are a random part of all.
         """
         windows, documents = self._windows(Source.SAMPLED, Split.HELD_OUT)
         n = self.config.held_out_sampled
@@ -298,7 +307,7 @@ class _Chooser:
 
 
 def null_features(folder: EvidenceFolder, config: ContextsConfig, n: int, seed: int) -> list[int]:
-    """`n` features, the same for a whole label set, whose labels stand in for "a label of some other feature"."""
+    """Return `n` features whose labels stand in for "some other feature", the same for a whole label set."""
     enough = np.flatnonzero(
         (np.asarray(folder.n_firing_windows) >= np.array(config.min_firing_windows)[:, None]).all(axis=0)
     )

@@ -1,9 +1,9 @@
-"""The best contexts of each feature, kept in bounded memory and merged without regard to order.
+"""Keep the best contexts of each feature in bounded memory, and merge them in any order.
 
-A reservoir keeps, for each feature, the `k` contexts of lowest rank, where the rank is a pure function of the context:
-its peak activation (highest first) for TOP, a seeded hash of (window, feature) for SAMPLED, which makes the kept ones
-a uniform sample without replacement. "The k lowest of a set" is associative and commutative, so shards, spills and
-checkpoints all merge to the same contexts, byte for byte.
+A reservoir keeps, for each feature, the `k` contexts of lowest rank. The rank is a pure function of the context. For
+TOP it is the peak activation, highest first. For SAMPLED it is a seeded hash of (window, feature), which makes the kept
+contexts a uniform sample without replacement. Taking the k lowest of a set is associative and commutative, so shards,
+spills and checkpoints all merge to the same contexts, byte for byte.
 
 Features are held in blocks: compaction copies one block at a time, and a spill writes block after block.
 """
@@ -73,7 +73,7 @@ def concatenate(parts: Sequence[Contexts]) -> Contexts:
 
 
 def keep_best(contexts: Contexts, k: int, first_feature: int) -> Contexts:
-    """The `k` contexts of lowest rank of each feature, sorted by (feature, rank, start)."""
+    """Return the `k` contexts of lowest rank of each feature, sorted by (feature, rank, start)."""
     local = (contexts.feature - first_feature).astype(np.uint64)
     key = (local << np.uint64(_RANK_BITS)) | contexts.rank
     order = _argsort_with_ties(key, contexts.start)
@@ -83,7 +83,7 @@ def keep_best(contexts: Contexts, k: int, first_feature: int) -> Contexts:
 
 
 def _argsort_with_ties(key: np.ndarray, start: np.ndarray) -> np.ndarray:
-    # numpy's default sort of 64-bit keys is vectorised and several times faster than a lexsort over both arrays,
+    # numpy's default sort of 64-bit keys is vectorized and several times faster than a lexsort over both arrays,
     # but not stable; equal keys (copies of one text) are put in order of position afterwards.
     order = np.argsort(key)
     ordered = key[order]
@@ -96,7 +96,7 @@ def _argsort_with_ties(key: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 class Reservoir:
-    """Keeps the `k` best contexts of each feature; `limit` is the rank a new one must not exceed."""
+    """Keeps the `k` best contexts of each feature; `limit` is the rank that a new one must not exceed."""
 
     def __init__(self, n_features: int, k: int) -> None:
         self.n_features, self.k = n_features, k
@@ -108,7 +108,7 @@ class Reservoir:
         self.n_bytes = 0  # of all contexts held
 
     def offer(self, contexts: Contexts) -> None:
-        """Take contexts sorted by feature. Those above the limit may be offered; they cost time, nothing else."""
+        """Take contexts sorted by feature. Contexts above the limit may be offered, and cost only time."""
         if len(contexts) == 0:
             return
         self.n_bytes += contexts.n_bytes
@@ -133,14 +133,14 @@ class Reservoir:
         self.tighten(kept)
 
     def tighten(self, best: Contexts) -> None:
-        """Lower the limits of the features of which `best` holds `k` contexts, sorted by feature, then rank."""
+        """Lower the limits of the features of which `best` holds `k` contexts; `best` is sorted by feature, then rank."""
         first = boundaries(best.feature)
         full = first[np.diff(np.append(first, len(best))) == self.k]
         worst = full + self.k - 1
         self.limit[best.feature[worst]] = np.minimum(self.limit[best.feature[worst]], best.rank[worst])
 
     def drain(self) -> Iterator[Contexts]:
-        """The kept contexts, block after block, which are then forgotten. The limits stay: they still hold."""
+        """Yield the kept contexts, block after block, and forget them. The limits stay, since they still hold."""
         for block in range(self._n_blocks):
             self._compact(block)
             kept, self._kept[block] = self._kept[block], None
@@ -192,13 +192,13 @@ class ContextsReader:
         self.rank = array("rank") if with_rank else None
 
     def forget_pages(self) -> None:
-        """Let go of the pages read so far, which count as this process's memory; the next read brings them back."""
+        """Release the pages read so far, which count as this process's memory; the next read brings them back."""
         for array in (self.start, self.n_entries, self.offset, self.value, self.rank):
             if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
                 array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def features(self, low: int, high: int) -> Contexts:
-        """All contexts of features low..high-1."""
+        """Return all contexts of features low..high-1."""
         a, b = int(self.feature_starts[low]), int(self.feature_starts[high])
         ea, eb = int(self.entry_starts[low]), int(self.entry_starts[high])
         counts = np.diff(self.feature_starts[low : high + 1])
@@ -211,7 +211,7 @@ class ContextsReader:
 
 
 def best_of_runs(runs: Sequence[ContextsReader], k: int, n_features: int) -> Iterator[Contexts]:
-    """The `k` best contexts of each feature over several runs, a block of features in memory at a time."""
+    """Yield the `k` best contexts of each feature over several runs, a block of features in memory at a time."""
     for low in range(0, n_features, BLOCK_FEATURES):
         high = min(low + BLOCK_FEATURES, n_features)
         parts = [c for c in (run.features(low, high) for run in runs) if len(c)]

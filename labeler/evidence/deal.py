@@ -1,7 +1,7 @@
-"""Examples dealt to four splits as Bills et al. 2023 dealt them, for comparability with scores made that way.
+"""Deal examples to four splits as Bills et al. 2023 did, for comparability with scores made that way.
 
-Our own split is by document. Here neighbouring examples go to different splits, whatever document they come from: use
-it to repeat published numbers, not to make new ones.
+Our own split is by document. Here neighboring examples go to different splits, even if they are from one document.
+Use it to repeat published numbers, not to make new ones.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Deal(Generic[Example]):
 def deal(top: Sequence[Example], random: Sequence[Example], n_per_split: int | None = None) -> Deal[Example]:
     """Deal `top` (highest activation first) to four splits in turn, and `random` to all but train.
 
-    `n_per_split` examples of each kind a split; None deals as many as go round evenly. Raises InputError where there
-    are too few.
+    Each split gets `n_per_split` examples of each kind; None deals as many as go round evenly. Raises InputError where
+    there are too few.
     """
     train, *rest = _in_turn("top", top, 4, n_per_split)
     of_random = _in_turn("random", random, 3, n_per_split)

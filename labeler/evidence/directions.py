@@ -1,4 +1,4 @@
-"""What the decoder says of a feature without any text: the tokens it promotes, and the features that point its way.
+"""Read a feature's decoder direction without any text: the tokens it promotes, and the features nearest to it.
 
     output.tokens.npy      [n_features, 2 * 10] token ids: the 10 most promoted, then the 10 most suppressed
     output.logits.npy      [n_features, 2 * 10] their logits
@@ -6,8 +6,8 @@
     output.range.npy       [n_features, 2] lowest and highest logit: the edges of the histogram
     neighbours.features.npy, neighbours.cosines.npy   [n_features, 10], nearest first
 
-The logits are the "logit lens" of nostalgebraist (2020): the decoder row, times the weight of the final norm, through the
-unembedding; the norm's division is left out, which scales all logits of a feature alike.
+The logits are the "logit lens" of nostalgebraist (2020): the decoder row, times the weight of the final norm, through
+the unembedding. The norm's division is left out, since it scales all logits of a feature alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labeler.evidence.manifest import is_listed
 from labeler.evidence.progress import Progress, no_progress
 from labeler.files import save_npy
 
-if TYPE_CHECKING:  # what is written is read without torch
+if TYPE_CHECKING:  # the files are read without torch
     from torch import Tensor, nn
 
     from labeler.evidence.store import EvidenceFolder
@@ -35,12 +35,12 @@ N_TOKENS = 10
 N_NEIGHBOURS = 10
 N_BINS = 40
 _BLOCK = 1024
-_MANY_ON_CPU, _MANY_ON_GPU = 1 << 17, 1 << 21  # features whose neighbours take some minutes
+_MANY_ON_CPU, _MANY_ON_GPU = 1 << 17, 1 << 21  # features whose neighbors take some minutes
 
 
 @dataclass(frozen=True)
 class Output:
-    """The output side of one feature."""
+    """The output side of one feature: the tokens that its decoder direction promotes and suppresses."""
 
     promoted: tuple[tuple[int, float], ...]  # (token id, logit), highest first
     suppressed: tuple[tuple[int, float], ...]  # lowest first
@@ -58,12 +58,15 @@ def has_neighbours(folder: Path) -> bool:
 
 
 def neighbours_are_cheap(sae: SAE) -> bool:
-    """Whether n_features^2 cosines take no more than some minutes on the device that holds the SAE."""
+    """Return True if n_features^2 cosines take only a few minutes on the device that holds the SAE."""
     return sae.n_features <= (_MANY_ON_GPU if sae.w_dec.is_cuda else _MANY_ON_CPU)
 
 
 def write_output(folder: Path, subject: Subject, sae: SAE, on_progress: Progress = no_progress) -> None:
-    """The output side of each feature, a block of features in memory at a time; nothing where the subject has none."""
+    """Write the output side of each feature, one block of features at a time.
+
+    Nothing is written where the SAE writes into a space that the subject's unembedding does not read.
+    """
     unembedding = _unembedding(subject)
     if unembedding is not None and unembedding.shape[1] == sae.decoder_directions().shape[1]:
         _write_output(folder, sae.decoder_directions(), unembedding, on_progress)
@@ -80,7 +83,7 @@ def write_neighbours(folder: Path, sae: SAE, on_progress: Progress = no_progress
 
 
 def _unembedding(subject: Subject) -> Tensor | None:
-    """[vocabulary, d] with the final norm's weight folded in; None for a subject without one."""
+    """Return [vocabulary, d] with the final norm's weight folded in; None for a subject without an unembedding."""
     head = subject.model.get_output_embeddings()
     if head is None:
         return None
@@ -129,7 +132,7 @@ def _write_output(folder: Path, directions: Tensor, unembedding: Tensor, on_prog
 
 
 def read_output(folder: EvidenceFolder, feature_index: int) -> Output | None:
-    """The output side of a feature; None where the subject has none or the pass did not write it.
+    """Return the output side of a feature; None where the subject has none or the pass did not write it.
 
     Raises DamagedFeatureError.
     """
@@ -149,7 +152,7 @@ def read_output(folder: EvidenceFolder, feature_index: int) -> Output | None:
 
 
 def read_neighbours(folder: EvidenceFolder, feature_index: int) -> tuple[tuple[int, float], ...]:
-    """(feature index, cosine of the decoder directions) of the nearest features, nearest first.
+    """Return (feature index, cosine of the decoder directions) of the nearest features, nearest first.
 
     Raises DamagedFeatureError.
     """
@@ -165,7 +168,7 @@ def read_neighbours(folder: EvidenceFolder, feature_index: int) -> tuple[tuple[i
 
 def _row(folder: EvidenceFolder, name: str, feature_index: int) -> list[Any]:
     row = folder.files.row(f"{name}.npy", feature_index)
-    # Others leave out what they do not say as NaN; infinite is nothing that anyone writes.
+    # Evidence that others have gathered holds NaN for what it leaves out; no one writes an infinite number.
     if bool(np.isinf(row).any()):
         raise DamagedFeatureError(folder.folder, f"{name}.npy", f"feature {feature_index} has an infinite number")
     return list(row.tolist())

@@ -1,4 +1,4 @@
-"""Windows that nearly repeat each other: a text copied between documents must not stand on both sides of the wall."""
+"""Find windows that nearly repeat each other: a copied text must not be both shown to an explainer and scored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NearDuplicates:
 
 
 def shingles(folder: EvidenceFolder, token_ids: np.ndarray, length: np.ndarray) -> list[frozenset[int]]:
-    """The hashed 8-grams of normalised tokens of each window: token ids [n, width], the first length[i] of them real."""
+    """Hash the 8-grams of normalized tokens of each window: token ids [n, width], the first length[i] of them real."""
     classes = folder.vocabulary.classes[np.maximum(token_ids, 0)]
     n_grams = max(token_ids.shape[1] - _SHINGLE + 1, 1)
     hashes = np.zeros((len(token_ids), n_grams), dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""What all who write and read an evidence folder agree on."""
+"""Constants that every writer and reader of an evidence folder shares."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ FIXED_POINT = 1 << 20  # sums of activations are integers of this fraction
 
 
 def position_dtype(corpus: TokenizedCorpus) -> np.dtype:
-    """Of positions of tokens, on disk."""
+    """Return the type that positions of tokens have on disk."""
     return np.dtype(np.uint32 if corpus.n_tokens < 1 << 32 else np.uint64)

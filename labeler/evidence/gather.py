@@ -1,9 +1,9 @@
-"""The gathering pass: every token of the corpus through the subject and the encoders, once.
+"""Run the gathering pass: every token of the corpus goes through the subject and the encoders, once.
 
     for each batch:  forward to the last hookpoint ──hidden──► each SAE there ──firings──► what is remembered of it
 
-A pass over a shard works in `<out>/shards/<i>-of-<n>/` (evidence/shard.py), and `merge_shards` (evidence/merge.py) makes the
-evidence out of all shards. An unsharded pass is shard 1 of 1.
+A pass over a shard works in `<out>/shards/<i>-of-<n>/` (evidence/shard.py), and `merge_shards` (evidence/merge.py)
+makes the evidence out of all shards. An unsharded pass is shard 1 of 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labeler.subject.sequences import TokenizedCorpus
 
 _QUALITY_EVERY = 8  # chunks; reconstructing all tokens would cost a good part of encoding them
 _TRIM_EVERY = 8  # batches
-_BYTES_A_FEATURE = 9 << 10  # of contexts in memory: with the counts and what a batch needs, 16 KB a feature in all
+_BYTES_A_FEATURE = 9 << 10  # of contexts in memory: with the counts and what a batch needs, 16 KB per feature in all
 _BYTES_OF_A_BATCH = 108 << 20  # which only count where features are few
 _BYTES_AT_LEAST = 16 << 20
 
@@ -49,7 +49,8 @@ def gather_shard(
 ) -> None:
     """Run one shard of the pass for all targets, by evidence folder, from the last checkpoint to the end.
 
-    Contexts beyond `memory_bytes` go to disk at once (default: what keeps all below 16 KB a feature). Returns at once if all is complete.
+    Contexts beyond `memory_bytes` go to disk at once (default: what keeps all below 16 KB per feature). Returns at once
+    if all is complete.
     """
     index, n_shards = shard
     chunks = range(index - 1, n_chunks(corpus, config), n_shards)
@@ -62,7 +63,7 @@ def gather_shard(
     last_checkpoint, n_batches = time.monotonic(), 0
     on_progress("gather", done, total)
     for chunk in chunks[len([c for c in chunks if c < first]) :]:
-        # Targets that a killed run had brought further wait for the others.
+        # Targets that were ahead of the others when a run was killed wait for them.
         active = [(w, b) for w, b in zip(works, budgets, strict=True) if w.next_chunk <= chunk]
         for batch in batches_of_chunk(corpus, chunk, config):
             read_batch(subject, corpus, batch, [w for w, _ in active], bos, with_quality=chunk % _QUALITY_EVERY == 0)
@@ -106,7 +107,7 @@ def read_batch(
     *,
     with_quality: bool,
 ) -> None:
-    """Forward to the last hookpoint, once; then encode and remember, for each SAE."""
+    """Run the subject up to the last hookpoint, once; then encode and remember, for each SAE."""
     ids, mask = batch.padded_ids(corpus.tokens, bos)
     captured = subject.hidden(torch.from_numpy(ids), _hookpoints([w.target for w in works], with_quality))
     on_tokens = {hookpoint: _on_tokens(hidden, mask) for hookpoint, hidden in captured.items()}
@@ -146,7 +147,7 @@ def _remember(
 
 
 def _on_tokens(hidden: Tensor, mask: np.ndarray) -> Tensor:
-    """[sequences, width, d] -> [tokens, d], without padding and BOS."""
+    """Flatten [sequences, width, d] to [tokens, d], without padding and BOS."""
     if mask.all():
         return hidden.reshape(-1, hidden.shape[-1])
     return hidden[torch.from_numpy(mask).to(hidden.device)]

@@ -1,4 +1,4 @@
-"""The subject and the SAE of evidence that was gathered before, opened again as the pass had them."""
+"""Open the subject and the SAE of gathered evidence again, as the pass had them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from labeler.subject.model import Subject, load_subject
 def open_gathered(
     manifest: dict[str, Any], *, subject: str | None = None, sae: str | None = None, device: str | None = None
 ) -> tuple[Subject, Target]:
-    """Both, from where they lay or from where `subject` and `sae` say. Raises MismatchError where either is another."""
+    """Open the subject and the SAE, from where they lay or from `subject` and `sae`.
+
+    Raises MismatchError if either differs.
+    """
     dtype = manifest["subject"]["dtype"]
     revision = None if subject else revision_of(manifest)
     loaded = load_subject(subject or manifest["subject"]["id"], revision=revision, dtype=dtype, device=device)
@@ -23,18 +26,18 @@ def open_gathered(
 
 
 def revision_of(manifest: dict[str, Any]) -> str | None:
-    """What to load the subject's weights by: the hub commit; None for a folder, whose revision is the hash of what it holds."""
+    """Return the hub commit to load the subject at; None for a folder, whose revision is a hash."""
     revision = str(manifest["subject"]["revision"])
     return None if revision.startswith("sha256:") else revision
 
 
 def sae_name(manifest: dict[str, Any]) -> str:
-    """What to open the SAE by."""
+    """Return the name by which the SAE can be opened."""
     return "neurons" if manifest["sae"]["format"] == "neurons" else str(manifest["sae"]["path"])
 
 
 def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
-    """Where the SAE was read when it was gathered. Raises MismatchError where either has other weights now."""
+    """Return the target of the pass, with subject and SAE. Raises MismatchError where either has other weights now."""
     for name, found, gathered in (
         (f"subject {subject.id}", subject.revision, manifest["subject"]["revision"]),
         (f"SAE {sae.source.path}", sae.source.sha256, manifest["sae"]["sha256"]),
@@ -45,5 +48,5 @@ def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
                 "give the one that was gathered, or gather again"
             )
     place = Hookpoint(manifest["hookpoint"], manifest["reads"], manifest.get("adjust", ""))
-    # With its side, so that nothing is left to the names.
+    # With its side, so that nothing has to be guessed from names.
     return choose_target(subject, sae, f"{place.path}:{place.reads}" + (f"|{place.adjust}" if place.adjust else ""))

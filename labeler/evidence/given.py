@@ -1,10 +1,10 @@
-"""Evidence that others have gathered: contexts and facts as they show them, without subject, SAE or corpus.
+"""Write evidence that others have gathered: their contexts and facts, without subject, SAE or corpus.
 
     their files ──facts, contexts──► write_given ──► evidence, as evidence/merge.py makes it
 
-TOP contexts are EXPLAIN, contexts drawn from intervals of the activation are HELD_OUT (as SAMPLED), and each is a document of
-its own. What they do not say is absent, and the manifest names it: there are no counts, no RANDOM windows, no
-neighbours, and so no HARD windows. Instead of counts there are
+TOP contexts are EXPLAIN; contexts drawn from intervals of the activation are HELD_OUT (as SAMPLED). Each context is a
+document of its own. The manifest names what is unknown: there are no counts, no RANDOM windows and no neighbors, and so
+no HARD windows. Instead of counts there are
 
     statistics.density.npy, statistics.maximum.npy   [n_features] as they state it; NaN where they do not
     statistics.n_firing_windows.npy                  [2, n_features] windows that they show, in which the feature fires
@@ -60,7 +60,10 @@ _ABSENT = (
 
 @dataclass(frozen=True)
 class GivenSource:
-    """Where the evidence comes from, and what it is of. None, or "unknown" where a text is needed: they do not say."""
+    """The origin of the evidence, and its subject and SAE.
+
+    None, or "unknown" where a text is needed: it is not stated.
+    """
 
     kind: str  # "neuronpedia" or "saedashboard"
     model: str
@@ -75,7 +78,7 @@ class GivenSource:
 
 @dataclass(frozen=True)
 class GivenContext:
-    """A context that they show."""
+    """One context that the source shows."""
 
     feature_index: int
     id: str
@@ -93,9 +96,9 @@ def write_given(
 ) -> dict[str, Any]:
     """Write an evidence folder and return its manifest; `out` appears whole or not at all.
 
-    Contexts longer than `window_tokens` (default: none, and at most 255) are cut to a window around their peak.
-    Raises what the iterables raise, FormatError where there is no context, MismatchError where `out` holds something else.
-    The same source written again leaves `out` as it is.
+    Contexts longer than `window_tokens` (default: none, and at most 255) are cut to a window around their peak. Raises
+    what the iterables raise, FormatError where there is no context, MismatchError where `out` holds something else. The
+    same source written again leaves `out` as it is.
     """
     if window_tokens is not None and not _SHORTEST_WINDOW <= window_tokens <= LONGEST_WINDOW:
         raise InputError(f"window of {window_tokens} tokens: choose {_SHORTEST_WINDOW} to {LONGEST_WINDOW}")
@@ -115,7 +118,7 @@ def write_given(
 
 
 def _is_there(out: Path, manifest: dict[str, Any]) -> bool:
-    """Whether this evidence is in `out` already. Raises MismatchError where something else is."""
+    """Return True if this evidence is in `out` already. Raises MismatchError where something else is."""
     if not out.exists() or not any(out.iterdir()):
         return False
     known = read_json(out / "manifest.json") if (out / "manifest.json").exists() else {}
@@ -125,7 +128,7 @@ def _is_there(out: Path, manifest: dict[str, Any]) -> bool:
 
 
 class _Writer:
-    """Everything in the order in which it comes; once the files are closed, `finish` puts it in the order of features."""
+    """Writes everything in the order in which it comes; `finish` then sorts it by feature."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
         self._folder = folder

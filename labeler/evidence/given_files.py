@@ -1,4 +1,4 @@
-"""The arrays of evidence that others have gathered (evidence/given.py), written as the evidence folder has them."""
+"""Write the arrays of evidence that others have gathered (evidence/given.py) in the layout of an evidence folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BEFORE_PEAK = 0.75  # of a window that is cut out of a longer context
 
 @dataclass(frozen=True)
 class GivenFacts:
-    """What they say of one feature."""
+    """The facts that the source states about one feature."""
 
     feature_index: int
     density: float | None
@@ -34,7 +34,7 @@ class GivenFacts:
 
 @dataclass(frozen=True)
 class Shown:
-    """The contexts, one entry each, in the order in which they came."""
+    """The contexts that the source shows, one entry each, in the order in which they came."""
 
     feature: np.ndarray
     is_top: np.ndarray
@@ -45,7 +45,7 @@ class Shown:
 
 
 class Facts:
-    """What they say of features, on disk in the order in which it comes, and then by feature."""
+    """Facts about features, kept on disk in the order in which they come, and then sorted by feature."""
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
         self._folder = folder
@@ -81,11 +81,11 @@ class Facts:
             self._bins.append(np.array([n for _, n in logits]))
 
     def finish(self, n_features: int, firing: np.ndarray, highest: np.ndarray) -> np.ndarray:
-        """Write all of it by feature; [n_features] the densities."""
+        """Write all facts by feature, and return [n_features] the densities."""
         feature = np.array(self._feature, dtype=np.int64)
         density, maximum = np.full(n_features, np.nan), highest.copy()
         density[feature] = self._density
-        # A share of 0 of a feature that fires is their rounding, or their default.
+        # A feature that fires has a share of 0 only by the source's rounding or default.
         density[(density == 0) & (firing.sum(axis=0) > 0)] = np.nan
         stated = np.full(n_features, np.nan)
         stated[feature] = self._maximum
@@ -120,7 +120,7 @@ class Facts:
 
 
 def highest(shown: Shown, n_features: int) -> np.ndarray:
-    """[n_features] the highest activation that is shown; NaN where no context is."""
+    """Return [n_features] the highest activation that is shown; NaN where no context is."""
     highest = np.full(n_features, -np.inf)
     np.maximum.at(highest, shown.feature, shown.peak)
     return np.where(np.isneginf(highest), np.nan, highest)
@@ -135,7 +135,7 @@ def write_corpus(folder: Path, spec: str, shown: Shown, fingerprint: str) -> Non
 
 
 def write_contexts(folder: Path, shown: Shown, window: int, n_features: int) -> np.ndarray:
-    """The contexts by feature, TOP ones by falling peak; [2, n_features] how many of each split fire."""
+    """Write the contexts by feature, TOP ones by falling peak; return [2, n_features] how many of each split fire."""
     firing = np.zeros((2, n_features), dtype=np.int64)
     given = {
         (Source.TOP, Split.EXPLAIN): shown.is_top != 0,
@@ -157,7 +157,7 @@ def write_contexts(folder: Path, shown: Shown, window: int, n_features: int) -> 
 
 
 def _append(writer: ContextsWriter, folder: Path, shown: Shown, order: np.ndarray, window: int) -> None:
-    """A block of features in memory at a time."""
+    """Append contexts with one block of features in memory at a time."""
     offset, value = map_npy(folder / "offset.npy"), map_npy(folder / "value.npy")
     starts, entries = starts_of(shown.length)[:-1], starts_of(shown.n_entries)[:-1]
     spare = np.maximum(shown.length - window, 0)
@@ -178,7 +178,7 @@ def _append(writer: ContextsWriter, folder: Path, shown: Shown, order: np.ndarra
 
 
 def write_random(folder: Path, n_features: int) -> None:
-    """That there is none."""
+    """Write an empty RANDOM file: this evidence has no random windows."""
     empty = {"position": np.int64, "held_out": np.bool_, "window": np.int64, "offset": np.uint8, "value": np.float32}
     for name, kind in empty.items():
         save_npy(folder / f"random.{name}.npy", np.zeros(0, dtype=kind))

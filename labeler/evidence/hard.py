@@ -1,9 +1,10 @@
-"""HARD windows: they look as if a feature should fire there, and it is silent. Found in what was gathered anyway.
+"""Find HARD windows: they look as if a feature should fire there, and it is silent. They come from what was gathered
+anyway.
 
-A feature's activations are known on its own windows and on the RANDOM windows that all features share. Elsewhere, no
-record of a firing is no proof of silence, so a window of another feature counts only where the gathered lists prove it
-(`Silence`): always for features that fire in few windows, rarely for those that fire in many. These have their HARD
-windows among the RANDOM ones, of which many then hold their tokens.
+A feature's activations are known on its own windows and on the RANDOM windows that all features share. Elsewhere, a
+missing record of a firing proves nothing. So a window of another feature counts only where the gathered lists prove
+silence (`Silence`). They always do for features that fire in few windows, and rarely for those that fire in many.
+Frequent features have their HARD windows among the RANDOM ones, of which many then hold their tokens.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _WORTH = 0.02  # of the activation mass, or a token is not one of the feature's 
 
 
 def hard_windows(folder: EvidenceFolder, feature_index: int, split: Split, rng: np.random.Generator) -> Windows:
-    """Windows of `split` on which the feature is certainly silent, the most alike first.
+    """Return windows of `split` on which the feature is certainly silent, the most alike first.
 
-    First those that hold one of its tokens, the token of the largest activation mass before others; then those on
-    which a feature with a near decoder direction fires, the nearest before others; of both, one a document before
-    second ones. `rng` decides between equals.
+    First come windows that hold one of its tokens, the token of the largest activation mass before others. Then come
+    windows on which a feature with a near decoder direction fires, the nearest before others. Of both kinds, one window
+    per document comes before second ones. `rng` decides between equals.
     """
     tokens, neighbours = own_tokens(folder, feature_index), _neighbours(folder, feature_index)
     found = [_random(folder, feature_index, split, neighbours)]
@@ -50,7 +51,7 @@ def hard_windows(folder: EvidenceFolder, feature_index: int, split: Split, rng: 
 
 
 def own_tokens(folder: EvidenceFolder, feature_index: int) -> list[int]:
-    """The tokens that carry the feature's activation in its EXPLAIN windows, largest share first."""
+    """Return the tokens that carry the feature's activation in its EXPLAIN windows, largest share first."""
     windows = [folder.windows(feature_index, source, Split.EXPLAIN) for source in (Source.TOP, Source.SAMPLED)]
     fires = [w.activations > 0 for w in windows]
     ids = np.concatenate([w.token_ids[f] for w, f in zip(windows, fires, strict=True)])
@@ -62,11 +63,11 @@ def own_tokens(folder: EvidenceFolder, feature_index: int) -> list[int]:
 
 
 class Silence:
-    """Where evidence proves that a feature is silent, on the documents of one split.
+    """The proof, from gathered evidence, that a feature is silent in windows of one split.
 
     SAMPLED holds every firing window where it holds as many as were counted: then all firings are known. Else it holds
-    those of lowest hash: a window of lower hash than its worst would be in it if the feature fired there. TOP holds one
-    window of every sequence in which the feature fires where it holds fewer than the pass kept: then all other
+    those of lowest hash. A window of lower hash than its worst would be in it if the feature fired there. Where TOP
+    holds fewer windows than the pass keeps, it has one of every sequence in which the feature fires. Then all other
     sequences are silent.
     """
 
@@ -86,7 +87,7 @@ class Silence:
             self._sequences = self._corpus.sequence_of(top.position)
 
     def proven(self, windows: Windows) -> np.ndarray:
-        """[n] whether the feature is certainly silent in each of the windows."""
+        """Return [n] flags: true for each window in which the feature is certainly silent."""
         certain = np.zeros(len(windows), dtype=bool)
         if self._firing is not None:
             before = np.searchsorted(self._firing, windows.position)
@@ -100,7 +101,7 @@ class Silence:
         return window_hash(position, self._feature, self._seed)
 
     def _is_cut(self, position: np.ndarray) -> np.ndarray:
-        """Whether it is one of the windows that sequences are cut into; those of TOP lie around peaks."""
+        """Return True for a window that sequences are cut into; those of TOP lie around peaks."""
         begin = np.asarray(self._corpus.sequence_starts)[self._corpus.sequence_of(position)]
         return (position - begin) % self._width == 0
 
@@ -108,7 +109,7 @@ class Silence:
 def _random(
     folder: EvidenceFolder, feature_index: int, split: Split, neighbours: list[int]
 ) -> tuple[Windows, np.ndarray]:
-    """The RANDOM windows on which the feature is silent, and the rank of the nearest neighbour that fires in each."""
+    """Return the RANDOM windows without this feature, and the rank of the nearest neighbor that fires in each."""
     windows = folder.windows(feature_index, Source.RANDOM, split)
     rank = np.full(len(windows), len(neighbours))
     for i, neighbour in reversed(list(enumerate(neighbours))):
@@ -118,7 +119,7 @@ def _random(
 
 
 def _first_held(token_ids: np.ndarray, tokens: list[int]) -> np.ndarray:
-    """[n] the place in `tokens` of the first one that each window holds; len(tokens) where it holds none."""
+    """Return [n] the place in `tokens` of the first one that each window holds; len(tokens) where it holds none."""
     first = np.full(len(token_ids), len(tokens))
     for place, token in reversed(list(enumerate(tokens))):
         first[(token_ids == token).any(axis=1)] = place
@@ -126,5 +127,5 @@ def _first_held(token_ids: np.ndarray, tokens: list[int]) -> np.ndarray:
 
 
 def _neighbours(folder: EvidenceFolder, feature_index: int) -> list[int]:
-    """Features with near decoder directions, nearest first; none where the pass did not look for them."""
+    """Return features with near decoder directions, nearest first; none where the pass did not look for them."""
     return [f for f, _ in read_neighbours(folder, feature_index) if f >= 0]

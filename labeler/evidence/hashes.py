@@ -1,12 +1,13 @@
-"""Hashes of the files of an evidence folder: what is read is compared with what was written.
+"""Hash the files of an evidence folder, so that readers can compare what they read with what was written.
 
     manifest.json          "files": of each file its size, that of its header, and the hash of its blocks' hashes;
                            "digest": of the manifest itself
     hashes-<digest>.npy    [n_blocks, 16] of the blocks of each file, in the order of "files"
 
-The header of an array is a block of its own, and its elements are cut into blocks of 8 KiB: by bytes, not by features, so that
-one read of a feature, whatever it has, hashes no more than the blocks that hold it. The hashes take 0.2% of the room. They are SHA-256, cut to 128 bits: the fastest strong hash of the standard library on
-processors that compute it, and evidence that travels should not rest on a checksum that can be made to fit.
+The header of an array is a block of its own, and its elements are cut into blocks of 8 KiB. Blocks are cut by bytes,
+not by features, so that one read of a feature of any size hashes only the blocks that hold it. The hashes take 0.2% of
+the room. They are SHA-256, cut to 128 bits: the fastest strong hash of the standard library on processors that support
+it. A checksum that can be forged would not do, since evidence travels.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def hash_of(block: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a file is cut into blocks: its header, where it has one, and then equal parts."""
+    """The cut of a file into blocks: its header, where it has one, and then equal parts."""
 
     n_bytes: int
     header: int
@@ -48,7 +49,7 @@ class Cut:
         return (self.header > 0) + -(-(self.n_bytes - self.header) // BLOCK_BYTES)
 
     def bounds(self, block: int) -> tuple[int, int]:
-        """The first byte of a block, and the first one behind it."""
+        """Return the first byte of a block, and the first byte after it."""
         if self.header and block == 0:
             return 0, self.header
         low = self.header + (block - (self.header > 0)) * BLOCK_BYTES
@@ -71,13 +72,13 @@ def cut_of(path: Path) -> Cut:
 
 
 def covered_files(folder: Path) -> list[str]:
-    """The names of all files that hashes cover, sorted."""
+    """Return the names of all files that hashes cover, sorted."""
     return sorted(p.relative_to(folder).as_posix() for pattern in _PATTERNS for p in folder.glob(pattern))
 
 
 def seal(folder: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    """Write the hashes of all files and return "files" of the manifest; `known` is what that was before."""
-    # A file that has hashes keeps them: hashed anew, what has happened to it since would count as right.
+    """Write the hashes of all files and return "files" of the manifest; `known` is its previous value."""
+    # A file that has hashes keeps them: hashed again, any damage since then would count as right.
     tables = dict(_tables(folder, known)) if known else {}
     names = covered_files(folder)
     for name in names:
@@ -109,7 +110,10 @@ def _hash_blocks(path: Path, cut: Cut) -> Iterator[bytes]:
 
 
 class Hashes:
-    """The hashes of one evidence folder, read from its manifest. Raises DamagedError where they are damaged themselves."""
+    """The hashes of one evidence folder, read from its manifest.
+
+    Raises DamagedError where they are damaged themselves.
+    """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder = folder
@@ -129,7 +133,7 @@ class Hashes:
             )
 
     def table(self, name: str) -> np.ndarray:
-        """[n_blocks, 16] of one file. Raises DamagedError."""
+        """Return the hashes [n_blocks, 16] of one file. Raises DamagedError."""
         (cut, digest), first = self.of[name], self._first[name]
         table = self._table[first : first + cut.n_blocks]
         if hash_of(np.ascontiguousarray(table)) != digest:
@@ -137,7 +141,7 @@ class Hashes:
         return table
 
     def check_sizes(self) -> None:
-        """Each file is there, is a file, and is as long as it was. Raises DamagedError."""
+        """Check that each file is there, is a regular file, and is as long as it was. Raises DamagedError."""
         for name in self.of:
             self.check_size(name)
 
@@ -150,21 +154,21 @@ class Hashes:
             raise DamagedError(self.folder, name, f"expected {expected:,} bytes, found {found:,}")
 
     def damaged_blocks(self, name: str) -> list[int]:
-        """The blocks of a file that are not what was written; it is read from end to end. Raises DamagedError."""
+        """Return the blocks of a file that are not what was written. Reads the whole file. Raises DamagedError."""
         self.check_size(name)
         table = self.table(name)
         blocks = enumerate(_hash_blocks(self.folder / name, self.of[name][0]))
         return [i for i, found in blocks if found != table[i].tobytes()]
 
     def check_whole(self, name: str) -> None:
-        """All of a small file is as it was written. Raises DamagedError."""
+        """Check that all of a small file is as it was written. Raises DamagedError."""
         if blocks := self.damaged_blocks(name):
             raise DamagedError(self.folder, name, self.of[name][0].problem(blocks[0]))
 
 
 @contextmanager
 def as_damage(folder: Path, name: str) -> Iterator[None]:
-    """Turn what is wrong with one file into a DamagedError that names it."""
+    """Turn an error over one file into a DamagedError that names the file."""
     try:
         yield
     except DamagedError:

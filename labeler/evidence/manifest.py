@@ -1,4 +1,4 @@
-"""The manifest of an evidence folder: read, checked for what all readers rely on, and written with its own digest."""
+"""Read the manifest of an evidence folder, check all that readers rely on, and write it with its own digest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_FEATURES = 1 << 31  # features are 32-bit numbers on disk
 _MOST = 1 << 62
 _LONGEST_WINDOW = 256  # places in a window are kept in a byte
 
-# What readers take without asking: the path of each entry, and its type or the least and the most that it can be.
+# What readers take unchecked: the path of each entry, and its type or its lowest and highest value.
 _ENTRIES: dict[str, type | tuple[int, int]] = {
     "hash": str, "created_at": str, "hookpoint": str, "reads": str, "versions": dict, "quality": dict, "subject": dict,
     "subject.id": str, "sae": dict, "sae.path": str, "sae.sha256": str, "sae.n_features": (1, _MOST_FEATURES),
@@ -33,7 +33,7 @@ _TYPES: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
 def write_manifest(folder: Path, manifest: dict[str, Any], *, with_hashes: bool = True) -> None:
     """Write the manifest with its own digest, and with the hashes of all files that it does not name yet.
 
-    The hashes go to a new file before the manifest that names it is replaced, so that a killed process leaves the old
+    The hashes go to a new file, and then the manifest that names it is replaced. So a killed process leaves the old
     pair or the new one. Without `with_hashes` the files stay as unchecked as they are.
     """
     manifest = {key: value for key, value in manifest.items() if key != "digest"}
@@ -49,19 +49,19 @@ def write_manifest(folder: Path, manifest: dict[str, Any], *, with_hashes: bool 
 def rewrite_manifest(folder: Path, **changed: Any) -> None:
     """Change entries of a finished folder's manifest, and add hashes of files that have come since.
 
-    Evidence of earlier versions stays without hashes: what happened to it until now is not known.
+    Evidence of earlier versions stays without hashes: no one knows what happened to it until now.
     """
     manifest = read_manifest(folder)
     write_manifest(folder, {**manifest, **changed}, with_hashes=has_hashes(manifest))
 
 
 def has_hashes(manifest: dict[str, Any]) -> bool:
-    """Whether damage to the files can be seen: evidence of earlier versions has no hashes."""
+    """Return True if damage to the files can be seen: evidence of earlier versions has no hashes."""
     return "files" in manifest
 
 
 def is_listed(folder: Path, name: str) -> bool:
-    """Whether an optional file is there and, in finished evidence with hashes, is one of those that they cover."""
+    """Return True if an optional file is there and, in finished evidence with hashes, is covered by them."""
     if not (folder / name).exists():
         return False
     if not (folder / MANIFEST).exists():
@@ -76,7 +76,10 @@ def digest_of(manifest: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises NotFoundError where the folder holds no finished evidence, and DamagedError or FormatError naming the manifest."""
+    """Read the manifest.
+
+    Raises NotFoundError without finished evidence, DamagedError or FormatError naming the manifest.
+    """
     if folder.is_file():
         what = "this is a database" if folder.suffix == ".db" else "this is a file"
         raise NotFoundError(f"evidence {folder}: {what}; give the folder that `labeler gather` has written")
@@ -136,7 +139,10 @@ def _problem(manifest: dict[str, Any]) -> str | None:
 
 
 def _problem_of_files(files: Any) -> str | None:
-    """The digest has been compared: what is found here was written by something else."""
+    """Describe what is wrong with "files".
+
+    The digest has been compared, so another program has written what is found here.
+    """
     try:
         sized = all(n >= header >= 0 and bytes.fromhex(digest) for n, header, digest in files["of"].values())
         if sized and isinstance(files["hashes"], str):

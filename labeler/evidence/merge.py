@@ -1,4 +1,4 @@
-"""From shards to evidence: sums added, contexts merged, the manifest written last.
+"""Make evidence from shards: add up sums, merge contexts, and write the manifest last.
 
 The evidence folder:
 
@@ -64,14 +64,14 @@ def is_merged(out: Path) -> bool:
 
 
 def keep_names(out: Path, names: dict[str, str]) -> None:
-    """Keep what people call the subject and the SAE, also where the evidence is there already; its hash stays."""
+    """Keep the names that people give the subject and the SAE, also in finished evidence, whose hash stays the same."""
     write_json(out / "names.json", names)
     if is_merged(out):
         rewrite_manifest(out, names=names)
 
 
 def find_shards(out: Path) -> list[Path]:
-    """The folders of all shards of a pass, each complete. Raises NotFoundError naming those that are not."""
+    """Return the folders of all shards of a pass, each complete. Raises NotFoundError naming those that are not."""
     found = sorted((out / "shards").glob("*-of-*"))
     if not found:
         raise NotFoundError(f"{out}: no shards here; run `labeler gather ... --out {out}` first")
@@ -94,7 +94,7 @@ def find_shards(out: Path) -> list[Path]:
 def adopt_shards(out: Path, others: Sequence[Path]) -> None:
     """Copy into `out` the shards that were gathered into other folders, on other machines perhaps.
 
-    `out` may be new. Raises MismatchError where a folder holds another pass; nothing is copied from it then.
+    `out` may be new. Raises MismatchError where a folder holds another pass; nothing is copied from it.
     """
     for other in others:
         if not (other / "plan.json").exists():
@@ -114,7 +114,7 @@ def adopt_shards(out: Path, others: Sequence[Path]) -> None:
 
 
 def _adopt_shard(shard: Path, shards: Path) -> None:
-    # Under a name that is no shard's until it is whole: its checkpoint may be copied before what the checkpoint counts.
+    # Under a name that no shard has until it is whole: the checkpoint may be copied before the files that it counts.
     partial = shards / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(shard, partial)
@@ -173,7 +173,7 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
 
 
 def add_up(states: Sequence[Path], random: RandomWindows) -> tuple[Statistics, Quality]:
-    """The sums over the shards whose states these are, one or more; two at a time are in memory."""
+    """Add up the states of one or more shards; two at a time are in memory."""
     statistics, quality = load_arrays(states[0], random)
     for path in states[1:]:
         more = load_arrays(path, random)
@@ -265,7 +265,7 @@ def _manifest(
 
 
 def _without_places(identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity less the paths where things happened to lie: their hashes say what they are."""
+    """Return the identity without the paths where things happened to lie: their hashes say what they are."""
     return {
         **identity,
         "subject": {k: v for k, v in identity["subject"].items() if k != "id"},

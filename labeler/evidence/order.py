@@ -10,7 +10,7 @@ N_DECILES = 10
 
 
 def one_a_document_first(order: np.ndarray, documents: np.ndarray) -> list[int]:
-    """`order` with the first window of each document before all second ones."""
+    """Return `order` with the first window of each document before all second ones."""
     first: dict[int, int] = {}
     for i in order:
         first.setdefault(int(documents[i]), int(i))
@@ -19,21 +19,23 @@ def one_a_document_first(order: np.ndarray, documents: np.ndarray) -> list[int]:
 
 
 def deciles(peaks: np.ndarray, n: int = N_DECILES) -> np.ndarray:
-    """The decile, 1 (lowest) to 10, of each window among the given ones, or of `n` such groups; by rank, so that they are
-    equally large."""
+    """Return the decile of each window among the given ones, 1 (lowest) to 10, or of `n` such groups.
+
+    Deciles go by rank, so that they are equally large.
+    """
     place = np.empty(len(peaks), dtype=np.int64)
     place[np.argsort(peaks, kind="stable")] = np.arange(len(peaks))
     return 1 + place * n // max(len(peaks), 1)
 
 
 def round_robin(groups: Sequence[np.ndarray]) -> list[int]:
-    """One of each group in turn, until all are used."""
+    """Take one of each group in turn, until all are used."""
     longest = max((len(g) for g in groups), default=0)
     return [int(g[i]) for i in range(longest) for g in groups if i < len(g)]
 
 
 def round_robin_of_documents(groups: Sequence[np.ndarray], documents: np.ndarray, used: Iterable[int]) -> list[int]:
-    """One of each group in turn; windows of documents that are neither `used` nor here before, before all others."""
+    """Take one of each group in turn; windows of documents neither `used` nor taken yet come first."""
     order, seen, left = list[int](), set(used), [[int(i) for i in group] for group in groups]
     n_before = -1
     while len(order) > n_before:

@@ -1,9 +1,9 @@
-"""What the subject loses when it reads a reconstruction in the place of its own hidden states.
+"""Measure the loss of the subject when it reads a reconstruction in place of its own hidden states.
 
     recovered = (loss ablated - loss with the reconstruction) / (loss ablated - loss)
 
-1 where the reconstruction costs nothing, 0 where it is no better than the ablation (Bricken et al. 2023). Ablated are
-the hidden states to their mean, which is the stricter comparison, and to 0, which is the more common one.
+1 means that the reconstruction costs nothing, 0 that it is no better than the ablation (Bricken et al. 2023). The
+ablation sets hidden states to their mean, the stricter comparison, or to 0, the more common one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CHUNK_VALUES = 1 << 25  # dense activations at once
 
 @dataclass(frozen=True)
 class PatchedLosses:
-    """Cross-entropies in nats a token, as the subject predicts each token that follows another."""
+    """Cross-entropies in nats per token, as the subject predicts each token that follows another."""
 
     n_tokens: int
     cross_entropy: float
@@ -47,12 +47,12 @@ class PatchedLosses:
 
     @property
     def recovered(self) -> float | None:
-        """Against the mean; None where the mean costs the subject nothing that could be recovered."""
+        """Return the recovered share against the mean; None where the mean costs the subject nothing."""
         return self._recovered(self.cross_entropy_mean)
 
     @property
     def recovered_zero(self) -> float | None:
-        """The same against zeros."""
+        """Return the recovered share against zeros."""
         return self._recovered(self.cross_entropy_zero)
 
     def _recovered(self, ablated: float) -> float | None:
@@ -63,10 +63,12 @@ class PatchedLosses:
 def measure_loss(
     subject: Subject, target: Target, corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int
 ) -> dict[str, Any]:
-    """The numbers of `quality` in the manifest: the losses on about `n_tokens` tokens, and what the SAE recovers.
+    """Return the numbers of `quality` in the manifest: the losses on about `n_tokens` tokens, and what the SAE
+    recovers.
 
-    The tokens come in pieces spread evenly over all documents: the split keeps explaining apart from scoring, and
-    this does neither. Where there is no knowing what the SAE should give, all is None, with the reason.
+    The tokens come in pieces spread evenly over all documents. The split of documents does not matter here, since
+    nothing is explained or scored. Where the SAE's file does not say what it reconstructs, all is None, with the
+    reason.
     """
     if target.aim is None:
         return _unmeasured("the transcoder's file does not say what it reconstructs")
@@ -89,7 +91,7 @@ def measure_loss(
 def write_losses(
     out: Path, subject: Subject, target: Target, corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int
 ) -> None:
-    """Measure once, and keep it where the merge looks for it; evidence that is merged already gets the numbers too."""
+    """Measure the losses once, and keep them for the merge; evidence that is merged already gets them too."""
     if (out / LOSSES).exists():
         losses = read_json(out / LOSSES)
     else:
@@ -97,7 +99,7 @@ def write_losses(
         write_json(out / LOSSES, losses)
     if (out / MANIFEST).exists():
         quality = read_manifest(out)["quality"]
-        if not losses.items() <= quality.items():  # a run that was killed between the two files left it so, too
+        if not losses.items() <= quality.items():  # a run that was killed between the two files leaves the same state
             rewrite_manifest(out, quality=quality | losses)
 
 
@@ -106,8 +108,10 @@ def _unmeasured(reason: str) -> dict[str, Any]:
 
 
 def _spread(corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int, bos: int | None) -> list[TokenBatch]:
-    """At least `n_tokens` tokens where the corpus has them: whole sequences, from evenly spread pieces of the corpus."""
-    # A piece of a sequence's length or more has the beginning of a sequence in it.
+    """Choose at least `n_tokens` tokens, if the corpus has them: whole sequences from evenly spread pieces of the
+    corpus.
+    """
+    # A piece at least as long as a sequence has the beginning of a sequence in it.
     piece = replace(config, chunk_tokens=max(config.sequence_tokens, min(_PIECE_TOKENS, n_tokens)))
     n_pieces = n_chunks(corpus, piece)
     n_wanted = min(n_pieces, -(-n_tokens // piece.chunk_tokens))
@@ -119,7 +123,7 @@ def _spread(corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int, bos: i
 
 
 def patched_losses(subject: Subject, target: Target, batches: Sequence[TokenBatch]) -> PatchedLosses | None:
-    """The losses on these tokens, with `target.aim` as it is, reconstructed, at its mean over them, and at 0.
+    """Return the losses on these tokens with `target.aim` as it is, reconstructed, at its mean over them, and at 0.
 
     None where the SAE gives vectors of another width than its aim. Padding and BOS keep what the subject gave: no
     feature was gathered there. Raises InputError where no token follows another.
@@ -150,13 +154,15 @@ def patched_losses(subject: Subject, target: Target, batches: Sequence[TokenBatc
 
 
 def _reconstruction(sae: SAE, hidden: Tensor) -> Tensor:
-    """[tokens, d_in] -> [tokens, d_out], also from the negative activations that some SAEs have and evidence leaves out."""
+    """Map [tokens, d_in] to [tokens, d_out], including the negative activations of some SAEs, which evidence leaves
+    out.
+    """
     chunk = max(1, _CHUNK_VALUES // sae.n_features)
     return torch.cat([sae.decode(sae.encode(part), part) for part in hidden.split(chunk)])
 
 
 def _mean(subject: Subject, aim: Hookpoint, batches: Sequence[TokenBatch]) -> Tensor:
-    """[d] over all tokens, summed in float64."""
+    """Return the mean [d] over all tokens, summed in float64."""
     total, n_tokens = torch.zeros(()), 0
     for batch in batches:
         hidden = subject.hidden(batch.ids, [aim])[aim][batch.mask.to(subject.device)]
@@ -167,7 +173,7 @@ def _mean(subject: Subject, aim: Hookpoint, batches: Sequence[TokenBatch]) -> Te
 
 @torch.no_grad()
 def _loss_sum(subject: Subject, ids: Tensor, follows: Tensor) -> float:
-    """Cross-entropy summed over the tokens `ids[:, 1:]` where `follows` [sequences, width - 1] is true."""
+    """Sum the cross-entropy over the tokens `ids[:, 1:]` where `follows` [sequences, width - 1] is true."""
     ids, follows = ids.to(subject.device), follows.to(subject.device)
     logits = subject.model(input_ids=ids, use_cache=False).logits
     # One sequence at a time: in float32 the logits of a batch over a large vocabulary take gigabytes.
@@ -178,7 +184,7 @@ def _loss_sum(subject: Subject, ids: Tensor, follows: Tensor) -> float:
 
 @contextmanager
 def _replaced(model: nn.Module, place: Hookpoint, mask: Tensor, values: Tensor) -> Iterator[None]:
-    """Let the model read `values` [tokens, d] at `place`, on the tokens of `mask`; the hook does not outlive the block."""
+    """Let the model read `values` [tokens, d] at `place`, on the tokens of `mask`, within the block only."""
 
     def put(hidden: Tensor) -> Tensor:
         patched = hidden.clone()

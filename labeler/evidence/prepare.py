@@ -1,4 +1,4 @@
-"""Before a pass: the folder is new or holds this very pass, and what does not need the pass is written."""
+"""Prepare a pass: check that the folder is new or holds this pass, and write what does not need it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def prepare(
     neighbours: bool | None = None,
     on_progress: Progress = no_progress,
 ) -> TokenizedCorpus:
-    """Check that each folder is new or holds this very pass, and write the tokenized corpus there unless it is done.
+    """Check that each folder is new or holds this same pass, and write the tokenized corpus if it is missing.
 
-    `neighbours` says whether to look for the nearest features by decoder direction, which takes n_features^2 cosines;
+    `neighbours` says whether to look for the nearest features by decoder direction, which takes n_features^2 cosines.
     None leaves them out where that takes longer than a few minutes.
     """
     plans = {out: identity(subject, target, corpus.spec, config) for out, target in targets.items()}
@@ -64,8 +64,8 @@ def prepare(
 
 def _check_folder(out: Path, plan: dict[str, object]) -> None:
     if (out / "plan.json").exists():
-        found = {"encoder": plan["encoder"], **read_json(out / "plan.json")}  # plans of before do not say
-        # A plan that never got as far as a corpus binds nobody.
+        found = {"encoder": plan["encoder"], **read_json(out / "plan.json")}  # plans of earlier versions do not say
+        # A plan that never got as far as a corpus is not binding.
         if found != plan and (out / "corpus" / "corpus.json").exists():
             raise MismatchError(_another_pass(out, found, plan))
     elif out.exists() and any(out.iterdir()):
@@ -92,7 +92,7 @@ _SHOWN = 4
 def _another_pass(out: Path, found: Mapping[str, object], plan: Mapping[str, object]) -> str:
     there, asked = _flat(found), _flat(plan)
     differing = [key for key in asked if there.get(key) != asked[key] and key not in _DERIVED]
-    # Those that somebody typed come first, and what follows from them is not said where it is too much.
+    # Options that the user typed come first; what follows from them is left out of a long list.
     differing.sort(key=lambda key: key not in _OPTIONS)
     said = "; ".join(
         f"{_OPTIONS.get(key, key)} was {_value(there.get(key))} and is {_value(asked[key])} now"
@@ -109,7 +109,7 @@ def _another_pass(out: Path, found: Mapping[str, object], plan: Mapping[str, obj
 
 
 def _flat(plan: Mapping[str, object], before: str = "") -> dict[str, object]:
-    """The values by their place, such as `config.seed`."""
+    """Return the values by their place, such as `config.seed`."""
     flat: dict[str, object] = {}
     for key, value in plan.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {before + key: value}
@@ -142,7 +142,7 @@ def _write_corpus(out: Path, subject: Subject, corpus: Corpus, config: GatherCon
 
 
 def _share_corpus(first: Path, out: Path) -> None:
-    """The files of `first` under a second name, which takes no room; copies where the disk knows no links."""
+    """Give the files of `first` a second name, which takes no room; copy them where the disk knows no links."""
     (out / "corpus").mkdir(parents=True, exist_ok=True)
     files = [
         *first.glob("vocabulary.*.npy"),
@@ -166,4 +166,4 @@ def _write_directions(
     if wanted and not has_neighbours(out):
         write_neighbours(out, target.sae, on_progress)
     if any((out / name).exists() and not is_listed(out, name) for name in (OUTPUT, NEIGHBOURS)):
-        rewrite_manifest(out)  # with the hashes of what has come to finished evidence
+        rewrite_manifest(out)  # with the hashes of files that finished evidence has gained

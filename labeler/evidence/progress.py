@@ -1,4 +1,4 @@
-"""How long work tells where it is."""
+"""Report the progress of long work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 @contextmanager
 def step(on_progress: Progress, what: str) -> Iterator[None]:
-    """Tell of work that has no parts to count, from its beginning to its end."""
+    """Report work that has no parts to count: once at its beginning and once at its end."""
     on_progress(what, 0, 0)
     yield
     on_progress(what, 1, 1)

@@ -1,4 +1,4 @@
-"""What a pass says of the SAE itself: the numbers that go into the manifest, the card and the terminal."""
+"""Describe the SAE itself by numbers of the pass, for the manifest, the card and the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RARE_WINDOWS = 20  # not the state `rare`, which is the recipe's rule (Contexts
 
 
 def describe_quality(statistics: Statistics, quality: Quality) -> dict[str, Any]:
-    """L0, explained variance, FVU, dead and rare features, and how many features there are of each density."""
+    """Return L0, explained variance, FVU, dead and rare features, and how many features there are of each density."""
     fvu = quality.fraction_unexplained()
     windows = statistics.n_firing_windows.sum(0)
     return {
@@ -31,7 +31,7 @@ def describe_quality(statistics: Statistics, quality: Quality) -> dict[str, Any]
 
 
 def density_histogram(n_firings: np.ndarray, n_tokens: int) -> list[int]:
-    """Features that fired at all, by the log10 of the share of tokens on which they did; [len(edges) - 1]."""
+    """Count features that fired at all, by the log10 of their share of tokens; [len(edges) - 1]."""
     n_bins = len(DENSITY_LOG10_EDGES) - 1
     place = np.log10(n_firings[n_firings > 0]) - math.log10(n_tokens)
     # A share of exactly 10 ** edge is in the bin above, whatever the last bit of its logarithm.

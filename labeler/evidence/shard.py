@@ -1,4 +1,4 @@
-"""One shard of a pass on disk: what a killed run needs to go on.
+"""Keep one shard of a pass on disk, so that a killed run can continue.
 
 state-<c>.npz     statistics, quality sums and RANDOM windows up to chunk c
 runs/<name>/      contexts found since the run before (evidence/contexts.py)
@@ -27,7 +27,7 @@ _RUNS_AT_MOST = 8
 
 @dataclass
 class ShardFolder:
-    """What one shard remembers of one target, and where it is kept."""
+    """The memory of one shard about one target, and the folder in which it is kept."""
 
     folder: Path
     corpus: TokenizedCorpus
@@ -62,7 +62,7 @@ class ShardFolder:
         self._write_run(f"{self.next_chunk:06d}-spill-{self._n_spilled}")
 
     def checkpoint(self, next_chunk: int, *, complete: bool) -> None:
-        """Move the contexts to disk, and make this point the one a killed run goes on from."""
+        """Move the contexts to disk, and let a killed run continue from this point."""
         name = f"{next_chunk:06d}{'-end' if complete else ''}"
         self._write_run(name)
         with clear_disk_errors(self.folder):
@@ -95,7 +95,7 @@ class ShardFolder:
             writer, reservoir = self._writer(run, kind), self.state.reservoirs[kind]
             for best in best_of_runs(readers, reservoir.k, self.state.n_features):
                 writer.append(best)
-                # A run holds too few contexts of a feature to say what is out of the question; all runs together do.
+                # One run holds too few contexts of a feature to rule any out; all runs together hold enough.
                 reservoir.tighten(best)
             writer.close()
         self.runs = [name]

@@ -1,7 +1,7 @@
-"""What the gathering pass remembers: statistics, contexts and quality sums, all of which merge exactly.
+"""Hold the state of the gathering pass: statistics, contexts and quality sums, all of which merge exactly.
 
 Sums of activations are kept in fixed point (integers of 2**-20), because integer addition does not depend on its
-order and floating-point addition does: one pass, four shards in any order, or a resumed run give the same bytes.
+order and floating-point addition does. One pass, four shards in any order, and a resumed run all give the same bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Events:
 
 
 def sort_by_feature(token: np.ndarray, feature: np.ndarray, value: np.ndarray, n_features: int) -> Events:
-    """Events sorted by feature; the ones given are in order of token, and the sort is stable."""
+    """Sort events by feature; the given ones are in order of token, and the sort is stable."""
     # numpy's stable sort of 16-bit keys is a radix sort, several times faster than one of wider keys.
     order = np.argsort(feature.astype(np.uint16), kind="stable")
     if n_features > 1 << 16:
@@ -51,7 +51,7 @@ def sort_by_feature(token: np.ndarray, feature: np.ndarray, value: np.ndarray, n
 
 
 def histogram_bin(values: np.ndarray) -> np.ndarray:
-    """Index of the half-octave bin of each positive float32 (records.HISTOGRAM_EDGES), by integer arithmetic alone."""
+    """Return the half-octave bin of each positive float32 (records.HISTOGRAM_EDGES), by integer arithmetic only."""
     bits = values.view(np.uint32)
     exponent = (bits >> np.uint32(23)).astype(np.int64) - 127
     half = (bits & np.uint32(0x7FFFFF)) >= _SQRT2_BITS
@@ -59,7 +59,7 @@ def histogram_bin(values: np.ndarray) -> np.ndarray:
 
 
 def window_hash(position: np.ndarray, salt: np.ndarray | int, seed: int) -> np.ndarray:
-    """A 48-bit hash of (window, salt), uniform and independent over salts (SplitMix64, Steele et al. 2014)."""
+    """Return a 48-bit hash of (window, salt), uniform and independent over salts (SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = position.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         x += np.asarray(salt).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
@@ -129,7 +129,7 @@ class Quality:
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
     def update(self, target: Tensor, reconstruction: Tensor) -> None:
-        """`target` and `reconstruction` [tokens, d]: what the SAE should give and what it gives."""
+        """Add `target` and `reconstruction` [tokens, d]: what the SAE should give and what it gives."""
         x, error = target.double(), (target - reconstruction).double()
         self.n_sampled += len(x)
         self.squared_norm += round(float(x.square().sum()) * FIXED_POINT)
@@ -137,7 +137,7 @@ class Quality:
         self.hidden_sum += np.rint(x.sum(0).cpu().numpy() * FIXED_POINT).astype(np.int64)
 
     def fraction_unexplained(self) -> float | None:
-        """FVU = sum |x - x_hat|^2 / sum |x - mean|^2; None before anything was reconstructed."""
+        """Return FVU = sum |x - x_hat|^2 / sum |x - mean|^2; None before anything was reconstructed."""
         if self.n_sampled == 0:
             return None
         mean_norm = float((self.hidden_sum / FIXED_POINT / self.n_sampled).dot(self.hidden_sum / FIXED_POINT))
@@ -165,7 +165,7 @@ class RandomWindows:
                             offset.astype(np.uint8), events.value[hits]))  # fmt: skip
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """(feature, window, offset, value), sorted by feature, then window, then offset."""
+        """Return (feature, window, offset, value), sorted by feature, then window, then offset."""
         if not self._found:
             return np.zeros(0, np.int32), np.zeros(0, np.uint16), np.zeros(0, np.uint8), np.zeros(0, np.float32)
         feature, window, offset, value = (np.concatenate(column) for column in zip(*self._found, strict=True))
@@ -297,9 +297,9 @@ class FiringWindows:
 def _around_peaks(
     batch: Batch, events: Events, low: np.ndarray, n_events: np.ndarray, peak: np.ndarray, sequence: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Windows whose peak sits at three quarters, each inside its sequence, and their events.
+    """Place windows around peaks: the peak sits at three quarters, and each window lies inside its sequence.
 
-    For m (feature, sequence) pairs whose events are low .. low + n_events - 1:
+    For m (feature, sequence) pairs whose events are low .. low + n_events - 1, return
     (start position [m], entries in the window [m], their event indices, their offsets in the window).
     """
     rows = ranges(low, n_events)
@@ -320,7 +320,7 @@ def _around_peaks(
 
 
 def save_arrays(path: Path, statistics: Statistics, quality: Quality, random: RandomWindows) -> None:
-    """The part of a state that is small and dense, in one file that is loaded whole."""
+    """Save the small and dense part of a state in one file, which is loaded whole."""
     arrays: dict[str, Any] = {f"statistics_{f.name}": getattr(statistics, f.name) for f in fields(statistics)}
     # Sums of squares may pass 64 bits on long runs, so numbers are written as digits.
     for f in fields(quality):
@@ -332,7 +332,7 @@ def save_arrays(path: Path, statistics: Statistics, quality: Quality, random: Ra
 
 
 def load_arrays(path: Path, random: RandomWindows) -> tuple[Statistics, Quality]:
-    """What `save_arrays` wrote; the RANDOM windows go into `random`. Raises FormatError naming the file."""
+    """Load the file of `save_arrays`; the RANDOM windows go into `random`. Raises FormatError naming the file."""
     try:
         # Opened here, since numpy leaves a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -350,7 +350,7 @@ def _number(array: np.ndarray) -> int | np.ndarray:
 
 
 def random_positions(corpus: TokenizedCorpus, config: GatherConfig) -> np.ndarray:
-    """Positions of the RANDOM windows, sorted: of each split the windows of lowest seeded hash. Streams the corpus."""
+    """Return sorted positions of the RANDOM windows: of each split, those of lowest seeded hash. Streams the corpus."""
     chosen = []
     for split, n in enumerate(config.n_random):
         best_rank, best = np.zeros(0, np.uint64), np.zeros(0, np.int64)

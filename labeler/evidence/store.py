@@ -1,4 +1,4 @@
-"""Evidence on disk, read one feature at a time: memory-mapped, and without torch."""
+"""Read evidence from disk one feature at a time: memory-mapped, and without torch."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ class EvidenceFolder:
 
     @property
     def by_others(self) -> bool:
-        """Whether others gathered it, and this is what they show of it (evidence/given.py)."""
+        """Return True if others gathered this evidence, and the folder holds what they show of it (evidence/given.py)."""
         return BY_OTHERS in self.manifest
 
     @property
     def is_checked(self) -> bool:
-        """Whether what is read is compared with hashes; evidence of earlier versions has none."""
+        """Return True if reads are compared with hashes; evidence of earlier versions has none."""
         return has_hashes(self.manifest)
 
     def check_shared(self) -> None:
-        """Check all that features share, before work on many of them. Raises DamagedError naming the file."""
+        """Check everything that features share, before work on many of them. Raises DamagedError naming the file."""
         self.files.check_shared()
 
     @cached_property
@@ -90,35 +90,35 @@ class EvidenceFolder:
 
     @property
     def n_firing_windows(self) -> np.ndarray:
-        """[2, n_features] windows in which each feature fires, by split; -1 where that is damaged."""
+        """Return [2, n_features] the number of windows in which each feature fires, by split; -1 where that is damaged."""
         return self._all_of("n_firing_windows", -1)
 
     @property
     def token_counts(self) -> np.ndarray:
-        """[2, vocabulary] how often each token occurs in the corpus, by split."""
+        """Return [2, vocabulary] how often each token occurs in the corpus, by split."""
         return self.files.whole("token_counts.npy")
 
     @property
     def maxima(self) -> np.ndarray:
-        """[n_features] the highest activation of each feature in the corpus; NaN where that is damaged."""
+        """Return [n_features] the highest activation of each feature in the corpus; NaN where that is damaged."""
         return self._all_of("maximum", np.nan)
 
     @property
     def densities(self) -> np.ndarray:
-        """[n_features] share of tokens on which each feature fires; NaN where nobody says, or that is damaged."""
+        """Return [n_features] the share of tokens on which each feature fires; NaN where that is unknown or damaged."""
         if self.by_others:
             return self._all_of("density", np.nan)
         shares = self._all_of("n_firings", -1) / int(self.manifest["corpus"]["n_tokens"])
         return np.where((shares >= 0) & (shares <= 1), shares, np.nan)
 
     def _all_of(self, name: str, damaged: float) -> np.ndarray:
-        """One statistic of all features, with another number where it cannot be read."""
+        """Return one statistic of all features, with another number where it cannot be read."""
         array = self.files.array(f"statistics.{name}.npy")
         lost = array.damaged_elements()
         return np.where(lost.reshape(array.values.shape), damaged, array.values) if lost.any() else array.values
 
     def document_fraction(self, document: int, salt: str) -> float:
-        """A number in [0, 1) by a hash of the document's tokens: two copies of one document have the same."""
+        """Return a number in [0, 1) by a hash of the document's tokens, the same for two copies."""
         return self._fraction(document, salt)
 
     @cached_property
@@ -139,7 +139,7 @@ class EvidenceFolder:
         return feature_index
 
     def statistics(self, feature_index: int) -> FeatureStatistics:
-        """Raises DamagedFeatureError."""
+        """Return the statistics of a feature. Raises DamagedFeatureError."""
         f = self.check(feature_index)
         if self.by_others:
             return self._stated_statistics(f)
@@ -165,7 +165,7 @@ class EvidenceFolder:
     def _stated_statistics(self, f: int) -> FeatureStatistics:
         density, maximum = self._stated("density", f, 1.0), self._stated("maximum", f, _LARGEST)
         windows = dict(zip(SPLITS, self.firing_windows(f), strict=True))
-        # Whoever says that a feature fires on no token, and shows no context of it, says that it is silent.
+        # A source that states a density of 0 for a feature, and shows no context of it, says that it is silent.
         silent = density == 0.0 and not any(windows.values())
         return FeatureStatistics(
             n_tokens=None, n_firings=0 if silent else None, n_windows=None, n_firing_windows=None,
@@ -174,7 +174,7 @@ class EvidenceFolder:
         )  # fmt: skip
 
     def statistics_or_unknown(self, feature_index: int) -> FeatureStatistics:
-        """The statistics of a feature; nothing known of one whose statistics are damaged."""
+        """Return the statistics of a feature; all unknown where they are damaged."""
         try:
             return self.statistics(feature_index)
         except DamagedError:
@@ -183,7 +183,7 @@ class EvidenceFolder:
             )
 
     def firing_windows(self, feature_index: int) -> list[int]:
-        """In how many windows of each split the feature fires. Raises DamagedFeatureError."""
+        """Count the windows of each split in which the feature fires. Raises DamagedFeatureError."""
         windows = [
             int(self.files.element("statistics.n_firing_windows.npy", i * self.n_features + feature_index))
             for i in range(len(SPLITS))
@@ -206,9 +206,9 @@ class EvidenceFolder:
         return DamagedFeatureError(self.folder, f"{name}.npy", f"feature {f} {what}, which cannot be")
 
     def windows(self, feature_index: int, source: Source, split: Split) -> Windows:
-        """The gathered windows of one feature: TOP by falling peak; SAMPLED in random order; RANDOM by position.
+        """Return the gathered windows of one feature: TOP by falling peak, SAMPLED in random order, RANDOM by position.
 
-        Raises DamagedFeatureError where what is this feature's is damaged, DamagedError where it is what all share.
+        Raises DamagedFeatureError where this feature's own data are damaged, DamagedError where shared data are.
         """
         f = self.check(feature_index)
         if source is Source.RANDOM:
@@ -228,7 +228,7 @@ class EvidenceFolder:
         return Windows(position, length, token_ids, activations)
 
     def _check_range(self, f: int, starts: str, arrays: Sequence[str]) -> tuple[int, int]:
-        """The elements of this feature, after a look at whether they are as they were written."""
+        """Return the range of this feature's elements, once they are known to be as they were written."""
         edges = self.files.array(f"{starts}.npy")
         edges.check(f, f + 2, DamagedError)
         low, high = (int(n) for n in edges.values[f : f + 2])
@@ -266,7 +266,7 @@ class EvidenceFolder:
 
     @cached_property
     def _random_pool(self) -> dict[Split, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Positions, lengths and tokens of the RANDOM windows by split, read once; and the row of each pool index."""
+        """Read positions, lengths and tokens of the RANDOM windows by split, once; and the row of each pool index."""
         held_out = np.asarray(self.files.whole("random.held_out.npy"))
         positions = np.asarray(self.files.whole("random.position.npy"))
         if _outside(positions, 0, self.corpus.n_tokens):
@@ -282,7 +282,7 @@ class EvidenceFolder:
         return pool
 
     def token_ids(self, low: int, high: int) -> np.ndarray:
-        """The tokens of the corpus from `low` to before `high`. Raises DamagedError."""
+        """Return the tokens of the corpus from `low` to before `high`. Raises DamagedError."""
         self.files.array("corpus/tokens.npy").check(low, min(high, self.corpus.n_tokens), DamagedError)
         return np.asarray(self.corpus.tokens[low:high])
 
@@ -299,7 +299,7 @@ class EvidenceFolder:
         return length, np.where(inside, ids, -1)
 
     def contexts(self, windows: Windows, source: Source, split: Split) -> tuple[Context, ...]:
-        """The windows as records, with their tokens as text."""
+        """Return the windows as records, with their tokens as text."""
         documents = self.corpus.document_of(windows.position)
         return tuple(self.context(windows, row, source, split, int(document)) for row, document in enumerate(documents))
 

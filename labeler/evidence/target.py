@@ -1,4 +1,4 @@
-"""What a pass reads, and what reads it: a hookpoint of the subject, and the SAE there."""
+"""Pair a hookpoint of the subject with the SAE that reads it: the target of a pass."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from labeler.subject.model import Subject
 
 @dataclass(frozen=True)
 class Target:
-    """What is read, and what reads it."""
+    """A hookpoint of the subject, and the SAE that reads it."""
 
     hookpoint: Hookpoint
     sae: SAE
     aim: Hookpoint | None  # what the SAE should reconstruct; None where a transcoder's file does not say
     names: dict[str, str] | None = (
-        None  # of subject and SAE, where somebody gave any (labeler/names.py); no part of the identity
+        None  # of subject and SAE, where the user gave any (labeler/names.py); no part of the identity
     )
 
 
 def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str | None = None) -> Target:
-    """Where this SAE reads this subject: the module's "input" or "output", as `reads` says or else the names and the SAE.
+    """Choose the place where this SAE reads this subject: a module's "input" or "output".
+
+    `reads` decides, or else the names and the SAE.
 
     Raises InputError or NotFoundError.
     """
@@ -45,7 +47,7 @@ def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str 
 
 
 def _side(name: str, sae: SAE) -> str | None:
-    """The side that the SAE's kind implies, where the name does not say it."""
+    """Return the side that the SAE's kind implies, where the name does not say it."""
     return "input" if sae.reads_input and parse_hookpoint(name)[1] is None else None
 
 
@@ -61,7 +63,7 @@ def _ask_for_a_side(given: str | None, sae: SAE) -> None:
 
 
 def _aim(subject: Subject, sae: SAE, read: Hookpoint) -> Hookpoint | None:
-    """An SAE reconstructs what it reads; a transcoder what its module, or the one that its file names, gives."""
+    """Return the place to reconstruct: for an SAE the place that it reads, for a transcoder a module's output."""
     if not sae.is_transcoder:
         return read
     if sae.output_hookpoint is not None:
@@ -70,7 +72,7 @@ def _aim(subject: Subject, sae: SAE, read: Hookpoint) -> Hookpoint | None:
 
 
 def folder_names(targets: Sequence[Target]) -> list[str]:
-    """A folder's name for each of several targets: the hookpoint and the SAE's own name, numbered where two are alike."""
+    """Return a folder name for each target: the hookpoint and the SAE's own name, numbered where two are alike."""
     names = [
         re.sub(
             r"[^A-Za-z0-9._-]+", "_", f"{t.hookpoint.path}-{t.sae.source.path.parent.name or t.sae.source.path.stem}"
@@ -81,14 +83,14 @@ def folder_names(targets: Sequence[Target]) -> list[str]:
 
 
 def open_sae(subject: Subject, name: str, hookpoint: str | None, dtype: str) -> SAE:
-    """The SAE of this name (a path, `hf:...`, `sae-lens:...`, `neurons`), where and as the subject computes."""
+    """Open the SAE of this name (a path, `hf:...`, `sae-lens:...`, `neurons`) on the subject's device and in its dtype."""
     if name == "neurons":
         return neurons(subject, hookpoint)
     return load_sae(name, hookpoint=hookpoint, dtype=dtype, device=subject.device)
 
 
 def neurons(subject: Subject, hookpoint: str | None) -> SAE:
-    """The neurons that a module gives, as an SAE whose encoder is the identity."""
+    """Return the neurons that a module gives, as an SAE whose encoder is the identity."""
     if hookpoint is None:
         raise InputError(
             "--sae neurons needs --hookpoint: the module whose output holds the neurons, such as model.layers.3.mlp.act_fn"
@@ -99,7 +101,7 @@ def neurons(subject: Subject, hookpoint: str | None) -> SAE:
 
 
 def bos_token(subject: Subject, sae: SAE, config: GatherConfig) -> int | None:
-    """The token to put before each sequence: as configured, else as the SAE says, else as the tokenizer does."""
+    """Return the token to put before each sequence: as configured, else as the SAE says, else as the tokenizer does."""
     wanted = config.prepend_bos if config.prepend_bos is not None else sae.prepend_bos
     bos = subject.tokenizer.bos_token_id
     if wanted is None:
@@ -110,7 +112,7 @@ def bos_token(subject: Subject, sae: SAE, config: GatherConfig) -> int | None:
 
 
 def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherConfig) -> dict[str, Any]:
-    """What makes two passes the same pass."""
+    """Return all values by which two passes are the same pass."""
     return {
         "subject": {"id": subject.id, "revision": subject.revision, "dtype": config.dtype,
                     "hidden_size": subject.hidden_size, "n_parameters": subject.n_parameters},
@@ -129,13 +131,13 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         "path": str(sae.source.path), "format": sae.source.format, "sha256": sae.source.sha256,
         "architecture": sae.architecture, "n_features": sae.n_features, "d_in": sae.d_in,
         "prepend_bos": sae.prepend_bos,
-        # Only where there are any, so that evidence of before is the same pass still.
+        # Only where there are any, so that evidence of earlier versions is still the same pass.
         **({"remarks": list(sae.remarks)} if sae.remarks else {}),
     }  # fmt: skip
 
 
 def describe_encoder(target: Target) -> dict[str, Any]:
-    """What an SAE's configuration decides beside its weights."""
+    """Describe the settings that an SAE's configuration decides beside its weights."""
     sae = target.sae
     return {
         "selection": sae.selection.kind, "k": sae.selection.k, "centred": sae.centred, "rescaled": sae.rescaled,

@@ -1,1 +1,1 @@
-"""Evidence -> label: an explainer that asks an LLM, and one that looks tokens up and needs none."""
+"""Turn evidence into a label: one explainer asks an LLM, and one looks tokens up and needs none."""

@@ -22,7 +22,7 @@ async def explain_with_llm(
     output: OutputTokens | None = None,
     draw: int = 0,
 ) -> tuple[Label, Usage]:
-    """A label for the feature that fires in `contexts` (of the EXPLAIN split), and what it cost.
+    """Return a label for the feature that fires in `contexts` (of the EXPLAIN split), and its cost.
 
     `output` is what the decoder promotes, for the methods that show it; `draw` counts the labels of a best-of-K. A
     reply that cannot be read is asked for once more. Raises LLMError, which carries the cost of all replies.
@@ -34,7 +34,7 @@ async def explain_with_llm(
 def draw_prompt(
     contexts: Sequence[Context], config: ExplainerConfig, *, output: OutputTokens | None = None, draw: int = 0
 ) -> Prompt:
-    """The request for the label number `draw`."""
+    """Write the request for the label number `draw`."""
     prompt = explanation_prompt(Material.of(contexts, output), config)
     # Two draws may show the same (a rare feature, or no contexts at all), and then only chance makes two labels: the
     # second must not find the first one's reply in the ledger. A repaired prompt is one attempt further.

@@ -1,8 +1,8 @@
-"""The token-lookup explainer: E[activation | token], the baseline of Bills et al. 2023, as a label of its own.
+"""Explain by token look-up: E[activation | token], the baseline of Bills et al. 2023, as a label of its own.
 
-It learns from the EXPLAIN windows how strongly the feature fires on each token, and on each (token before, token)
-where that says more, and writes down what a person needs to know of the table. A label in words is worth its price
-where it beats this.
+It learns from the EXPLAIN windows how strongly the feature fires on each token, and on each (token before, token) where
+that says more. Then it describes the table to a person in a line. A label in words is worth its price where it beats
+this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAIR_STANDARD_ERRORS = 2.0
 _SHRINK = 2.0  # pseudo-observations at the token's own mean
 _NAMED = 4  # tokens named in the label
 _MOSTLY = 0.6  # share of firings from which "mostly" is said
-_WORTH_NAMING = 0.05  # of the activation mass, or it is not in the label
+_WORTH_NAMING = 0.05  # of the activation mass: a token with less is not in the label
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ def _columns(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def explain_by_lookup(windows: Mapping[Source, Windows], vocabulary: Vocabulary) -> Label:
-    """The look-up label of a feature, from its EXPLAIN windows by source."""
+    """Return the look-up label of a feature, from its EXPLAIN windows by source."""
     tokens = _Tokens.of([w for w in windows.values() if len(w)])
     table = learn_table(tokens)
     return Label(describe(table, tokens, vocabulary), "lookup", table)
 
 
 def simulate_by_lookup(label: Label, contexts: Sequence[Context]) -> tuple[Simulation, ...]:
-    """What the label's table predicts; it sees the token ids of the contexts and nothing else of them."""
+    """Predict activations by the label's table, which sees only the token ids of the contexts."""
     if label.table is None:
         raise ValueError("a label in words has no table to look tokens up in")
     return tuple(Simulation(c, label.table.predict(c.token_ids)) for c in contexts)
 
 
 def predict_all(tables: Sequence[TokenTable], contexts: Sequence[Context]) -> np.ndarray:
-    """What each table predicts for every token of the contexts, one after another: [n_tables, n_tokens].
+    """Return each table's predictions for every token of the contexts, one after another: [n_tables, n_tokens].
 
     The same numbers as `TokenTable.predict`.
     """
@@ -112,7 +112,7 @@ def _pair_key(before: np.ndarray, token: np.ndarray) -> np.ndarray:
 
 
 def learn_table(tokens: _Tokens) -> TokenTable:
-    """Mean activation of each token that ever fired, and of each pair that says more, over the windows given."""
+    """Learn the mean activation of each token that ever fired, and of each pair that says more, over the windows."""
     here = tokens.only(np.isin(tokens.token, np.unique(tokens.token[tokens.activation > 0])))
     ids, of_token, n = np.unique(here.token, return_inverse=True, return_counts=True)
     mean = np.bincount(of_token, weights=here.activation) / n
@@ -137,7 +137,7 @@ def _pairs_that_say_more(
 
 
 def describe(table: TokenTable, tokens: _Tokens, vocabulary: Vocabulary) -> str:
-    """One line of 1-200 characters: the tokens that carry the activation, how strong, and what stands beside them."""
+    """Describe a table in 1-200 characters: the tokens that carry the activation, their strength and their neighbors."""
     firing = tokens.only(tokens.activation > 0)
     ids, of_token = np.unique(firing.token, return_inverse=True)
     mass: defaultdict[str, float] = defaultdict(float)
@@ -170,7 +170,7 @@ def _describe_name(
     spelled = show_token(vocabulary.text(main))
     rating = max(table.by_token[t] for t in members) / strongest * 10
     text = f"{spelled} ({rating:.0f}/10)" if rating < 9.5 else spelled
-    # A window's first token has no neighbour before it, and its last none after.
+    # A window's first token has no neighbor before it, and its last none after.
     for side, word in ((here.before, "after"), (here.after, "before")):
         known = side >= 0
         neighbour, share = _commonest(side[known], here.activation[known])
@@ -190,6 +190,6 @@ def _commonest(ids: np.ndarray, weights: np.ndarray) -> tuple[int | None, float]
 
 
 def show_token(text: str) -> str:
-    """A token as a person can read it, and as prompts spell it: quoted, with line breaks and runs of blanks as signs."""
+    """Spell a token for people and prompts: quoted, with line breaks and runs of blanks as signs."""
     shown = re.sub(" {2,}", lambda run: f"·×{len(run[0])}", alone(text))  # a page would fold the blanks into one
     return f"`{shown}`"

@@ -1,4 +1,4 @@
-"""What an explainer may see of a feature, and how a context is written for it."""
+"""Collect everything that an explainer may see of a feature, and write contexts for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from labeler.score.quantise import calculate_max_activation, quantise
 
 @dataclass(frozen=True)
 class Material:
-    """Contexts of EXPLAIN documents, and what the decoder says; nothing here is ever scored."""
+    """Contexts of EXPLAIN documents, and tokens that the decoder promotes; nothing here is ever scored."""
 
     firing: tuple[Context, ...]  # strongest peak first
-    hard: tuple[Context, ...] = ()  # look alike, and the feature is silent
+    hard: tuple[Context, ...] = ()  # contexts that look alike, in which the feature is silent
     output: OutputTokens | None = None
 
     @classmethod
@@ -28,12 +28,12 @@ class Material:
 
     @property
     def maximum(self) -> float:
-        """The highest activation shown: the unit of all strengths in one prompt, as in Bills et al. 2023."""
+        """Return the highest activation shown: the unit of all strengths in one prompt, as in Bills et al. 2023."""
         return calculate_max_activation(c.activations for c in self.firing)
 
 
 def marked(context: Context, maximum: float) -> str:
-    """The context as one line: tokens of strength 1 or more are marked, and its peak wherever it fires at all."""
+    """Write the context as one line with marks on tokens of strength 1 or more and on a firing peak."""
     strengths = quantise(context.activations, maximum).tolist()
     peak = context.activations.index(context.peak) if context.peak > 0 else None
     return "".join(

@@ -1,4 +1,4 @@
-"""The ways to explain a feature, by the name that a recipe gives them. Another way is another row here."""
+"""The ways to explain a feature, by the name that a recipe gives them. A new way is a new row here."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ METHODS: dict[str, Callable[[Material, ExplainerConfig], Prompt]] = {
 
 
 def explanation_prompt(material: Material, config: ExplainerConfig) -> Prompt:
-    """The request for one label. Raises InputError for a recipe whose prompt this version no longer writes."""
+    """Write the request for one label. Raises InputError for a recipe whose prompt this version no longer writes."""
     check_prompt(config.prompt_version, EXPLAINERS[config.method])
     return METHODS[config.method](material, config)

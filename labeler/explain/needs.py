@@ -1,4 +1,4 @@
-"""What an explainer needs of a feature beside contexts, and whether an evidence folder has it."""
+"""Check that an evidence folder has everything that an explainer needs beside contexts."""
 
 from __future__ import annotations
 

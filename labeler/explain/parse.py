@@ -1,4 +1,4 @@
-"""The explainer's reply -> the label's text, or UnreadableReply. Nothing unreadable ever becomes a label."""
+"""Read the label's text from the explainer's reply. Nothing unreadable ever becomes a label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAD_IN = re.compile(
 
 
 def parse_label(text: str) -> str:
-    """The text after LABEL:, 1-200 printable characters.
+    """Return the text after LABEL:, 1-200 printable characters. Raises UnreadableReply.
 
     The words "This feature detects" say nothing and are taken off; another sentence about "this feature" is turned
     down. A second line is turned down too: cut off, it would leave a label that says less than was meant.

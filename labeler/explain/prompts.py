@@ -1,4 +1,4 @@
-"""What an explainer sees -> the text that it reads, one function for each method. Pure.
+"""Write the text that an explainer reads, with one function for each method. Pure.
 
 A method's version is in recipe.EXPLAINERS: changing a word here changes the version there. The fixed part comes first,
 so that an endpoint's prefix cache holds it for every feature.
@@ -88,12 +88,12 @@ _REPEATED_BELOW = 0.2  # share of tokens that fire
 
 
 def max_activation(material: Material, config: ExplainerConfig) -> Prompt:
-    """Contexts with the firing tokens marked and rated, strongest peak first."""
+    """Show contexts with the firing tokens marked and rated, strongest peak first."""
     return request(MAX_ACTIVATION + _firing(material), config)
 
 
 def token_activation_pairs(material: Material, config: ExplainerConfig) -> Prompt:
-    """The layout of Bills et al. 2023, for comparability with labels made that way.
+    """Show all tokens in the layout of Bills et al. 2023, for comparability with labels made that way.
 
     All tokens with their activations, and, where fewer than a fifth fire, those that do once more without the others.
     Their examples of other neurons are left out, and the instruction is ours.
@@ -107,18 +107,21 @@ def token_activation_pairs(material: Material, config: ExplainerConfig) -> Promp
 
 
 def contrastive(material: Material, config: ExplainerConfig) -> Prompt:
-    """Contexts in which the feature fires, then HARD ones in which it does not."""
+    """Show contexts in which the feature fires, then HARD ones in which it does not."""
     silent = lines([unmarked(c) for c in material.hard])
     return request(f"{CONTRASTIVE}{_firing(material)}\n\nContexts in which it is silent:\n{silent}", config)
 
 
 def output_centric(material: Material, config: ExplainerConfig) -> Prompt:
-    """What the feature promotes and suppresses (Gur-Arieh et al. 2025, "VocabProj"), without any context."""
+    """Show tokens that the feature promotes and suppresses (Gur-Arieh et al.
+
+    2025, "VocabProj"), without any context.
+    """
     return request(OUTPUT_CENTRIC + _output(material), config)
 
 
 def input_and_output(material: Material, config: ExplainerConfig) -> Prompt:
-    """Both sides of the feature in one request (Gur-Arieh et al. 2025, "Ensemble Raw")."""
+    """Show both sides of the feature in one request (Gur-Arieh et al. 2025, "Ensemble Raw")."""
     return request(f"{INPUT_AND_OUTPUT}{_output(material)}\n\nContexts:\n{_firing(material)}", config)
 
 

@@ -1,8 +1,9 @@
-"""A process that renders templates of strangers, where what a template uses up is its own: started and asked by template.py.
+"""Render templates of strangers in a process of their own, which template.py starts and asks.
 
-A line of JSON in, a line of JSON out, for as long as the other side is there. A template's work has a limit of processor time
-and memory that the system sets, since nothing within Python ends `10 ** (10 ** 10)`; a template that passes a limit
-ends this process, and the next one is rendered by a new one. It imports nothing of ours and is given no secrets.
+A line of JSON in, a line of JSON out, for as long as the other side is there. A template's work has a limit of
+processor time and memory that the system sets, since nothing within Python ends `10 ** (10 ** 10)`. A template that
+passes a limit ends this process, and a new process renders the next one. It imports nothing of ours and is given no
+secrets.
 """
 
 from __future__ import annotations

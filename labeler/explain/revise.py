@@ -1,4 +1,4 @@
-"""A label and what it gets wrong -> a second try. Pure; a changed word changes recipe.SCORING_VERSION."""
+"""Show a label's mistakes and ask for a second try. Pure; a changed word changes recipe.SCORING_VERSION."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CounterExamples:
 
 
 def counter_examples(simulations: Sequence[Simulation]) -> CounterExamples:
-    """The worst of `simulations`, whose predictions are on 0..10; truth is put on that scale by its own maximum."""
+    """Return the worst of `simulations`, whose predictions are on 0..10; truth is scaled by its own maximum."""
     known = [(s, s.predicted) for s in simulations if s.predicted is not None]
     maximum = calculate_max_activation(s.context.activations for s, _ in known)
     truths = [quantise(s.context.activations, maximum) for s, _ in known]
@@ -70,7 +70,7 @@ def _line(simulation: Simulation, truth: np.ndarray, predicted: Sequence[float])
 
 
 def revision_prompt(label: Label, examples: CounterExamples, config: ExplainerConfig) -> Prompt:
-    """One request for a better label."""
+    """Write one request for a better label."""
     text = (
         f"{INSTRUCTION}It fires, and that was not predicted:\n{lines(examples.missed)}\n\n"
         f"It was predicted, and does not fire:\n{lines(examples.invented)}\n\nThe description: {label.text}"

@@ -1,4 +1,4 @@
-"""A user's own prompt: a Jinja template that the recipe carries, rendered where it can reach nothing but the evidence.
+"""Render a user's own prompt: a Jinja template in the recipe, which can reach nothing but the evidence.
 
 What a template may name:
 
@@ -14,7 +14,8 @@ What a template may name:
 
 The reply must be one line "LABEL: ...", so the template has to ask for that.
 
-A template may come from a stranger, so a process of its own renders it (renderer.py), with a limit of time, memory and size.
+A template may come from a stranger. So a process of its own renders it (renderer.py), with limits of time, memory and
+size.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ _OUTPUT = frozenset({"promoted", "suppressed"})
 
 
 def template_prompt(material: Material, config: ExplainerConfig) -> Prompt:
-    """Raises InputError where the template cannot be rendered."""
+    """Render the template. Raises InputError where that is impossible."""
     return request(_render(config.template or "", material), config)
 
 
 @lru_cache(maxsize=16)
 def variables_of(template: str) -> frozenset[str]:
-    """Which of VARIABLES a template names. Raises InputError for one that is not there, or no template at all."""
+    """Return the VARIABLES that a template names. Raises InputError for an unknown name, or for no template at all."""
     named = _renderer.ask("read", "variables", template)
     unknown = sorted(set(named) - {*VARIABLES})
     if unknown:
@@ -65,7 +66,7 @@ def reads_output(template: str) -> bool:
 
 
 def check_template(template: str, *, has_hard: bool) -> None:
-    """Render the template on a made-up feature, so that what cannot work is known before anything is paid for.
+    """Render the template on a made-up feature, to refuse one that cannot work before anything is paid for.
 
     Raises InputError.
     """
@@ -110,7 +111,7 @@ class _Renderer:
         self._parent = 0  # a forked process starts one of its own
 
     def ask(self, what: str, task: str, *values: Any) -> Any:
-        """Raises InputError where the template cannot be `what` ("read", "rendered")."""
+        """Ask the process. Raises InputError where the template cannot be `what` ("read", "rendered")."""
         with self._lock:
             reply = self._exchange(json.dumps([self.seconds, task, *values]).encode() + b"\n")
         if "wrong" in reply:

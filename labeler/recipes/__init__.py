@@ -1,4 +1,4 @@
-"""Recipes as files: TOML, checked key by key before anything is gathered or paid for.
+"""Read recipes from TOML files, checked key by key before anything is gathered or paid for.
 
     recipe = read_recipe("cascade", explainer="openai:gpt-5-mini")      one that comes with the package
     recipe = read_recipe("mine.toml")                                   a file; a template's path is relative to it

@@ -1,4 +1,4 @@
-"""TOML -> Recipe. Every message names the key, what is known, and what to do."""
+"""Read a Recipe from TOML. Every message names the key, the known keys, and what to do."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TRIAGE = tuple(TriageConfig.__dataclass_fields__)
 
 
 def known_recipes() -> dict[str, str]:
-    """The recipes that come with the package: what each is for, by name."""
+    """Return the recipes that come with the package: by name, the purpose of each."""
     return {name: text_of(name).splitlines()[0].removeprefix("# ") for name in _names()}
 
 
 def text_of(name: str) -> str:
-    """The file of a recipe that comes with the package."""
+    """Return the text of a recipe that comes with the package."""
     return resources.files("labeler.recipes").joinpath(f"{name}.toml").read_text("utf-8")
 
 
@@ -47,7 +47,7 @@ def _names() -> list[str]:
 
 
 def read_recipe(source: str, explainer: str | None = None, simulator: str | None = None) -> Recipe:
-    """The recipe in a file, or one by name. `explainer` and `simulator` ("lookup", "openai:MODEL") go before the file's.
+    """Return the recipe in a file, or one by name. `explainer` and `simulator` ("lookup", "openai:MODEL") override it.
 
     Raises InputError, NotFoundError or FormatError: a recipe that is returned can be run.
     """
@@ -64,14 +64,14 @@ def read_recipe(source: str, explainer: str | None = None, simulator: str | None
 
 
 def recipe_values(path: Path) -> dict[str, Any]:
-    """What a recipe's file says, unchecked, for a service to check. Raises NotFoundError or FormatError."""
+    """Return the unchecked values of a recipe's file, for a service to check. Raises NotFoundError or FormatError."""
     return parse_toml(_text(path, f"recipe {path}"), f"recipe {path}")
 
 
 def parse_recipe(
     text: str, name: str, folder: Path | None = None, explainer: str | None = None, simulator: str | None = None
 ) -> Recipe:
-    """The recipe that a text says; `folder` is where its template would be."""
+    """Return the recipe in a text; its template would lie in `folder`."""
     values = parse_toml(text, f"recipe {name}")
     try:
         recipe = _recipe(Table(values), folder, explainer, simulator)
@@ -82,7 +82,7 @@ def parse_recipe(
 
 
 def recipe_from_values(values: Mapping[str, Any], explainer: str | None = None, simulator: str | None = None) -> Recipe:
-    """The recipe that a request says, as a file would. It may name no template: that is a path, and not the requester's."""
+    """Return the recipe in a request, as in a file. It may name no template: a path here is not the requester's."""
     table = Table(values, "")
     if "template" in table.table("explainer"):
         raise InputError("explainer.template names a file, which a request may not: use a recipe without one")
@@ -163,7 +163,9 @@ def _model(table: Table, default: str | None, flag: str) -> str:
 
 
 def _template(table: Table, folder: Path | None) -> str | None:
-    """The text of the template, which lies in the recipe's folder: a recipe may come from a stranger, and so may its links."""
+    """Return the text of the template, which must lie in the recipe's folder, links followed: strangers may write
+    recipes.
+    """
     named = table.text("template")
     if named is None:
         return None
@@ -189,7 +191,7 @@ def _text(path: Path, what: str) -> str:
 
 
 def _overridden(table: Table, flag: str | None) -> Table:
-    """The table with what the command line names in its place: `lookup` replaces it, `openai:MODEL` its model."""
+    """Return the table as the command line changes it: `lookup` replaces it, `openai:MODEL` its model."""
     if flag is None:
         return table
     if flag == "lookup":

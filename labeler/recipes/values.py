@@ -1,4 +1,4 @@
-"""One table of a TOML file, read with the types of a frozen configuration; a wrong key or value is named in full."""
+"""Read one table of a TOML file with the types of a configuration; errors name the key in full."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table:
         return Table(dict(raw), self.where)
 
     def only(self, *known: str) -> None:
-        """Raises InputError for a key that is none of `known`."""
+        """Raise InputError for a key that is none of `known`."""
         for key in self.raw:
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1)
@@ -59,7 +59,7 @@ class Table:
         return value
 
     def values(self, config: type, keys: Iterable[str]) -> dict[str, Any]:
-        """The values of `keys` that are there, in the types that the fields of `config` have."""
+        """Return the values of `keys` that are there, in the types that the fields of `config` have."""
         hints = get_type_hints(config)
         return {key: _checked(self.raw[key], hints[key], self.path(key)) for key in keys if key in self.raw}
 
@@ -67,7 +67,7 @@ class Table:
         return config(**given, **self.values(config, keys))
 
     def refuse_split(self, only: str, why: str) -> None:
-        """A file may say which documents a part works on, but only the ones that it has to."""
+        """Refuse a split other than the only right one: a file may state it, but not change it."""
         if (split := self.text("split")) not in (None, only):
             raise InputError(f"{self.path('split')} is {split!r}: {why}; it can only be {only!r}, so leave it out")
 

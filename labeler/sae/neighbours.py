@@ -1,4 +1,4 @@
-"""Which features point the same way: nearest neighbours by decoder direction."""
+"""Find features that point the same way: nearest neighbors by decoder direction."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Every architecture is one linear map, with its input prepared and its output selected:
 
-    x = normalise(hidden) - b_dec (where centred);  z = x W_enc^T + b_enc;  activations = select(z)
+    x = normalize(hidden) - b_dec (where centered);  z = x W_enc^T + b_enc;  activations = select(z)
     reconstruction = undo(activations W_dec + b_dec) (+ hidden W_skip^T for skip transcoders)
 
 Files in which the decoder's norm scales activations have that folded into W_enc, b_enc and W_dec when they are read.
@@ -27,7 +27,7 @@ _EPS = 1e-5
 
 @dataclass(frozen=True)
 class Source:
-    """Where an SAE came from; goes into the provenance of everything made with it."""
+    """The origin of an SAE, for the provenance of everything made with it."""
 
     path: Path
     format: str
@@ -46,7 +46,7 @@ class SparseActivations:
 
 @dataclass(frozen=True)
 class Selection:
-    """How pre-activations become activations."""
+    """The rule by which pre-activations become activations."""
 
     kind: str  # relu, topk, abstopk, groupmax, threshold, gated
     k: int = 0  # topk, abstopk: features a token; groupmax: groups
@@ -146,7 +146,7 @@ class SAE:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)
 
     def _prepared(self, hidden: Tensor) -> Tensor:
-        """[tokens, d_in] as the encoder's product takes it: normalised, centred, in its dtype."""
+        """Return [tokens, d_in] as the encoder's product takes it: normalized, centered, in its dtype."""
         if hidden.shape[-1] != self.d_in:
             raise MismatchError(
                 f"the SAE reads vectors of {self.d_in} and was given vectors of {hidden.shape[-1]}: "
@@ -163,7 +163,7 @@ class SAE:
         return x.to(self.w_enc.dtype)
 
     def _is_open(self, z: Tensor) -> Tensor:
-        """Where pre-activations `z` [tokens, n_features] pass to the activations, as far as they are above 0: bool."""
+        """Return flags where pre-activations `z` [tokens, n_features] pass to the activations, if they are above 0."""
         s = self.selection
         if s.kind == "threshold":
             assert s.threshold is not None
@@ -174,7 +174,9 @@ class SAE:
         return z > 0
 
     def _magnitude(self, z: Tensor, feature: Tensor | slice = slice(None)) -> Tensor:
-        """How large the activation is where its feature is open, before the ReLU; `feature` says which `z` is of."""
+        """Return the size of the activation where its feature is open, before the ReLU; `feature` numbers the columns
+        of `z`.
+        """
         s = self.selection
         if s.kind == "gated":
             assert s.magnitude_scale is not None
@@ -198,7 +200,7 @@ class SAE:
 
 
 def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
-    """The same SAE for unscaled hidden states, where its file wants them times `scale_in` and gives them times `scale_out`.
+    """Return the SAE for unscaled hidden states; its file takes them times `scale_in` and gives them times `scale_out`.
 
     Activations and thresholds stay in the units of the file.
     """
@@ -212,7 +214,7 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
 
 
 def _rms(x: Tensor) -> Tensor:
-    """[tokens, d] -> [tokens, 1]: the norm over sqrt(d); of a vector of zeros a tiny number, so that it stays zeros."""
+    """Return [tokens, 1], the norm over sqrt(d); for zeros a tiny number, so that they stay zeros."""
     return (x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5).clamp_min(1e-12)
 
 

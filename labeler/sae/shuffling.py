@@ -1,4 +1,4 @@
-"""Hidden states in random order and in batches of one size, with no more than a buffer of them in memory."""
+"""Shuffle hidden states and cut them into batches of one size, with only a buffer of them in memory."""
 
 from __future__ import annotations
 

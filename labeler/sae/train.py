@@ -42,7 +42,7 @@ _MEAN_FLOOR = 1e-6  # of a feature's mean activation in the KL penalty, whose lo
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What decides a training run. Raises InputError where the values cannot work together."""
+    """Settings that decide a training run. Raises InputError where the values cannot work together."""
 
     n_features: int
     """Features of the SAE, commonly 4 to 64 times the width of the hidden states."""
@@ -112,7 +112,7 @@ class TrainConfig:
 
     @property
     def fixes_l0(self) -> bool:
-        """Whether sparsity is a matter of k; then a feature can die, and the auxiliary loss is there."""
+        """Return True if k fixes the sparsity; then a feature can die, and the auxiliary loss revives it."""
         return self.objective in ("topk", "batchtopk")
 
     def warmup(self, step: int) -> float:
@@ -126,7 +126,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a run stands; the numbers are those of the latest batch, with the SAE as it would be saved now."""
+    """The progress of a run, on its latest batch, with the SAE as it would be saved now."""
 
     step: int
     n_tokens: int  # trained on so far
@@ -175,7 +175,7 @@ class TrainedSAE:
         save_saelens(folder, tensors, _saelens_cfg(self.sae, {**about, "labeler_training": training}))
 
     def provenance(self) -> dict[str, Any]:
-        """What a reader of the file needs to judge it: configuration, and figures at the end of training."""
+        """Return the configuration and final figures, by which a reader of the file can judge it."""
         return {"config": asdict(self.config), **asdict(self.final)}
 
 

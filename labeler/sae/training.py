@@ -30,7 +30,7 @@ _BUFFER_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class ReadingConfig:
-    """How hidden states are read and mixed."""
+    """Settings for reading and mixing hidden states."""
 
     sequence_tokens: int = 256
     """Tokens the subject reads at a time; sequences stay within a document."""
@@ -92,7 +92,10 @@ def train_on_corpus(
 
 
 def check_out(out: Path, *, overwrite: bool = False) -> None:
-    """Make the folder that the SAE will be saved to. Raises InputError where it holds one, StorageError where it cannot."""
+    """Make the folder that the SAE will be saved to.
+
+    Raises InputError where it holds one, StorageError where it cannot.
+    """
     held = [name for name in ("cfg.json", WEIGHTS) if (out / name).exists()]
     if held and not overwrite:
         raise InputError(f"{out} holds an SAE ({', '.join(held)}): choose another --out, or give --overwrite")

@@ -1,6 +1,6 @@
-"""One SAE's files as a reader sees them: tensors taken by name, configurations beside them, and the path they came by.
+"""Show one SAE's files to a format's reader: tensors by name, configurations beside them, and their path.
 
-A reader takes what it knows and calls `finish`: whatever it did not take is refused by name, since a tensor that nobody
+A reader takes what it knows and calls `finish`: whatever it did not take is refused by name, since a tensor that no one
 understands may be the one that decides what a feature is.
 """
 

@@ -1,4 +1,4 @@
-"""How well a simulation agrees with the truth, over tokens: Pearson, and the two measures of Bills et al. 2023.
+"""Measure how well a simulation agrees with the truth over tokens: Pearson, and two measures of Bills et al. 2023.
 
 Truth is in raw units of the SAE, a simulation on 0..10. Arrays are [n_tokens], pooled over every token of every
 sequence, in float64. An undefined score is None; only inside arrays of many scores is it NaN.
@@ -22,10 +22,10 @@ CONSTANT = 1e-12
 
 
 def pearson(truth: ArrayLike, simulated: ArrayLike, weights: ArrayLike | None = None) -> float | None:
-    """Correlation over tokens, [n_tokens] each; None for fewer than 2 tokens or where either side is constant.
+    """Return the correlation over tokens, [n_tokens] each; None for fewer than 2 tokens or a constant side.
 
-    `weights` are per token (those of its context, N_h / n_h for a context drawn from stratum h) and make the result
-    estimate the correlation over the whole corpus. Raises MismatchError and InputError.
+    `weights` are per token: those of its context, N_h / n_h for a context drawn from stratum h. With them the result
+    estimates the correlation over the whole corpus. Raises MismatchError and InputError.
     """
     t, s = _pair(truth, simulated)
     value = pearson_rows(t, s[None], weights)[0]
@@ -33,7 +33,7 @@ def pearson(truth: ArrayLike, simulated: ArrayLike, weights: ArrayLike | None = 
 
 
 def pearson_rows(truth: ArrayLike, simulated: np.ndarray, weights: ArrayLike | None = None) -> np.ndarray:
-    """The same for many simulations of one truth, [n_simulations, n_tokens] -> [n_simulations].
+    """Correlate many simulations with one truth, [n_simulations, n_tokens] -> [n_simulations].
 
     A NaN in `simulated` is a token without a prediction: it is left out of that row. A row without a score is NaN.
     """
@@ -54,7 +54,9 @@ def pearson_rows(truth: ArrayLike, simulated: np.ndarray, weights: ArrayLike | N
 
 
 def _correlations(t: np.ndarray, s: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Weighted Pearson of [n_tokens] with each row of [n_simulations, n_tokens], in two passes; NaN where undefined."""
+    """Return weighted Pearson of [n_tokens] with each row of [n_simulations, n_tokens], in two passes; NaN where
+    undefined.
+    """
     if not w.any():
         return np.full(len(s), np.nan)
     w = w / w.sum()
@@ -67,19 +69,22 @@ def _correlations(t: np.ndarray, s: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def rsquared(truth: ArrayLike, simulated: ArrayLike) -> float | None:
-    """1 - mean((t - s)^2) / mean(t^2), uncentred (Bills et al. 2023); None where the truth is all zeros."""
+    """Return 1 - mean((t - s)^2) / mean(t^2), uncentered (Bills et al. 2023); None where the truth is all zeros."""
     t, s = _pair(truth, simulated)
     return _one_minus_ratio(np.square(t - s).sum(), np.square(t).sum())
 
 
 def abs_dev(truth: ArrayLike, simulated: ArrayLike) -> float | None:
-    """1 - mean|t - s| / mean|t|, uncentred (Bills et al. 2023); None where the truth is all zeros."""
+    """Return 1 - mean|t - s| / mean|t|, uncentered (Bills et al. 2023); None where the truth is all zeros."""
     t, s = _pair(truth, simulated)
     return _one_minus_ratio(np.abs(t - s).sum(), np.abs(t).sum())
 
 
 def is_constant(values: ArrayLike, weights: ArrayLike | None = None) -> bool:
-    """Whether values are one value up to rounding, so that no correlation with them exists. Fewer than 2 always are."""
+    """Return True if values are one value up to rounding, so that no correlation with them exists.
+
+    Fewer than 2 always are.
+    """
     x = _floats("values", values)
     w = np.ones(x.size) if weights is None else _weights(weights, x.size)
     if np.count_nonzero(w) < 2:
@@ -91,19 +96,19 @@ def is_constant(values: ArrayLike, weights: ArrayLike | None = None) -> bool:
 def sequence_sums(
     truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None = None
 ) -> np.ndarray:
-    """[n_sequences, 6] the weighted sums of 1, t, s, t^2, s^2 and t s, with t and s standardised over all sequences.
+    """Return [n_sequences, 6] the weighted sums of 1, t, s, t^2, s^2 and t s of standardized t and s.
 
     `sequence` [n_tokens] numbers the sequence of each token from 0.
     """
     t, s = _pair(truth, simulated)
     w = np.ones(t.size) if weights is None else _weights(weights, t.size)
-    # Centred and scaled over all sequences, sums of squares stay exact enough to subtract.
+    # Centered and scaled over all sequences, sums of squares stay exact enough to subtract.
     t, s = standardised(t, w), standardised(s, w)
     return _per_sequence(sequence, w, w * t, w * s, w * t * t, w * s * s, w * t * s)
 
 
 def correlation_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Pearson of each row of such sums, [n, 6] -> [n]; NaN where undefined."""
+    """Return Pearson of each row of such sums, [n, 6] -> [n]; NaN where undefined."""
     n, t, s, tt, ss, ts = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         t, s, tt, ss, ts = t / n, s / n, tt / n, ss / n, ts / n
@@ -138,12 +143,12 @@ def _one_minus_ratio(error: float, size: float) -> float | None:
 
 
 def _per_sequence(sequence: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """Sums over the tokens of each sequence, [n_tokens] columns -> [n_sequences, n_columns]."""
+    """Add up the tokens of each sequence, [n_tokens] columns -> [n_sequences, n_columns]."""
     return np.stack([np.bincount(sequence, column) for column in columns], axis=1)
 
 
 def standardised(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Values [n] with weighted mean 0 and weighted variance 1; zeros where they are constant."""
+    """Scale values [n] to weighted mean 0 and weighted variance 1; zeros where they are constant."""
     share = weights / weights.sum()
     centred = values - share @ values
     spread = np.sqrt(share @ np.square(centred))

@@ -1,7 +1,7 @@
-"""From the simulator's 0..10 to raw activations. Optional: no linear calibration can change a Pearson correlation.
+"""Map the simulator's 0..10 to raw activations. Optional: no linear calibration can change a Pearson correlation.
 
-Fit on a calibration split and never on the tokens scored: fitting on them turns a correlation of -.99 into +.99. A
-calibration exists only once it is fitted, so there is none to apply before.
+Fit on a calibration split and never on the scored tokens: fitting on them turns a correlation of -.99 into +.99. A
+calibration exists only once it is fitted, so none can be applied before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How well numbers tell positives from negatives: AUROC, average precision, balanced accuracy. Ties are half a win.
+"""Measure how well numbers tell positives from negatives: AUROC, average precision, balanced accuracy.
 
-All three count how many positives and negatives have each distinct score. That is exact with ties, and it lets whole
-sequences be drawn again for an interval.
+Ties are half a win. All three count how many positives and negatives have each distinct score. That is exact with ties,
+and it lets whole sequences be drawn again for an interval.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from labeler.score.agreement import Resampled
 
 
 def auroc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float | None:
-    """Probability that a positive scores above a negative, ties half (Mann-Whitney); None where a class is empty."""
+    """Return the probability that a positive scores above a negative, ties half (Mann-Whitney); None where a class is
+    empty.
+    """
     return _once(resampled_auroc, positive_scores, negative_scores)
 
 
 def average_precision(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float | None:
-    """Sum of (recall gained) * precision over falling thresholds; None where a class is empty.
+    """Return the sum of (recall gained) * precision over falling thresholds; None where a class is empty.
 
     By chance it is the share of positives, not 0.5.
     """
@@ -29,7 +31,7 @@ def average_precision(positive_scores: ArrayLike, negative_scores: ArrayLike) ->
 
 
 def balanced_accuracy(truth: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Mean of the shares of positives and of negatives recognised, booleans [n] each; None where a class is empty."""
+    """Return the mean share of positives and negatives recognized, booleans [n] each; None where a class is empty."""
     t, s = np.asarray(truth, dtype=bool), np.asarray(predicted, dtype=bool)
     if t.shape != s.shape or t.ndim != 1:
         raise MismatchError(f"{s.size} predictions for {t.size} true answers: leave unanswered ones out of both")
@@ -39,10 +41,10 @@ def balanced_accuracy(truth: ArrayLike, predicted: ArrayLike) -> float | None:
 
 
 def resampled_auroc(positive: np.ndarray, scores: np.ndarray, sequence: np.ndarray) -> Resampled:
-    """AUROC as a function of how often each sequence is drawn.
+    """Return AUROC as a function of how often each sequence is drawn.
 
-    Items are tokens or contexts: booleans, scores and the number of their sequence, [n_items] each. The wins of each
-    sequence's positives over each sequence's negatives, [n_sequences, n_sequences], hold all that is needed.
+    Items are tokens or contexts: booleans, scores and the number of their sequence, [n_items] each. The matrix of wins
+    of each sequence's positives over each sequence's negatives, [n_sequences, n_sequences], holds all that is needed.
     """
     positives, negatives = _by_sequence_and_score(positive, scores, sequence)
     wins = positives @ (np.cumsum(negatives, axis=1) - negatives / 2.0).T
@@ -58,7 +60,7 @@ def resampled_auroc(positive: np.ndarray, scores: np.ndarray, sequence: np.ndarr
 
 
 def resampled_average_precision(positive: np.ndarray, scores: np.ndarray, sequence: np.ndarray) -> Resampled:
-    """Average precision as a function of how often each sequence is drawn; items as for `resampled_auroc`."""
+    """Return average precision as a function of how often each sequence is drawn; items as for `resampled_auroc`."""
     positives, negatives = _by_sequence_and_score(positive, scores, sequence)
     n_negative = negatives.sum(axis=1)
     # Recall is gained only at the scores that some positive has: the counts above each of them are enough.
@@ -82,7 +84,7 @@ def resampled_average_precision(positive: np.ndarray, scores: np.ndarray, sequen
 def _once(
     resampled: Callable[[np.ndarray, np.ndarray, np.ndarray], Resampled], positives: ArrayLike, negatives: ArrayLike
 ) -> float | None:
-    """The measure of items that are all of one sequence, drawn once."""
+    """Return the measure of items that are all of one sequence, drawn once."""
     first, second = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
     if not (first.size and second.size):
         return None

@@ -1,18 +1,19 @@
-"""How far a pooled correlation would move on other documents: bootstrap-t on Fisher's z scale, documents as the unit.
+"""Estimate how far a pooled correlation would move on other documents: bootstrap-t on Fisher's z scale, by document.
 
 A pooled correlation is skewed, and its standard error moves with it: a few strong windows decide both. On planted
-features (benchmarks/validity.py) the jackknife's t and the bootstrap's percentiles covered 84-92% and 79-92% of true
-scores where they said 95%. Two things mend that:
+features (benchmarks/validity.py), intervals that said 95% covered fewer true scores: the jackknife's t 84-92%, the
+bootstrap's percentiles 79-92%. Two things correct that:
 
 - every bootstrap sample is divided by its own standard error (bootstrap-t; Efron 1981, Hall 1988), taken from the
   influence of each document on the correlation (the infinitesimal jackknife);
 - where prediction and truth never met in the sample, nothing varies and the interval would close around an accident.
   It is never narrower than the spread that predictions which have nothing to do with the truth would show.
 
-What the interval covers is the score that the same rule of choosing contexts would give on ever more documents of the
-same kind: for the weighted score, the correlation over all windows of the corpus. For a score on TOP and RANDOM
-contexts, the correlation over a mixture, half of it windows drawn alike from all, half from the share of highest
-windows that TOP is of this corpus (10 of so many). A larger corpus has higher TOP windows, and another such score.
+The interval covers the score that the same rule of choosing contexts would give on ever more documents of the same
+kind. For the weighted score, that is the correlation over all windows of the corpus. For a score on TOP and RANDOM
+contexts, it is the correlation over a mixture. Half of it are windows drawn uniformly from all; half are from the share
+of highest windows that TOP is of this corpus (10 of so many). A larger corpus has higher TOP windows, and another
+score.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def correlation_interval(
     confidence: float,
     seed: int,
 ) -> tuple[float, float] | None:
-    """(low, high) around `agreement.pearson`; `sequence` [n_tokens] numbers the sequence of each token from 0.
+    """Return (low, high) around `agreement.pearson`; `sequence` [n_tokens] numbers the sequence of each token from 0.
 
     None for fewer than 2 sequences, and for a correlation that exists only by one of them. The same seed gives the
     same interval.
@@ -59,7 +60,7 @@ def correlation_interval(
 
 
 def _studentised(sums: np.ndarray, confidence: float, seed: int) -> tuple[float, float] | None:
-    """The margins below and above, on the z scale; None where too few bootstrap samples have a standard error."""
+    """Return the margins below and above, on the z scale; None where too few bootstrap samples have a standard error."""
     n = len(sums)
     z, error = _z_and_error(np.ones((1, n)), sums)
     replicates, errors = _z_and_error(draws(n, seed), sums)
@@ -73,9 +74,10 @@ def _studentised(sums: np.ndarray, confidence: float, seed: int) -> tuple[float,
 
 
 def _z_and_error(drawn: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fisher's z and its standard error for each way of drawing sequences, [n_replicates, n] -> [n_replicates] each.
+    """Return Fisher's z and its standard error for each way of drawing sequences, [n_replicates, n] -> [n_replicates]
+    each.
 
-    The influence of a sequence is the mean over tokens of  t s - r (t^2 + s^2) / 2  in standardised t and s, times its
+    The influence of a sequence is the mean over tokens of  t s - r (t^2 + s^2) / 2  in standardized t and s, times its
     share: linear in the sequence's six sums.
     """
     n = drawn.shape[1]
@@ -97,10 +99,11 @@ def _z_and_error(drawn: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _jackknife(estimate: float, without_one: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The same margins from leaving out each sequence; as many degrees of freedom as sequences that move the score.
+    """Return the margins from leaving out each sequence, with as many degrees of freedom as sequences that move the
+    score.
 
-    That many is (sum of u)^2 / (sum of u^2), u the squares that the variance is made of: where one sequence makes all
-    of it, the variance is known no better than from two.
+    That number is (sum of u)^2 / (sum of u^2), with u the squares that the variance is made of. Where one sequence
+    makes all of it, the variance is known no better than from two.
     """
     n = len(without_one)
     squares = np.square(without_one - without_one.mean())
@@ -115,11 +118,11 @@ def _jackknife(estimate: float, without_one: np.ndarray, confidence: float) -> t
 def _error_if_unrelated(
     truth: ArrayLike, simulated: ArrayLike, sequence: np.ndarray, weights: ArrayLike | None
 ) -> float:
-    """Standard deviation of r if the predictions of each sequence had been made for another one.
+    """Return the standard deviation of r if the predictions of each sequence had been made for another one.
 
     Predictions then are a sequence's level plus what varies within it, both independent of the truth, so that
     Var(r) = sum over sequences of  A^2 between + (1 - between) * sum of (w t)^2,  over (sum of w)^2, with t
-    standardised, A the sum of w t in the sequence, and `between` the share of the predictions' variance that lies
+    standardized, A the sum of w t in the sequence, and `between` the share of the predictions' variance that lies
     between sequences. Without weights and with t and s alike within sequences that is 1 / n_tokens; with both
     constant within them 1 / n_sequences.
     """

@@ -1,4 +1,4 @@
-"""Detection (Paulo et al. 2024): in which contexts does the feature fire, to somebody who sees only its label?
+"""Detection (Paulo et al. 2024): a model that sees only the label says in which contexts the feature fires.
 
 name                     asked about                               measure
 detection                firing contexts; RANDOM and HARD ones     balanced accuracy, chance 0.5
@@ -36,7 +36,7 @@ Contexts:
 
 
 def detection_items(contexts: Sequence[Context]) -> list[Item]:
-    """One question a context. A context that was drawn without looking at the feature may be of either kind."""
+    """Ask one question per context. A context that was drawn without looking at the feature may be of either kind."""
     return [
         Item(c, in_line(c.text), None if c.peak > 0 else "hard" if c.source is Source.HARD else "random")
         for c in contexts
@@ -50,7 +50,7 @@ def detection_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -
 async def score_by_detection(
     label: Label, contexts: Sequence[Context], config: ScorerConfig, llm: LLM, lookups: Lookups, measure: Measure
 ) -> tuple[tuple[Score, ...], Usage]:
-    """The scores of the table above, always all of them, and what they cost."""
+    """Return the scores of the table above, always all of them, and their cost."""
     items = detection_items(contexts)
     answers, usage = await ask_matches(
         [item.shown for item in items],
@@ -73,9 +73,9 @@ async def score_by_detection(
 
 
 def _is_weak(item: Item) -> bool | None:
-    """Whether the feature fires more weakly there than in half of its windows; None where nobody knows.
+    """Return True if the feature fires more weakly there than in half of its windows; None where that is unknown.
 
-    SAMPLED contexts alone are ranked among them, and TOP ones are the highest; a RANDOM one may be either.
+    Only SAMPLED contexts are ranked among its windows, and TOP ones are the highest; a RANDOM one may be either.
     """
     if item.context.source is Source.TOP:
         return False

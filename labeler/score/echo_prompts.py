@@ -1,8 +1,8 @@
-"""Label and tokens -> the text that an all-at-once simulator reads, and what it expected there -> strengths. Pure.
+"""Write the text that an all-at-once simulator reads, and turn what it expected there into strengths. Pure.
 
-The layout of Bills et al. 2023: one token a line with its activation, and "unknown" where the activation is asked for.
-Nothing is generated: one request says at every "unknown" how likely each number was. The examples and the instruction
-are ours, and activations go to 9, so that a number is one token for every tokenizer.
+The layout of Bills et al. 2023: one token per line with its activation, and "unknown" where the activation is asked
+for. Nothing is generated: one request says at every "unknown" how likely each number was. The examples and the
+instruction are ours, and activations go to 9, so that a number is one token for every tokenizer.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def echo_prompt(asked: Asked, config: SimulatorConfig) -> EchoPrompt:
 
 
 def read_echo(choices: Choices, asked: Asked) -> list[tuple[Strengths | None, int]]:
-    """For each context the expected activations, 0..9, and how many of them rest on hardly any probability.
+    """Return for each context the expected activations, 0..9, and how many of them rest on hardly any probability.
 
     None where at some token no alternative is a number. Raises ValueError where an activation that is asked for is not
-    at the start of one of the server's tokens, so that nobody can tell how likely each number was.
+    at the start of one of the server's tokens: then no one can tell how likely each number was.
     """
     return [_expected([_words_at(choices, place) for place in places]) for places in asked.places]
 

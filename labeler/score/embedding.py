@@ -1,4 +1,4 @@
-"""Embedding similarity (Paulo et al. 2024): is the label nearer to contexts in which the feature fires? The cheap look.
+"""Embedding similarity (Paulo et al. 2024), a cheap test: is the label nearer to contexts in which the feature fires?
 
 embedding_auroc                  AUROC of the cosine between label and context, firing against silent ones
 embedding_auroc_random, _hard    the same against silent contexts of one kind
@@ -23,7 +23,7 @@ from labeler.score.lookups import Lookups
 async def score_by_embedding(
     label: Label, contexts: Sequence[Context], config: ScorerConfig, llm: LLM, lookups: Lookups, measure: Measure
 ) -> tuple[tuple[Score, ...], Usage]:
-    """The scores of the table above, always all of them, and what they cost."""
+    """Return the scores of the table above, always all of them, and their cost."""
     items = detection_items(contexts)
     values, reason, usage = await similarities(label, items, config, llm)
     near: Sequence[float | None] = values if values is not None else [None] * len(items)
@@ -38,9 +38,9 @@ async def score_by_embedding(
 async def similarities(
     label: Label, items: Sequence[Item], config: ScorerConfig, llm: LLM
 ) -> tuple[list[float] | None, str | None, Usage]:
-    """The cosine of each context's text with the label, or the reason why there is none, and the cost.
+    """Return the cosine of each context's text with the label, or the reason why there is none, and the cost.
 
-    Contexts are embedded apart from the label, so that the ledger has them for every label that is tried on them.
+    Contexts are embedded apart from the label, so that the ledger has them for every label tried on them.
     """
     texts = tuple(item.context.text for item in items)
     cut = [texts[i : i + config.contexts_per_request] for i in range(0, len(texts), config.contexts_per_request)]
@@ -63,7 +63,7 @@ async def similarities(
 
 
 def cosines(one: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
-    """Cosine of one vector with each of others; 0 for a vector of length 0."""
+    """Return the cosine of one vector with each of others; 0 for a vector of length 0."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(others, dtype=np.float64).reshape(len(others), len(one))
     lengths = np.linalg.norm(a) * np.linalg.norm(b, axis=1)
     return np.divide(b @ a, lengths, out=np.zeros(len(b)), where=lengths > 0).tolist()

@@ -1,4 +1,4 @@
-"""What a simulator expects at one token, from the probabilities it gives to the answers "0".."10"."""
+"""Compute a simulator's expected answer at one token from its probabilities of the answers "0".."10"."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ExpectedValue:
 
 
 def expected_value(top_logprobs: Mapping[str, float]) -> ExpectedValue:
-    """Sum of v * p_v over sum of p_v, for the alternatives that are exactly "0".."10" (Bills et al. 2023).
+    """Return the sum of v * p_v over the sum of p_v, for the alternatives "0".."10" (Bills et al. 2023).
 
-    `top_logprobs` gives natural-log probabilities by token text; " 5", "07" and "11" are not numbers here. By
-    log-sum-exp, so that probabilities too small for a float still have a mean.
+    `top_logprobs` gives natural-log probabilities by token text; " 5", "07" and "11" are not numbers here. The sums are
+    taken by log-sum-exp, so that probabilities too small for a float still have a mean.
     """
     numeric = {_VALUES[token]: logprob for token, logprob in top_logprobs.items() if token in _VALUES}
     if any(math.isnan(logprob) or logprob == math.inf for logprob in numeric.values()):

@@ -1,4 +1,4 @@
-"""Fuzzing (Paulo et al. 2024): are the marked tokens those that the label means?
+"""Fuzzing (Paulo et al. 2024): a model that sees the label says where the marked tokens are the ones it means.
 
     name                  asked about                                                 measure
     fuzzing               all                                                         balanced accuracy, chance 0.5
@@ -6,8 +6,8 @@
     fuzzing_random, _hard against silent contexts                                     balanced accuracy
     fuzzing_auroc         all                                                         AUROC, by how sure the model was
 
-Of the firing contexts every second one, by falling peak, has its firing tokens marked; in the others as many silent ones
-are. In a silent context as many are marked as fire in a typical context, first those on which the feature fires elsewhere.
+By falling peak, every second firing context has its firing tokens marked; in the others as many silent tokens are
+marked. A silent context has as many marks as tokens fire in a typical one, first on tokens that fire elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Contexts:
 
 
 def fuzzing_items(contexts: Sequence[Context]) -> list[Item]:
-    """One question a context, in their order."""
+    """Ask one question per context, in the order of the contexts."""
     maximum = calculate_max_activation(c.activations for c in contexts)
     fires = [_firing(c, maximum) for c in contexts]
     firing = sorted((i for i, tokens in enumerate(fires) if tokens), key=lambda i: -contexts[i].peak)
@@ -59,7 +59,7 @@ def fuzzing_items(contexts: Sequence[Context]) -> list[Item]:
 
 
 def _firing(context: Context, maximum: float) -> tuple[int, ...]:
-    """The tokens that an explainer would see marked: of strength 1 or more, and the peak wherever it fires at all."""
+    """Return the tokens that an explainer would see marked: strength 1 or more, and a peak that fires at all."""
     if context.peak <= 0:
         return ()
     strengths = quantise(context.activations, maximum).tolist()
@@ -68,7 +68,7 @@ def _firing(context: Context, maximum: float) -> tuple[int, ...]:
 
 
 def _others(context: Context, n: int, firing_ids: set[int]) -> tuple[int, ...]:
-    """At most n silent tokens, drawn by a hash of the context; in a silent context, tempting ones first."""
+    """Draw at most n silent tokens by a hash of the context; in a silent context, tempting ones first."""
     tempting = firing_ids if context.peak <= 0 else set()
     silent = [i for i, a in enumerate(context.activations) if a <= 0]
     drawn = sorted(silent, key=lambda i: (context.token_ids[i] not in tempting, _hash(context, i)))
@@ -96,7 +96,7 @@ def fuzzing_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -> 
 async def score_by_fuzzing(
     label: Label, contexts: Sequence[Context], config: ScorerConfig, llm: LLM, lookups: Lookups, measure: Measure
 ) -> tuple[tuple[Score, ...], Usage]:
-    """The scores of the table above, always all of them, and what they cost."""
+    """Return the scores of the table above, always all of them, and their cost."""
     items = fuzzing_items(contexts)
     answers, usage = await ask_matches(
         [item.shown for item in items],

@@ -1,8 +1,8 @@
-"""How far a score would move on other sequences. The sequence is the unit, never the token.
+"""Estimate how far a score would move on other sequences. The sequence is the unit, never the token.
 
-The tokens of a sequence share its topic, its author and the simulator's luck with it: an interval that counts them as
-independent (Fisher's z on tokens) covers far less often than it says. Pearson correlations have an interval of their own
-(score/correlation_interval.py).
+The tokens of a sequence share its topic, its author and the simulator's luck with it. An interval that counts them as
+independent (Fisher's z on tokens) covers far less often than it says. Pearson correlations have an interval of their
+own (score/correlation_interval.py).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def score_interval(
     seed: int,
     bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> tuple[float, float] | None:
-    """(low, high) around `statistic`, within `bounds`; the same seed gives the same interval.
+    """Return (low, high) around `statistic`, within `bounds`; the same seed gives the same interval.
 
-    Up to 20 sequences Student's t on the jackknife, above it the percentiles of 1000 bootstrap samples. None where the
-    sequences cannot carry one: fewer than 2 of them, or a score that exists only by one sequence (the jackknife
-    without it is undefined; more than 5% of bootstrap samples are). Such a score stands without an interval, since
-    any interval from the remaining replicates would leave out the very sequence that matters.
+    Up to 20 sequences it is Student's t on the jackknife, above that the percentiles of 1000 bootstrap samples. None
+    for fewer than 2 sequences, and for a score that exists only by one sequence: the jackknife without it is undefined,
+    or more than 5% of bootstrap samples are. Such a score has no interval, since the remaining replicates leave out the
+    very sequence that matters.
     """
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is {confidence}: choose between 0 and 1, such as 0.95")
@@ -56,11 +56,11 @@ def _jackknife_t(
 
 
 def _around(estimate: float, margin: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """estimate -+ margin, on Fisher's z scale where the score has two bounds.
+    """Return estimate -+ margin, on Fisher's z scale where the score has two bounds.
 
-    With two bounds (correlation, AUROC) the margin is carried to z = artanh by its derivative: at 20 sequences of a
-    correlation of .85 this covered 89% where the plain interval covered 83%, and no less elsewhere. Replicates are
-    not transformed themselves: one of exactly 1 would be infinite.
+    With two bounds (correlation, AUROC) the margin is carried to z = artanh by its derivative. At 20 sequences of a
+    correlation of .85 this covered 89% where the plain interval covered 83%, and no less elsewhere. Replicates
+    themselves are not transformed: one of exactly 1 would be infinite.
     """
     low, high = bounds
     if not math.isfinite(high - low):
@@ -68,7 +68,7 @@ def _around(estimate: float, margin: float, bounds: tuple[float, float]) -> tupl
     middle, half = (low + high) / 2.0, (high - low) / 2.0
     x = (estimate - middle) / half
     slope = half * (1.0 - x * x)
-    if slope < 1e-12:  # at a bound every replicate is there too: nothing moved
+    if slope < 1e-12:  # at a bound, every replicate is at it too: nothing moved
         return estimate, estimate
     z, reach = math.atanh(x), margin / slope
     return middle + half * math.tanh(z - reach), middle + half * math.tanh(z + reach)
@@ -85,7 +85,7 @@ def _bootstrap(statistic: Resampled, n: int, confidence: float, seed: int) -> tu
 
 @lru_cache(maxsize=64)
 def all_and_all_but_one(n: int) -> np.ndarray:
-    """How often each sequence is drawn: first all once, then without each in turn, [1 + n, n]."""
+    """Return [1 + n, n] how often each sequence is drawn: first all once, then without each in turn."""
     drawn = np.vstack([np.ones((1, n)), 1.0 - np.eye(n)])
     drawn.flags.writeable = False
     return drawn
@@ -93,7 +93,7 @@ def all_and_all_but_one(n: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def draws(n: int, seed: int) -> np.ndarray:
-    """How often each of n sequences is drawn in each bootstrap sample, [1000, n]. The same for every feature."""
+    """Return [1000, n] how often each of n sequences is drawn in each bootstrap sample, the same for every feature."""
     chosen = np.random.default_rng(seed).integers(0, n, size=(N_BOOTSTRAP, n))
     cell = chosen + n * np.arange(N_BOOTSTRAP)[:, None]
     drawn = np.bincount(cell.ravel(), minlength=N_BOOTSTRAP * n).reshape(N_BOOTSTRAP, n).astype(np.float64)
@@ -103,7 +103,7 @@ def draws(n: int, seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def t_quantile(p: float, df: int) -> float:
-    """Quantile of Student's t with a whole number of degrees of freedom, 0.5 <= p < 1."""
+    """Return the quantile of Student's t with a whole number of degrees of freedom, 0.5 <= p < 1."""
     if not (0.5 <= p < 1.0 and df >= 1):
         raise InputError(f"t quantile at p={p} with {df} degrees of freedom: give 0.5 <= p < 1 and df >= 1")
     low, high = 0.0, math.pi / 2.0
@@ -116,7 +116,7 @@ def t_quantile(p: float, df: int) -> float:
 
 
 def _within(angle: float, df: int) -> float:
-    """P(|T| <= sqrt(df) * tan(angle)): the finite series of Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
+    """Return P(|T| <= sqrt(df) * tan(angle)) by the finite series of Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
     sin, cos = math.sin(angle), math.cos(angle)
     odd = df % 2
     term = cos if odd else 1.0

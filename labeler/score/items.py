@@ -1,4 +1,4 @@
-"""Contexts as a scorer asks about them, and what its answers are worth."""
+"""Turn contexts into a scorer's questions, and its answers into scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAILED = "every request failed"
 
 @dataclass(frozen=True)
 class Item:
-    """One question: is this a yes?"""
+    """One question that is answered with yes or no."""
 
     context: Context
     shown: str
@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Compared:
-    """What look-up labels give for each item, where there are any."""
+    """The values that look-up labels give for each item, where there are any."""
 
     baseline: np.ndarray | None = None  # [n_items] of the feature's own
     null: np.ndarray | None = None  # [n_labels, n_items] of other features
@@ -42,7 +42,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class _Asked:
-    """The items of one score that have a value; `n_failed` counts those that got none."""
+    """The items of one score that have a value; `n_failed` counts the items without one."""
 
     positive: np.ndarray  # [n_items] booleans
     values: np.ndarray  # [n_items] yes or no as 1 and 0, or what is ranked
@@ -54,7 +54,7 @@ class _Asked:
     def of(cls, items: Sequence[Item], values: Sequence[float | None], rival: str | None) -> _Asked:
         wanted = [i for i, item in enumerate(items) if rival is None or item.rival in (None, rival)]
         if rival is not None and not any(items[i].rival == rival for i in wanted):
-            wanted = []  # without a negative of the kind there is nothing to tell apart
+            wanted = []  # without a negative of this kind there is nothing to tell apart
         kept = np.array([i for i in wanted if values[i] is not None], dtype=np.int64)
         documents = np.array([items[i].context.document for i in kept], dtype=np.int64)
         return cls(
@@ -82,14 +82,14 @@ class _Asked:
         return "fewer than 2 sequences" if self.n_sequences < 2 else None
 
     def auroc_of(self, values: np.ndarray) -> float | None:
-        """AUROC of other values, [n_items] of all items, on the items that are in this score."""
+        """Return the AUROC of other values, [n_items] of all items, on the items that are in this score."""
         kept = values[self.kept]
         return auroc(kept[self.positive], kept[~self.positive])
 
 
 @dataclass(frozen=True)
 class _Share:
-    """How many of some answers are right."""
+    """The share of right answers among some answers."""
 
     value: float
     low: float
@@ -97,7 +97,7 @@ class _Share:
 
     @classmethod
     def of(cls, right: np.ndarray, sequence: np.ndarray, confidence: float) -> _Share:
-        """With Wilson's interval (1927), in which all contexts of a document count as one answer.
+        """Return the share with Wilson's interval (1927), in which all contexts of a document count as one answer.
 
         A bootstrap of 20 right answers of 20 never sees a wrong one, and would say that there is none.
         """
@@ -110,15 +110,16 @@ class _Share:
 
 @dataclass(frozen=True)
 class Measure:
-    """Scores of answers; the document is the unit of an interval."""
+    """Computes scores of answers; the document is the unit of an interval."""
 
     confidence: float = 0.95
     seed: int = 0
 
     def accuracy(self, name: str, items: Sequence[Item], yes: Sequence[bool | None], rival: str | None = None) -> Score:
-        """Balanced accuracy, chance 0.5; with a rival, against the negatives of that kind alone.
+        """Return balanced accuracy, chance 0.5; with a rival, only against the negatives of that kind.
 
-        The mean of two shares, whose intervals are joined as Newcombe (1998, method 10) joins them for a difference.
+        It is the mean of two shares, whose intervals are joined as Newcombe (1998, method 10) joins them for a
+        difference.
         """
         asked = _Asked.of(items, [None if y is None else float(y) for y in yes], rival)
         if reason := asked.why_undefined:
@@ -139,7 +140,7 @@ class Measure:
         rival: str | None = None,
         compared: Compared | None = None,
     ) -> Score:
-        """AUROC, chance 0.5; with a rival, against the negatives of that kind alone."""
+        """Return AUROC, chance 0.5; with a rival, only against the negatives of that kind."""
         asked = _Asked.of(items, values, rival)
         if reason := asked.why_undefined:
             return Score(name, None, reason, n=len(asked.values), n_failed=asked.n_failed)
@@ -163,7 +164,7 @@ class Measure:
         )  # fmt: skip
 
     def recall(self, name: str, answered: Sequence[tuple[Item, bool | None]]) -> Score:
-        """Share of the items, all of them positives, that got a yes; there is no chance level."""
+        """Return the share of the items, all of them positives, that got a yes; there is no chance level."""
         asked = _Asked.of([i for i, _ in answered], [None if y is None else float(y) for _, y in answered], None)
         if not len(asked.values):
             return Score(name, None, asked.why_none, n_failed=asked.n_failed)
@@ -173,6 +174,6 @@ class Measure:
 
 
 def with_reason(scores: Sequence[Score], reasons: Sequence[str | None]) -> tuple[Score, ...]:
-    """The scores; those that failed altogether say with what."""
+    """Return the scores; scores without any usable answer give the reason."""
     first = next((reason for reason in reasons if reason is not None), None)
     return tuple(replace(s, reason=f"{FAILED}: {first}") if s.reason == FAILED and first else s for s in scores)

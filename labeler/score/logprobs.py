@@ -1,4 +1,4 @@
-"""Where in a text a model chose, and what else it considered there."""
+"""Find the places in a text at which a model chose, and the alternatives that it considered there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SPLIT = "\ufffd"  # what endpoints show of a token that holds a part of a chara
 class Choices:
     """The tokens of a text, found by the place at which a word stands in it.
 
-    A model may have said more than the text: a token that opens every text and its thinking before it, a token that
-    ends it behind. Raises ValueError where the tokens do not spell the text.
+    A model may have said more than the text: an opening token and its thinking before it, an end token after it. Raises
+    ValueError where the tokens do not spell the text.
     """
 
     def __init__(self, choices: Sequence[TokenChoice], text: str) -> None:
@@ -22,7 +22,7 @@ class Choices:
         self._starting_at = {place: choices[i] for i, place in _aligned(tokens, text).items() if tokens[i]}
 
     def at(self, place: int, word: str) -> TokenChoice | None:
-        """The choice of the token that is `word`, at this place in the text; None where another token holds it.
+        """Return the choice of the token that is `word` at this place; None where another token holds it.
 
         Blanks and a line break that joined the word on either side are no part of it.
         """
@@ -34,7 +34,7 @@ class Choices:
 
 
 def words_of(choice: TokenChoice) -> Mapping[str, float]:
-    """Log-probability of each word that might have stood there, without the blanks around it; of its likeliest token."""
+    """Return the log-probability of each word that might have stood there, stripped of blanks, by its likeliest token."""
     words: dict[str, float] = {}
     for token, logprob in choice.alternatives or ((choice.token, choice.logprob),):
         words[token.strip()] = max(logprob, words.get(token.strip(), logprob))
@@ -42,7 +42,7 @@ def words_of(choice: TokenChoice) -> Mapping[str, float]:
 
 
 def _aligned(tokens: Sequence[str], text: str) -> dict[int, int]:
-    """The place in the text of each token that has one."""
+    """Return the place in the text of each token that has one."""
     starts = [i for i, token in enumerate(tokens) if token and (text.startswith(token) or _SPLIT in token)]
     for start in starts:
         if (places := _aligned_from(start, tokens, text)) is not None:
@@ -73,7 +73,7 @@ def _aligned_from(start: int, tokens: Sequence[str], text: str) -> dict[int, int
 
 
 def _any_of(tokens: str) -> str:
-    """A pattern for the text behind tokens that hold parts of characters: no part is of an ASCII one."""
+    """Return a pattern for the text behind tokens that hold parts of characters, which are never ASCII."""
     return "".join(
         f"[^\\x00-\\x7f]{{0,{len(part)}}}?" if part.startswith(_SPLIT) else re.escape(part)
         for part in re.split(f"({_SPLIT}+)", tokens)

@@ -1,4 +1,4 @@
-"""What look-up labels would answer where a scorer asks an LLM: its baseline and its null, without a request."""
+"""Answer a scorer's questions with look-up labels: its baseline and its null, without a request."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Lookups:
     null: tuple[Label, ...] = ()
 
     def strongest(self, items: Sequence[Item]) -> Compared:
-        """The highest activation that each label predicts in each item."""
+        """Return the highest activation that each label predicts in each item."""
         return self._of(items, np.maximum, np.ones(len(items)))
 
     def mean(self, items: Sequence[Item]) -> Compared:
-        """The mean over the tokens that each item is about."""
+        """Return the mean prediction over the tokens that each item is about."""
         return self._of(items, np.add, np.array([len(tokens_of(item)) for item in items]))
 
     def _of(self, items: Sequence[Item], reduce: np.ufunc, divisor: np.ndarray) -> Compared:

@@ -1,9 +1,9 @@
-"""Which of many contexts match a label: one request, and a reply of nothing but the numbers of those that do.
+"""Ask a model which contexts match a label, in one request; the reply holds only their numbers.
 
-Detection and fuzzing (Paulo et al. 2024) ask this, each in its own words. The list is in rising order and ends with 0,
-so that each of its places says of every number up to the next one how likely it was: what the model thought of each
-context, from a reply of two tokens a match. Numbers have two digits: where a tokenizer writes them as two tokens, the
-probability of the first says nothing, and only yes or no is known.
+Detection and fuzzing (Paulo et al. 2024) ask this, each in its own words. The list is in rising order and ends with 0.
+So each of its places tells how likely every number up to the next one was: an opinion on each context, from a reply of
+two tokens per match. Numbers have two digits. Where a tokenizer writes them as two tokens, the probability of the first
+says nothing, and only yes or no is known.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LIST = re.compile(r"(?:[1-9][0-9]\s*,\s*)*0")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said of one context: yes or no, and how likely it was to say yes, 0..1."""
+    """A model's answer about one context: yes or no, and its probability of saying yes, 0..1."""
 
     yes: bool | None  # None where no usable reply came
     likely: float | None = None  # 1 or 0 where the endpoint gave no probabilities
@@ -38,12 +38,12 @@ class Answer:
 
 
 def numbered(shown: Sequence[str]) -> str:
-    """The contexts as a prompt lists them."""
+    """Return the contexts as a prompt lists them."""
     return "\n".join(f"{n} {text}" for n, text in enumerate(shown, start=FIRST))
 
 
 def match_prompt(purpose: str, instruction: str, label: Label, shown: Sequence[str], config: ScorerConfig) -> Prompt:
-    """The instruction, which is the same for all features, then the contexts with their numbers, and the label last."""
+    """Write a request: the instruction, which is the same for all features, the numbered contexts, the label last."""
     text = f"{instruction}{numbered(shown)}\n\nThe feature detects: {label.text}"
     return Prompt(
         config.model, (Message("user", text),), config.max_tokens, config.temperature,
@@ -54,11 +54,11 @@ def match_prompt(purpose: str, instruction: str, label: Label, shown: Sequence[s
 async def ask_matches(
     shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], contexts_per_request: int, llm: LLM
 ) -> tuple[list[Answer], Usage]:
-    """An answer for each of the contexts, in their order, and what all replies cost.
+    """Return an answer for each context, in their order, and the cost of all replies.
 
-    The order in which they are shown depends on their text alone. A reply that cannot be read is asked for once more;
-    contexts of a request that still has no usable reply have no answer and the reason, which is never "no". Raises
-    ConfigurationError alone, once the requests in flight have ended.
+    The order in which contexts are shown depends only on their text. A reply that cannot be read is asked for once
+    more. If there is still no usable reply, its contexts have no answer and the reason, which is never "no". Raises
+    only ConfigurationError, once the requests in flight have ended.
     """
     cut = batches(shuffled([(text,) for text in shown]), contexts_per_request)
     replies = await settled(_ask([shown[i] for i in batch], prompt_of, llm) for batch in cut)
@@ -84,7 +84,7 @@ def _outcome(reply: tuple[list[Answer], Usage] | LLMError, n: int) -> tuple[list
 
 
 def read_matches(reply: Reply, n: int) -> list[Answer]:
-    """The answers of a reply for n contexts. Raises UnreadableReply as `parse_matches` does."""
+    """Return the answers of a reply for n contexts. Raises UnreadableReply as `parse_matches` does."""
     matches = parse_matches(reply.text, n)
     likely = None if reply.choices is None else likelihoods(reply.choices, reply.text, n)
     if likely is None:
@@ -93,9 +93,9 @@ def read_matches(reply: Reply, n: int) -> list[Answer]:
 
 
 def parse_matches(text: str, n: int) -> list[int]:
-    """The places, from 0, of the contexts that a reply names.
+    """Return the places, from 0, of the contexts that a reply names.
 
-    Raises UnreadableReply unless it is a list of their numbers and nothing else, in rising order and ended by 0.
+    Raises UnreadableReply unless the reply is only a list of their numbers, in rising order and ended by 0.
     """
     if not _LIST.fullmatch(text.strip()):
         raise UnreadableReply("numbers of contexts separated by commas and ended by 0, such as 12,15,0", text)
@@ -108,12 +108,12 @@ def parse_matches(text: str, n: int) -> list[int]:
 
 
 def likelihoods(choices: Sequence[TokenChoice], text: str, n: int) -> list[float] | None:
-    """How likely the model was to name each of n contexts, given what it had said of those before it; 0..1.
+    """Return the probability, 0..1, that the model would name each of n contexts, given its answers before.
 
-    At a place of the list the model chooses the next number. With p_j the probability of the number j there, it names
-    j, once it has passed over all before j, with probability p_j / (1 - sum of p_k over the k passed over). The product
-    of these over named ones, and of their complements over the others, is the probability of the whole list. None
-    where the tokens are not those of the text, or a number is more than one token.
+    At a place of the list the model chooses the next number; p_j is the probability of the number j there. Once it has
+    passed over all before j, it names j with probability p_j / (1 - sum of p_k over the k passed over). The product of
+    these over named contexts, and of their complements over others, is the probability of the whole list. None where
+    the tokens are not those of the text, or a number is more than one token.
     """
     try:
         at = Choices(choices, text)

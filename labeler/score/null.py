@@ -1,4 +1,4 @@
-"""Would any label have scored as well? The same contexts, scored with the labels of other features."""
+"""Compare a score with the null: the same contexts, scored with the labels of other features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class NullComparison:
 
 
 def null_z_and_p(score: float | None, null_scores: Sequence[float | None]) -> NullComparison:
-    """z = (score - mean) / sd of the null, and p = (1 + number of null scores >= score) / (1 + n).
+    """Return z and p of a score against the null.
+
+    z = (score - mean) / sd of the null, and p = (1 + number of null scores >= score) / (1 + n).
 
     Undefined null scores are left out. The smallest p that n null labels can show is 1 / (1 + n).
     """
@@ -44,10 +46,10 @@ def null_z_and_p(score: float | None, null_scores: Sequence[float | None]) -> Nu
 
 
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
-    """False-discovery rates of a label set, as many as p-values (Benjamini and Hochberg 1995); None stays None.
+    """Return a false-discovery rate for each p-value of a label set (Benjamini and Hochberg 1995); None stays None.
 
-    q of the k-th lowest of m p-values is the least of p_j * m / j over j >= k: the expected share of chance findings
-    among the labels that are at least as good. Undefined ones are not among the m.
+    q of the k-th lowest of m p-values is the least of p_j * m / j over j >= k. It is the expected share of chance
+    findings among the labels that are at least as good. Undefined p-values are not among the m.
     """
     p = np.array([np.nan if value is None else value for value in p_values], dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(p))

@@ -1,4 +1,4 @@
-"""Activations as integers 0..10, for prompts only: truth is never quantised before it is scored."""
+"""Write activations as integers 0..10, for prompts only: truth is never quantized before it is scored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LEVELS = 10
 
 
 def quantise(activations: ArrayLike, maximum: float) -> np.ndarray:
-    """min(10, floor(10 * relu(x) / maximum)), [n] raw activations -> [n] integers; zeros where maximum <= 0.
+    """Return min(10, floor(10 * relu(x) / maximum)), [n] raw activations -> [n] integers; zeros where maximum <= 0.
 
-    In float64 and in this order, as Bills et al. 2023 compute it: x = 0.03 of a maximum of 0.1 gives 2, not 3.
+    It is computed in float64 and in this order, like Bills et al. 2023: x = 0.03 of a maximum of 0.1 gives 2, not 3.
     """
     x = np.asarray(activations, dtype=np.float64)
     if not (np.isfinite(x).all() and np.isfinite(maximum)):
@@ -26,5 +26,5 @@ def quantise(activations: ArrayLike, maximum: float) -> np.ndarray:
 
 
 def calculate_max_activation(activations: Iterable[Iterable[float]]) -> float:
-    """The highest activation of all contexts that one prompt shows; 0.0 where none is positive."""
+    """Return the highest activation of all contexts that one prompt shows; 0.0 where none is positive."""
     return max(0.0, max((float(x) for context in activations for x in context), default=0.0))

@@ -1,4 +1,4 @@
-"""Everything that tests one label, in one pass over its held-out contexts."""
+"""Test one label with everything that the recipe names, in one pass over its held-out contexts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labeler.score.simulate import simulate_with_llm
 
 @dataclass(frozen=True)
 class Tested:
-    """How far to trust one label: what it scores on held-out contexts, and what finding out has cost."""
+    """One label's scores on held-out contexts, and what finding them has cost."""
 
     scores: tuple[Score, ...]
     simulations: tuple[Simulation, ...]
@@ -30,7 +30,7 @@ class Tested:
 
     @property
     def failure(self) -> str | None:
-        """Why the label is untested: no simulation succeeded. None where one did."""
+        """Return the reason if the label is untested because no simulation succeeded, else None."""
         if any(s.predicted is not None for s in self.simulations):
             return None
         reason = next((s.reason for s in self.simulations), None)
@@ -50,7 +50,7 @@ async def score_label(
 
     `baseline` is the look-up label of the same feature and `null` holds look-up labels of other features. A context
     that got no usable reply is counted and left out of the scores. Raises ConfigurationError where the endpoint
-    cannot work at all, and InputError where the recipe asks an LLM and there is none.
+    cannot work at all. Raises InputError where the recipe asks an LLM and there is none.
     """
     lookups = Lookups(baseline, tuple(null))
     measure = Measure(recipe.confidence, recipe.seed)
@@ -69,7 +69,7 @@ async def score_label(
 async def simulate(
     label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM | None
 ) -> tuple[tuple[Simulation, ...], Usage]:
-    """What the label predicts for those of the contexts that the configuration wants simulated."""
+    """Simulate the contexts that the configuration wants simulated."""
     main = is_main(contexts)
     wanted = [
         c for c, m in zip(contexts, main, strict=True) if m or (config.simulate == "all" and c.weight is not None)
@@ -83,7 +83,7 @@ async def simulate(
 
 
 def _distinct(contexts: Sequence[Context]) -> dict[tuple[int, ...], Context]:
-    """Each window once: of a feature with few firing windows, those drawn by peak are drawn by design too."""
+    """Return each window once: a feature with few firing windows has the same ones by peak and by design."""
     return {_window(c): c for c in reversed(contexts)}
 
 
@@ -120,7 +120,7 @@ _TESTS: dict[str, _Test] = {
 
 
 async def _all(*awaitables: Awaitable) -> list:
-    """What all of them give. None is left running when one raises: what is in flight is paid for."""
+    """Wait for all results. When one raises, the others still end, since requests in flight are paid for."""
     done = await asyncio.gather(*awaitables, return_exceptions=True)
     for outcome in done:
         if isinstance(outcome, BaseException):

@@ -1,4 +1,4 @@
-"""From simulations to scores: every number that one label gets from the contexts it was simulated on.
+"""Turn simulations into scores: every number that one label gets from the contexts it was simulated on.
 
     name                     contexts          measure
     simulation               TOP and RANDOM    Pearson over all tokens; the main score
@@ -46,11 +46,12 @@ def simulation_scores(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Score, ...]:
-    """All scores of one label, in the order of the table above; always the same names, with or without a value.
+    """Return all scores of one label in the order of the table above, with or without a value.
 
-    `baseline` is what a token look-up predicts and `null` what labels of other features predict, for the contexts of
-    `simulations` in their order; a null of many labels may come as one array [n_labels, all tokens]. "simulation" and "simulation_weighted" are compared with both, on the contexts that
-    the label itself was scored on. Raises MismatchError where predictions do not fit the contexts.
+    `baseline` is what a token look-up predicts, and `null` what labels of other features predict. Both are for the
+    contexts of `simulations` in their order; a null of many labels may come as one array [n_labels, all tokens].
+    "simulation" and "simulation_weighted" are compared with both, on the contexts that the label itself was scored on.
+    Raises MismatchError where predictions do not fit the contexts.
     """
     others = [_aligned(p, simulations) for p in ((baseline,) if baseline is not None else ())]
     if isinstance(null, np.ndarray):
@@ -80,9 +81,10 @@ def simulation_scores(
 
 
 def is_main(contexts: Sequence[Context]) -> list[bool]:
-    """Which of the held-out contexts the main score rests on: TOP and RANDOM.
+    """Return True for held-out contexts that the main score rests on: TOP and RANDOM.
 
-    Evidence that others have gathered has neither: there, all that is held out, intervals of the activation.
+    Evidence that others have gathered has no RANDOM contexts. There, the main score rests on all held-out contexts,
+    which are drawn from intervals of the activation.
     """
     flags = [c.source in _MAIN for c in contexts]
     return flags if any(flags) else [c.source is not Source.HARD for c in contexts]
@@ -103,7 +105,7 @@ class _Sample:
     weights: np.ndarray | None = None  # [n_tokens]
 
     def where(self, chosen: Sequence[bool]) -> _Sample:
-        """The contexts for which `chosen`, one flag for each of the label's simulations, is true."""
+        """Return the sample of contexts for which `chosen`, one flag for each of the label's simulations, is true."""
         flags = np.array(chosen, dtype=bool)
         kept = flags[self.context]
         return replace(
@@ -117,7 +119,7 @@ class _Sample:
         )
 
     def weighted(self, stands_for: np.ndarray) -> _Sample:
-        """Each token with the windows its context stands for; a failed context's share goes to others of its kind.
+        """Weight each token by the windows its context stands for; a failed context's share goes to others of its kind.
 
         Without that, failures among the few firing contexts would make the corpus look more silent than it is.
         """
@@ -130,7 +132,7 @@ class _Sample:
 
     @cached_property
     def sequence(self) -> np.ndarray:
-        """[n_tokens] The number of the token's document, from 0: contexts of one document are drawn together."""
+        """Return [n_tokens] the number of each token's document, from 0: contexts of one document are drawn together."""
         return np.unique(self.document[self.context], return_inverse=True)[1]
 
     @property
@@ -139,7 +141,7 @@ class _Sample:
 
     @cached_property
     def why_undefined(self) -> str | None:
-        """What no measure can do without."""
+        """Return the reason why no measure can be defined on this sample, if there is one."""
         if not len(self.scored) + len(self.failed):
             return "no held-out contexts of this kind"
         if not len(self.scored):
@@ -153,7 +155,7 @@ class _Sample:
         return None
 
 
-# What a ranking asks about: whether each item is positive, its score, and the number of its sequence.
+# A ranking's items: for each, whether it is positive, its score, and the number of its sequence.
 _Items = Callable[[_Sample], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -274,7 +276,7 @@ def _concatenate(simulations: Sequence[Simulation], others: Sequence[np.ndarray]
 
 
 def _aligned(predictions: Predictions, simulations: Sequence[Simulation]) -> np.ndarray:
-    """[n_tokens] Predictions of another label for the same contexts, NaN for those it has none for."""
+    """Return [n_tokens] another label's predictions for the same contexts, NaN where it has none."""
     if len(predictions) != len(simulations):
         raise MismatchError(f"predictions for {len(predictions)} of {len(simulations)} contexts: give one for each")
     lengths = [len(s.context.activations) for s in simulations]

@@ -1,4 +1,4 @@
-"""The simulator that asks an LLM: it sees the label and the tokens, and must say where the feature fires.
+"""Simulate with an LLM, which sees the label and the tokens, and must say where the feature fires.
 
 sparse     a chat model names the tokens with a strength above 0
 logprobs   the same, and each strength is the mean over what the model considered there
@@ -35,7 +35,7 @@ from labeler.score.simulate_prompts import (
 
 @dataclass(frozen=True)
 class _Prediction:
-    """For one context; `n_flagged` strengths rest on less than a thousandth of the probability."""
+    """Predictions for one context; `n_flagged` of them rest on less than a thousandth of the probability."""
 
     strengths: Strengths | None
     reason: str | None = None
@@ -48,11 +48,11 @@ _Answer = tuple[Sequence[_Prediction], Usage]
 async def simulate_with_llm(
     label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM
 ) -> tuple[tuple[Simulation, ...], Usage]:
-    """What the label predicts for each of the contexts, in their order, on a scale of 0..10, and what that cost.
+    """Return the label's predictions for each context, in their order, on a scale of 0..10, and the cost.
 
     The contexts are put in requests of `config.contexts_per_request`, sent at the same time. A reply that cannot be
-    read is asked for once more; contexts of a request that still has no usable reply come back without prediction
-    and with the reason, never as zeros. Raises ConfigurationError alone, once the requests in flight have ended.
+    read is asked for once more. If there is still no usable reply, its contexts come back without prediction and with
+    the reason, never as zeros. Raises only ConfigurationError, once the requests in flight have ended.
     """
     tokens = [c.tokens for c in contexts]
     cut = batches(shuffled(tokens), config.contexts_per_request)
@@ -69,7 +69,7 @@ async def simulate_with_llm(
 
 
 def _outcome(answer: _Answer | LLMError, n_contexts: int) -> _Answer:
-    """Predictions, or the reason why a request has none, and its cost."""
+    """Return predictions, or the reason why a request has none, and its cost."""
     if isinstance(answer, LLMError):
         return [_Prediction(None, f"{answer.kind}: {answer}")] * n_contexts, answer.usage or Usage()
     return answer
@@ -87,10 +87,10 @@ async def _logprobs(label: Label, contexts: Sequence[Tokens], config: SimulatorC
 
 
 def _read_expected(reply: Reply, contexts: Sequence[Tokens], highest: int) -> list[_Prediction]:
-    """The strengths that a reply names, each as the mean over the alternatives at its place.
+    """Return the strengths that a reply names, each as the mean over the alternatives at its place.
 
-    A token that the reply does not name is silent, as with `sparse`: what the model considered is known only where
-    it wrote a number. One that is not a single digit counts as it is written.
+    A token that the reply does not name is silent, as with `sparse`. The model's alternatives are known only where it
+    wrote a number. A number that is not a single digit counts as it is written.
     """
     named = parse_named(reply.text, contexts, highest)
     if reply.choices is None:
@@ -108,7 +108,7 @@ def _read_expected(reply: Reply, contexts: Sequence[Tokens], highest: int) -> li
 
 
 def _ratings(text: str) -> list[re.Match[str]]:
-    """The numbers of a JSON text, in their order; what stands in quotes is passed over."""
+    """Return the numbers of a JSON text, in their order; quoted text is passed over."""
     return [m for m in re.finditer(r'"(?:[^"\\]|\\.)*"|-?[0-9][-+.0-9eE]*', text) if not m.group().startswith('"')]
 
 

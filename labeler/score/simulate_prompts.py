@@ -1,11 +1,11 @@
-"""Label and tokens -> what a simulator reads, and its reply -> strengths. Pure; the version changes with the words.
+"""Write what a simulator reads, and turn its reply into strengths. Pure; the version changes with the words.
 
 "Sparse" simulation: several contexts in one request, and a reply that names only the tokens on which it predicts
 something. Echoing the tokens, as published methods do, costs thousands of output tokens and breaks when it is cut off.
 
-A token stands on a line of its own and is named by its text (`" main":8`), or by its text and which of its kind it is
-(`",#2":3`). With cl100k and Python code that is 2.0 tokens for each token shown, where a number beside each costs 3.5;
-a simulator need not count, and a name that fits no token is found out, where a number that is one off is not.
+A token stands on a line of its own. A reply names it by its text (`" main":8`), or by its text and its number among
+equal ones (`",#2":3`). With cl100k and Python code that is 2.0 tokens for each token shown, where a number beside each
+costs 3.5. A simulator need not count; and a name that fits no token is noticed, while a number that is one off is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Strengths = tuple[float, ...]  # as many as tokens
 
 @dataclass(frozen=True)
 class Named:
-    """One entry of a reply: the tokens that it names, and their strength."""
+    """One entry of a reply, with the tokens that it names and their strength."""
 
     context: int  # place in the request
     tokens: tuple[int, ...]
@@ -39,9 +39,9 @@ class Named:
 
 
 def instruction(highest: int) -> str:
-    """The fixed part of the prompt, for strengths of 0..highest.
+    """Return the fixed part of the prompt, for strengths of 0..highest.
 
-    It comes first, then the contexts, the label last: a prefix cache holds the first two for every label that is tried
+    It comes first, then the contexts, the label last. A prefix cache holds the first two for every label that is tried
     on the same contexts.
     """
     read_tens = "" if highest == 10 else f" Where the description says 10, write {highest}."
@@ -72,7 +72,7 @@ _ONE_OF_ITS_KIND = re.compile(r"(.*)#([1-9][0-9]{0,3})", re.DOTALL)
 
 
 def simulation_prompt(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig) -> Prompt:
-    """One request for the strengths of a feature with this label on all tokens of `contexts`."""
+    """Write one request for the strengths of a feature with this label on all tokens of `contexts`."""
     model = checked_model(config)
     shown = "\n\n".join(f"Context {n}\n{_lines(tokens)}" for n, tokens in enumerate(contexts, start=1))
     text = f"{instruction(highest_of(config))}\n{shown}\n\nThe feature detects: {label.text}"
@@ -83,7 +83,7 @@ def simulation_prompt(label: Label, contexts: Sequence[Tokens], config: Simulato
 
 
 def checked_model(config: SimulatorConfig) -> str:
-    """The model to ask. Raises InputError for a recipe whose prompt this version no longer writes."""
+    """Return the model to ask. Raises InputError for a recipe whose prompt this version no longer writes."""
     check_prompt(config.prompt_version, SIMULATORS[config.method])
     if config.model is None:
         raise ValueError(f"simulator {config.name!r} names no model to ask")
@@ -91,8 +91,11 @@ def checked_model(config: SimulatorConfig) -> str:
 
 
 def highest_of(config: SimulatorConfig) -> int:
-    """The highest strength that may be written. Many tokenizers write 10 as 1 and 0, and then nobody can tell what
-    the probability of a 1 is meant for; so where probabilities are read, all strengths have one digit."""
+    """Return the highest strength that may be written.
+
+    Many tokenizers write 10 as 1 and 0, and then the probability of a 1 may be meant for either. So where probabilities
+    are read, all strengths have one digit.
+    """
     return 10 if config.method == "sparse" else 9
 
 
@@ -101,32 +104,32 @@ def _lines(tokens: Tokens) -> str:
 
 
 def spelled(token: str) -> str:
-    """A token as its line shows it. Some tokens are bytes in the middle of a character, and have no text at all."""
+    """Return a token as its line shows it. Some tokens are bytes in the middle of a character, and have no text."""
     return alone(token) or "…"
 
 
 def shuffled(contexts: Sequence[Tokens]) -> list[int]:
-    """The order in which contexts are shown: positions in `contexts`, by a hash of the tokens.
+    """Return the order in which contexts are shown: positions in `contexts`, by a hash of the tokens.
 
-    It depends on the tokens alone, so that a context's place says nothing about how it was chosen, and is the same
-    for every label, so that prefix caches work.
+    It depends only on the tokens, so that a context's place does not tell how it was chosen. It is the same for every
+    label, so that prefix caches work.
     """
     hashes = [hashlib.sha256(json.dumps(["order-1", *tokens]).encode()).digest() for tokens in contexts]
     return sorted(range(len(contexts)), key=hashes.__getitem__)
 
 
 def batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    """The order cut into requests of `size` contexts; the last, shorter one is kept."""
+    """Cut the order into requests of `size` contexts; the last, shorter one is kept."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def parse_strengths(text: str, contexts: Sequence[Tokens], highest: int = 10) -> list[Strengths]:
-    """The strengths that a reply gives to the contexts, in their order; what it must look like is in `parse_named`."""
+    """Return the strengths that a reply gives to the contexts, in their order; `parse_named` describes its form."""
     return strengths_of(parse_named(text, contexts, highest), contexts)
 
 
 def strengths_of(named: Sequence[Named], contexts: Sequence[Tokens]) -> list[Strengths]:
-    """Strengths of all tokens; those that are not named are predicted silent."""
+    """Return the strengths of all tokens; tokens that are not named are predicted silent."""
     strengths = [[0.0] * len(tokens) for tokens in contexts]
     for entry in sorted(named, key=lambda n: n.single):
         for i in entry.tokens:
@@ -135,11 +138,11 @@ def strengths_of(named: Sequence[Named], contexts: Sequence[Tokens]) -> list[Str
 
 
 def parse_named(text: str, contexts: Sequence[Tokens], highest: int = 10) -> list[Named]:
-    """What a reply names, in the order of its text.
+    """Return the entries of a reply, in the order of its text.
 
-    Raises UnreadableReply unless the reply is one JSON object with every context and no other, every name in it is a
-    token of its context, named once, and every strength is a number in 0..highest. A context that is not named is no
-    prediction. A name without the blank that its token begins with, or with one, is read as the token that is there.
+    Raises UnreadableReply unless the reply is one JSON object with every context and no other. Every name in it must be
+    a token of its context, named once, and every strength a number in 0..highest. A context that is not named has no
+    prediction. A name may leave out the blank that its token begins with, or add one.
     """
     reply = _parse_object(text)
     if set(reply) != {str(n) for n in range(1, len(contexts) + 1)}:
@@ -163,7 +166,7 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, for `json.loads`. Raises ValueError where a name stands twice in it."""
+    """Build a JSON object for `json.loads`. Raises ValueError where a name stands twice in it."""
     named = dict(pairs)
     if len(named) != len(pairs):
         raise ValueError("a name stands twice")
@@ -189,7 +192,7 @@ def _entries(named: Any, n: int, tokens: Tokens, highest: int, text: str) -> lis
 
 
 def _find(name: str, places: Mapping[str, Sequence[int]]) -> tuple[tuple[int, ...], bool] | None:
-    """The tokens that a name means, and whether it means one of its kind."""
+    """Return the tokens that a name means, and True if it means one of several equal tokens."""
     if (exact := _places_of(name, places)) is not None:
         return tuple(exact), False
     if (numbered := _ONE_OF_ITS_KIND.fullmatch(name)) and (all_of_them := _places_of(numbered[1], places)) is not None:

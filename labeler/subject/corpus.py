@@ -5,8 +5,8 @@
     python-stdlib          the standard library of the interpreter that runs this, without its tests
     FOLDER                 every text file below it, one document each
     FILE.txt               one document
-    FILE.jsonl             one document a line, in the field `text_field`
-    FILE.parquet           one document a row, in the column `text_field`
+    FILE.jsonl             one document per line, in the field `text_field`
+    FILE.parquet           one document per row, in the column `text_field`
     FILE.npy               token ids [n_tokens], cut into documents by FILE.offsets.npy [n_documents + 1]
     hf:NAME[:SPLIT]        a Hugging Face dataset, streamed (needs the extra `hub`)
 """
@@ -53,7 +53,8 @@ class Corpus:
 def open_corpus(spec: str, text_field: str = "text", *, within: Path | None = None) -> Corpus:
     """The corpus that `spec` names (see the module's table). Raises NotFoundError or FormatError.
 
-    A service names the folder `within` which its files stay, links followed; files without a suffix are none of its corpus.
+    A service names the folder `within` which its files stay, links followed; files without a suffix are none of its
+    corpus.
     """
     reader = _reader(spec, text_field, within)
     return Corpus(spec, lambda: _documents(spec, reader))

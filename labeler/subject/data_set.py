@@ -1,4 +1,4 @@
-"""Texts of a data set on the hub, of which only its own files are read: the one place that calls `load_dataset`."""
+"""Read texts of a data set on the hub, and only its own files. Only this place calls `load_dataset`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _ELSEWHERE = re.compile(r"[/\\~]|.*:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
 
 
 def stream_texts(spec: str, name: str, split: str, text_field: str) -> Iterator[tuple[int, str]]:
-    """(row number, text) of each row that has one. Raises NotFoundError, FormatError, or InputError without the extra."""
+    """(row number, text) of each row that has one.
+
+    Raises NotFoundError, FormatError, or InputError without the extra.
+    """
     try:
         from datasets import load_dataset
         from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES

@@ -1,4 +1,4 @@
-"""Where a subject is read: a module's output or input, and the TransformerLens names that stand for them.
+"""Name places in a subject: a module's output or input, and the TransformerLens names for them.
 
     model.layers.12                  the module's output
     model.layers.12:input            its input
@@ -56,7 +56,7 @@ def parse_hookpoint(name: str) -> tuple[str, str | None, str]:
 
 @dataclass(frozen=True)
 class Family:
-    """What TransformerLens calls a block's parts, as module paths in the block."""
+    """Module paths within a block for TransformerLens' names of its parts."""
 
     attention: str  # writes hook_attn_out
     heads: str  # the projection whose input holds the concatenated heads
@@ -145,7 +145,7 @@ def is_lens_name(name: str) -> bool:
 
 
 def reads_an_input(name: str) -> bool:
-    """Whether a place that a file names is a module's input."""
+    """Return True if a place that a file names is a module's input."""
     plain, side, _ = parse_hookpoint(name)
     match = _LENS_NAME.fullmatch(plain)
     if match is None:
@@ -154,7 +154,7 @@ def reads_an_input(name: str) -> bool:
 
 
 def blocks_of(model: nn.Module) -> str:
-    """The path of the list of decoder blocks: the longest module list of the text model that is in no other one.
+    """Return the path of the list of decoder blocks: the text model's longest module list outside any other.
 
     Raises NotFoundError where there is none, or two are as long.
     """
@@ -176,7 +176,7 @@ def blocks_of(model: nn.Module) -> str:
 
 
 def _decoder_path(model: nn.Module) -> str | None:
-    """Where the text model of a multimodal wrapper stands."""
+    """Return the path of the text model within a multimodal wrapper."""
     found = getattr(model, "get_decoder", lambda: None)()
     return next((path for path, module in model.named_modules() if module is found and path), None)
 

@@ -23,7 +23,7 @@ from labeler.tensors import state_hash
 
 
 class _Enough(Exception):  # noqa: N818 - a signal, not an error
-    """All hookpoints have been read; the rest of the forward pass would be wasted."""
+    """Raised when all hookpoints have been read: the rest of the forward pass would be wasted."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Subject:
 
     @cached_property
     def prepends_bos(self) -> bool:
-        """Whether the tokenizer puts a BOS token before a text by itself, so that the subject was trained with one."""
+        """Return True if the tokenizer itself puts a BOS token before a text: the subject was trained with one."""
         bos = self.tokenizer.bos_token_id
         return bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos]
 
@@ -67,7 +67,7 @@ class Subject:
         return find_hookpoint(self.model, name, model_type=self.model_type, reads=reads)
 
     def hidden(self, token_ids: Tensor, hookpoints: Sequence[Hookpoint]) -> dict[Hookpoint, Tensor]:
-        """What the subject gives at each hookpoint, [batch, sequence, d], for token ids [batch, sequence].
+        """Return the hidden states at each hookpoint, [batch, sequence, d], for token ids [batch, sequence].
 
         Sequences may be padded on the right with any token: a causal model's earlier positions cannot see it.
         The forward pass stops after the last hookpoint, and no hook outlives the call.
@@ -122,7 +122,7 @@ def _adjusted(hidden: Tensor, hookpoint: Hookpoint, model: nn.Module) -> Tensor:
 
 
 def _gain(norm: nn.Module) -> Tensor:
-    """What an RMSNorm multiplies with, [d], found by asking it, since Gemma's adds 1 to its weight."""
+    """Return the factor [d] of an RMSNorm, found by asking it, since Gemma's adds 1 to its weight."""
     weight = norm.weight
     assert isinstance(weight, Tensor)
     ones = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
@@ -189,7 +189,10 @@ def subject_of(model: Any, tokenizer: Any, dtype: str) -> Subject:
 
 
 def choose_device(device: str | None) -> str:
-    """The device that is asked for, else CUDA where there is one, else the CPU. Raises InputError for one that is not here."""
+    """The device that is asked for, else CUDA where there is one, else the CPU.
+
+    Raises InputError for one that is not here.
+    """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,8 +1,8 @@
-"""The one place that asks transformers for a model, and nothing from the model's folder is executed there.
+"""Load a model with transformers, in this place only, and execute nothing from the model's folder.
 
-A folder can ask for code in many ways: `auto_map` in any of its configurations, an attention implementation or kernel that is
-downloaded, a tokenizer class that is no tokenizer. So its configuration is checked before transformers sees it, all that names code is taken
-from it, and a question that a part of transformers may still ask finds no one who answers.
+A folder can ask for code in many ways: `auto_map` in any of its configurations, an attention implementation or kernel
+that is downloaded, a tokenizer class that is no tokenizer. So its configuration is checked before transformers sees it,
+all that names code is taken from it, and no one answers a question that a part of transformers may still ask.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def check_config(values: Any, where: str) -> None:
 
 
 def take_code_out(config: Any) -> None:
-    """Take from a configuration, and from those within it, all that names code; attention becomes transformers' own choice."""
+    """Take from a configuration, and from those within it, all that names code; attention becomes transformers' own
+    choice.
+    """
     from transformers import PreTrainedConfig
 
     seen: set[int] = set()
@@ -122,7 +124,7 @@ def take_code_out(config: Any) -> None:
 
 
 def _check_tokenizer_class(source: str, revision: str | None, config: Any, where: str) -> None:
-    """A class is looked up among all that transformers has, and not each of them is safe to load a stranger's folder with."""
+    """Refuse a tokenizer class that is no tokenizer: not every class of transformers is safe with a stranger's folder."""
     import transformers
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -165,7 +167,10 @@ def _bases(kind: type) -> str:
 
 @contextmanager
 def _nobody_answers() -> Iterator[None]:
-    """Standard input is empty within the block: "Do you wish to run the custom code?" gets no "y" that was meant for another."""
+    """Make standard input empty within the block.
+
+    So "Do you wish to run the custom code?" gets no "y" that was meant for another question.
+    """
     before, sys.stdin = sys.stdin, io.StringIO()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The corpus as the subject reads it: documents cut into sequences of tokens, stored once on disk.
+"""Store the corpus as the subject reads it: documents cut into sequences of tokens, once on disk.
 
 Everything is a memory-mapped array, so that a corpus of any size costs no memory:
 
@@ -6,7 +6,7 @@ Everything is a memory-mapped array, so that a corpus of any size costs no memor
     document_starts.npy   [n_documents + 1]  where each document begins in tokens
     held_out.npy          [n_documents]      which documents only ever score labels
     sequence_starts.npy   [n_sequences + 1]  where each sequence begins; no sequence crosses a document
-    document_ids.jsonl    one JSON string a document
+    document_ids.jsonl    one JSON string per document
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text that each token id stands for, so that joined tokens give the document back (as far as UTF-8 allows)."""
+"""Give the text of each token id, so that joined tokens give the document back (as far as UTF-8 allows)."""
 
 from __future__ import annotations
 

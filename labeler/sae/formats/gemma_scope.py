@@ -35,7 +35,7 @@ def read(weights: Weights) -> SAE:
 
 
 def _place(origin: str) -> tuple[str | None, str | None]:
-    """Where it reads, and of a transcoder where it writes, as `gemma-scope-2b-pt-mlp/layer_12/...` says."""
+    """Return the place that the path names, and for a transcoder its aim, as in `gemma-scope-2b-pt-mlp/layer_12/...`."""
     match = re.search(r"gemma-scope-\d+b-(?:pt|it)-(res|mlp|att|transcoders)", origin)
     layer = layer_of(origin)
     if match is None:

@@ -1,4 +1,4 @@
-"""Does the label say what a feature does? The one scorer that changes the subject, and so may speak of causes.
+"""Test a label by changing the subject: the only scorer that shows what a feature causes.
 
 steer.py   where the subject is: it writes with a feature turned up, and without
 texts.py   what it wrote, kept in the evidence folder

@@ -1,15 +1,15 @@
-"""Which of two texts is the steered one, by the label? A forced choice between equals, and what other labels get.
+"""Let a model choose, by the label, which of two texts is the steered one; other labels are the null.
 
-Each trial shows one prompt, what the subject wrote by itself, and two texts A and B: one with the feature turned up, one
-with a random other feature turned up to the same divergence, in an order by hash. So a label gains nothing by fitting
+Each trial shows one prompt, what the subject wrote by itself, and two texts A and B. One has the feature turned up, the
+other a random other feature turned up to the same divergence, in an order by hash. So a label gains nothing by fitting
 whatever is odd in steered text, and knowing nothing gives one half. The same request holds labels of other features,
-among which the label's place is by hash too; they are its null.
+which are its null. A hash decides the label's place among them.
 
     intervention   balanced accuracy: the mean of the shares of trials judged rightly where A is right and where B is
 
-This is a causal claim about the feature, at this strength, on these prompts: turning it up makes the subject write more of
-what the label says than turning up another feature does. Paulo et al. 2024 (3.3.5) score the same by how much less a
-scorer is surprised by the label; that needs log-probabilities of a prompt, which few endpoints give.
+This is a causal claim about the feature, at this strength, on these prompts. Turning it up makes the subject write more
+of what the label says than turning up another feature does. Paulo et al. 2024 (3.3.5) score the same by how much less a
+scorer is surprised by the label. That needs log-probabilities of a prompt, which few endpoints give.
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ _SCHEMA = {
     "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 1}},
 }
 
-Answers = tuple[bool, ...]  # for each trial: the description is said to fit A
+Answers = tuple[bool, ...]  # for each trial: true if the reply says that the description fits A
 
 
 async def score_interventions(
     label: Label, steered: Steered | None, others: Sequence[Label], recipe: Recipe, llm: LLM | None
 ) -> tuple[tuple[Score, ...], Usage]:
-    """The score that the recipe asks for, if it asks for one, and its cost. Raises InputError where there is no LLM."""
+    """Return the score that the recipe asks for, if it asks for one, and its cost.
+
+    Raises InputError where there is no LLM.
+    """
     config = next((c for c in recipe.scorers if c.kind == NAME), None)
     if config is None or steered is None:
         return (), Usage()
@@ -80,10 +83,10 @@ async def score_by_intervention(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[Score, Usage]:
-    """The score of `label` against those of `others`, labels of other features; its cost. One request, one repair.
+    """Score `label` against `others`, labels of other features; one request and one repair.
 
-    A feature that was not steered, or no usable reply, gives a score without value and with the reason. Raises
-    ConfigurationError alone.
+    Returns the score and its cost. A feature that was not steered, or a reply that is unusable, gives a score without
+    value and with the reason. Raises only ConfigurationError.
     """
     trials = [t for t in steered.trials if t.steered != t.control]
     truth = [steered_is_first(steered.feature_index, trial) for trial in trials]
@@ -110,7 +113,7 @@ def _why_too_few(truth: Sequence[bool]) -> str | None:
 def accuracy_score(
     truth: Sequence[bool], answers: Answers, null: Sequence[Answers], *, confidence: float, seed: int
 ) -> Score:
-    """Balanced accuracy over trials, with an interval over prompts and what labels of other features get."""
+    """Return balanced accuracy over trials, with an interval over prompts and the scores of other features' labels."""
     first, said = np.array(truth, dtype=bool), np.array(answers, dtype=bool)
     against = null_z_and_p(balanced_accuracy(first, said), [balanced_accuracy(first, other) for other in null])
     interval = score_interval(
@@ -132,12 +135,12 @@ def _resampled(first: np.ndarray, right: np.ndarray) -> Resampled:
 
 
 def steered_is_first(feature_index: int, trial: Trial) -> bool:
-    """Whether the steered text is A, by a hash of the feature and the prompt."""
+    """Return True if the steered text is A, by a hash of the feature and the prompt."""
     return draw(f"order:{feature_index}:{trial.prompt}", 2) == 0
 
 
 def shown_among(others: Sequence[str], label: str, feature_index: int) -> tuple[list[str], int]:
-    """`label` and 20 others in the order in which they are shown, and its place; equal texts are shown once."""
+    """Return `label` and 20 others in the order shown, and its place; equal texts are shown once."""
     distinct = list(dict.fromkeys(other for other in others if other != label))
     texts = sorted(
         [*distinct[:MIN_NULL], label], key=lambda text: hashlib.sha256(f"{feature_index}:{text}".encode()).digest()
@@ -146,11 +149,11 @@ def shown_among(others: Sequence[str], label: str, feature_index: int) -> tuple[
 
 
 def judge_prompt(trials: Sequence[Trial], truth: Sequence[bool], labels: Sequence[str], config: ScorerConfig) -> Prompt:
-    """One request: the fixed part, the trials, the descriptions."""
+    """Write one request: the fixed part, the trials, the descriptions."""
     shown = "\n\n".join(_shown(i, trial, first) for i, (trial, first) in enumerate(zip(trials, truth, strict=True), 1))
     described = "\n".join(f"{i}. {text}" for i, text in enumerate(labels, start=1))
     message = Message("user", f"{INSTRUCTION}\n{shown}\n\nDescriptions\n{described}")
-    # A list of numbers for each description: some 3 tokens a number.
+    # A list of numbers for each description: some 3 tokens per number.
     room = max(config.max_tokens, 3 * len(labels) * (len(trials) + 4))
     return Prompt(config.model, (message,), room, config.temperature, _SCHEMA, purpose="intervention")
 
@@ -163,7 +166,7 @@ def _shown(number: int, trial: Trial, steered_first: bool) -> str:
 
 
 def parse_answers(text: str, n_labels: int, n_trials: int) -> list[Answers]:
-    """For each label, whether it fits A in each trial. Raises UnreadableReply unless the form is kept to the letter."""
+    """Read for each label if it fits A in each trial. Raises UnreadableReply unless the form is kept to the letter."""
     expected = (
         f'one JSON object with exactly the names "1" to "{n_labels}", each a list of trial numbers from 1 to {n_trials}'
     )

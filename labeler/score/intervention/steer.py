@@ -1,7 +1,7 @@
-"""The intervention: the subject writes while a feature is turned up, by as much as changes its next token by a set amount.
+"""Intervene: let the subject write with a feature turned up until its next token changes by a set amount.
 
-From the last token of the prompt on, a multiple of the feature's decoder direction is added to the hidden state that the
-SAE reconstructs. Features differ in how much of their direction it takes to matter, so the multiple is searched for
+From the last token of the prompt on, a multiple of the feature's decoder direction is added to the hidden state that
+the SAE reconstructs. Features differ in how much of their direction it takes to matter, so the multiple is searched for
 until the mean of KL(clean || steered) over prompts, at the token after the prompt, has the stated value (Paulo et al.
 2024, 3.3.5, compare interventions at equal divergence too). Texts are sampled with the same random numbers for all
 features and for none: where the intervention changes no probability, the text is the clean one, token for token.
@@ -53,10 +53,10 @@ def steer_features(
     config: SteerConfig,
     on_feature: Callable[[int, int], None] = lambda done, total: None,
 ) -> SteeredFolder:
-    """Write down what the subject writes with each of `features` turned up, and the controls; done ones are kept.
+    """Keep what the subject writes with each of `features` turned up, and the controls; finished features are kept.
 
-    Raises InputError where the decoder's place in the subject is not known, and MismatchError for a folder that was
-    begun in another way.
+    Raises InputError where the decoder's place in the subject is unknown, and MismatchError for a folder that was begun
+    differently.
     """
     steering = prepare(subject, target, folder, config)
     controls = null_features(folder, ContextsConfig(), config.n_controls, config.seed)
@@ -92,7 +92,7 @@ def prepare(subject: Subject, target: Target, folder: EvidenceFolder, config: St
 
 
 def _prompts(folder: EvidenceFolder, config: SteerConfig) -> np.ndarray:
-    """[n_prompts, prompt_tokens] Beginnings of RANDOM windows of HELD_OUT documents: the same for all features."""
+    """Return [n_prompts, prompt_tokens] beginnings of RANDOM windows of HELD_OUT documents, the same for all features."""
     windows = folder.windows(0, Source.RANDOM, Split.HELD_OUT)
     length = min(config.prompt_tokens, folder.window_tokens)
     long_enough = np.flatnonzero(windows.length >= length)
@@ -114,7 +114,7 @@ def _texts(subject: Subject, ids: Tensor) -> list[str]:
 
 
 def steer(steering: Steering, feature_index: int, direction: Tensor) -> SteeredTexts:
-    """The texts of one feature at the strength that gives the divergence, or the reason why no strength does."""
+    """Return the texts of one feature at the strength that gives the divergence, or the reason why no strength does."""
     if not bool(direction.norm() > 0):
         return SteeredTexts(feature_index, None, reason="the feature's decoder direction is zero")
     strength, kl = find_strength(steering, direction)
@@ -127,7 +127,7 @@ def steer(steering: Steering, feature_index: int, direction: Tensor) -> SteeredT
 
 
 def find_strength(steering: Steering, direction: Tensor) -> tuple[float, float]:
-    """(multiple of `direction`, divergence it gives): doubled until it is enough, then bisected."""
+    """Return (multiple of `direction`, divergence it gives): doubled until it is enough, then bisected."""
     clean = _next_token(steering, None)[0]
     hidden = steering.subject.hidden(steering.prompt_ids, [steering.place])[steering.place]
     goal, tolerance = steering.config.target_kl, steering.config.kl_tolerance
@@ -156,12 +156,14 @@ def find_strength(steering: Steering, direction: Tensor) -> tuple[float, float]:
 
 
 def _divergence(clean: Tensor, steered: Tensor) -> float:
-    """Mean over prompts of KL(clean || steered), nats, from log-probabilities [n_prompts, vocabulary]."""
+    """Return the mean over prompts of KL(clean || steered), nats, from log-probabilities [n_prompts, vocabulary]."""
     return float((clean.exp() * (clean - steered)).sum(dim=-1).mean())
 
 
 def write(steering: Steering, addition: Tensor | None) -> Tensor:
-    """[n_prompts, new_tokens] Token ids sampled after each prompt, at temperature 1, with `addition` [d] in the hidden state."""
+    """Sample token ids [n_prompts, new_tokens] after each prompt, at temperature 1, with `addition` [d] in the hidden
+    state.
+    """
     generator = torch.Generator().manual_seed(steering.config.seed)
     logprobs, cache = _next_token(steering, addition)
     written = []
@@ -178,7 +180,7 @@ def write(steering: Steering, addition: Tensor | None) -> Tensor:
 def _next_token(
     steering: Steering, addition: Tensor | None, ids: Tensor | None = None, cache: Any = None
 ) -> tuple[Tensor, Any]:
-    """(log-probabilities of the next token [n_prompts, vocabulary], cache), after the prompts or after further `ids`."""
+    """Return (log-probabilities of the next token [n_prompts, vocabulary], cache), after the prompts or further `ids`."""
     model = steering.subject.model
     with torch.no_grad(), _adding(model, steering.place, addition):
         given = steering.prompt_ids if ids is None else ids
@@ -188,14 +190,14 @@ def _next_token(
 
 
 def _cache_name(forward: Callable[..., Any]) -> str:
-    """The name under which a model takes its cache and gives it back: `cache` from transformers 5.24 on."""
+    """Return the name under which a model takes its cache and gives it back: `cache` from transformers 5.24 on."""
     taken = inspect.signature(forward).parameters
     return next((name for name in ("cache", "past_key_values", "cache_params") if name in taken), "past_key_values")
 
 
 @contextmanager
 def _adding(model: Any, place: Hookpoint, addition: Tensor | None) -> Iterator[None]:
-    """Add to the hidden state of the last position of every forward pass; no hook outlives the block."""
+    """Add to the hidden state at the last position of every forward pass within the block; no hook outlives it."""
     if addition is None:
         yield
         return

@@ -1,8 +1,8 @@
-"""What a subject wrote while features were turned up: kept beside the evidence, and read without torch.
+"""Keep the texts that a subject wrote with features turned up, beside the evidence; reading them needs no torch.
 
 steered/config.json    how it was done, on which subject and SAE
 steered/clean.json     the prompts, and what the subject writes after each by itself
-steered/texts.jsonl    one feature a line: strength, divergence, a text after each prompt, or why there is none
+steered/texts.jsonl    one feature per line: strength, divergence, a text after each prompt, or why there is none
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DIGEST = "digest"  # of each file and of each line
 
 @dataclass(frozen=True)
 class SteerConfig:
-    """How a feature is turned up. The divergence decides the strength, so that features can be compared."""
+    """Settings for turning a feature up. The divergence decides the strength, so that features can be compared."""
 
     target_kl: float = 0.5  # nats, clean next-token distribution against steered, mean over prompts
     kl_tolerance: float = 0.02  # of target_kl
@@ -48,7 +48,7 @@ class SteerConfig:
 
 @dataclass(frozen=True)
 class SteeredTexts:
-    """One feature turned up: what the subject wrote after each prompt, or the reason why it could not be done."""
+    """One feature turned up: the texts that the subject wrote after each prompt, or the reason why there are none."""
 
     feature_index: int
     texts: tuple[str, ...] | None  # as many as prompts
@@ -62,7 +62,7 @@ class SteeredTexts:
 
 
 class SteeredFolder:
-    """The steered texts of one evidence folder. Opening it reads where each feature's line begins, nothing more."""
+    """The steered texts of one evidence folder. Opening it only reads where each feature's line begins."""
 
     def __init__(self, evidence: Path) -> None:
         self.folder = evidence / FOLDER
@@ -73,7 +73,7 @@ class SteeredFolder:
         return (self.folder / "clean.json").exists()
 
     def begin(self, config: SteerConfig, identity: dict[str, Any]) -> None:
-        """Make the folder, or make sure that it was begun in the same way. Raises MismatchError."""
+        """Make the folder, or check that it was begun in the same way. Raises MismatchError."""
         plan = {**asdict(config), **identity}
         if (self.folder / "config.json").exists():
             found = self._read("config.json")
@@ -89,7 +89,7 @@ class SteeredFolder:
         write_json(self.folder / name, {**values, _DIGEST: digest_of(values)})
 
     def _read(self, name: str) -> dict[str, Any]:
-        """One of the files that all features share. Raises DamagedError; those of earlier versions have no digest."""
+        """Read a file that all features share. Raises DamagedError; files of earlier versions have no digest."""
         with as_damage(self.folder.parent, f"{FOLDER}/{name}"):
             return _checked(read_json(self.folder / name))
 
@@ -117,7 +117,7 @@ class SteeredFolder:
 
     @cached_property
     def _index(self) -> tuple[dict[int, int], int]:
-        """Where the line of each feature begins, and how many lines do not say of which feature they are."""
+        """Return the offset at which the line of each feature begins, and the number of lines that name no feature."""
         offsets: dict[int, int] = {}
         n_unreadable = 0
         if self._lines.exists():
@@ -172,7 +172,7 @@ class SteeredFolder:
         return DamagedFeatureError(self.folder.parent, f"{FOLDER}/texts.jsonl", problem)
 
     def steered(self, feature_index: int) -> Steered:
-        """The trials of a feature: against another control after each prompt, by a hash; never raises for lack of texts."""
+        """Return a feature's trials, each against another control by a hash; never raises for lack of texts."""
         own = self.read(feature_index) if self.exists else None
         if own is None:
             return Steered(feature_index, (), "no steered texts: run `labeler intervene` for this feature")
@@ -191,7 +191,7 @@ class SteeredFolder:
 
 
 def _checked(values: Any) -> dict[str, Any]:
-    """An object without its digest. Raises FormatError where that is another one's."""
+    """Return an object without its digest. Raises FormatError where the digest does not fit the object."""
     if not isinstance(values, dict):
         raise FormatError(f"expected a JSON object, found {type(values).__name__}")
     digest = values.pop(_DIGEST, None)
@@ -201,7 +201,7 @@ def _checked(values: Any) -> dict[str, Any]:
 
 
 def read_steered(evidence: Path, feature_index: int) -> Steered:
-    """The trials of one feature; the folder is read again when it has grown."""
+    """Return the trials of one feature; the folder is read again when it has grown."""
     lines = evidence / FOLDER / "texts.jsonl"
     stamp = (lines.stat().st_mtime_ns, lines.stat().st_size) if lines.exists() else (0, 0)
     return _opened(evidence, stamp).steered(feature_index)
@@ -213,5 +213,5 @@ def _opened(evidence: Path, _stamp: tuple[int, int]) -> SteeredFolder:
 
 
 def draw(what: str, n: int) -> int:
-    """0..n-1 by a hash of `what`: the same on every machine."""
+    """Return a number of 0..n-1 by a hash of `what`, the same on every machine."""
     return int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big") % n
