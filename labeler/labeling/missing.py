@@ -1,4 +1,4 @@
-"""One label set being made: what is still missing, labelled, and saved as it comes.
+"""Complete a label set: label the features that are missing, and save each result as it comes.
 
 Results are kept in small groups at once, so that a killed run loses at most the group in hand; replies of an LLM are
 in the ledger before that. Features are claimed before they are labeled, so that any number of runs may be at one label
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What one call of `label_missing` did."""
+    """The counts of one call of `label_missing`."""
 
     n_wanted: int
     n_done_before: int
     n_labeled_now: int
     n_by_others: int = 0  # labeled by other runs meanwhile
-    n_left: int = 0  # not begun, or left in the hands of others
+    n_left: int = 0  # not begun, or left to other runs
 
 
 class Counting:
-    """Counts the results of a run, which may have to begin anew, and passes them on."""
+    """Counts the results of a run, which may begin again, and passes them on."""
 
     def __init__(self, on_result: Callable[[LabeledFeature], None]) -> None:
         self._on_result = on_result
@@ -110,7 +110,7 @@ async def keep_all(
     keeping: Keeping,
     came: Callable[[LabeledFeature], None],
 ) -> None:
-    """Label and save, while the features of `share` are ours. Raises TakenOverError once they are not."""
+    """Label and save, while this run has the features of `share`. Raises TakenOverError once it has lost them."""
     failed = True
     async with share:
         try:
