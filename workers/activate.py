@@ -1,7 +1,7 @@
 """Answers to texts that people ask about, from the gather worker, which has the subject and the SAE in memory.
 
-It takes them before the next step of a gathering pass and, where they are about the very subject that it has loaded, between two
-batches of the step in hand: a step lasts for hours, and a person waits for seconds.
+The worker reads them before the next step of a gathering pass. Texts about the subject that it has loaded are read even
+between two batches of a step: a step lasts for hours, and a person waits for seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Celery application. It reads and connects to nothing before a worker starts or a message is sent.
 
-A message says only that there is work; which block a worker takes is decided in the database when it is free to take one.
-So a message that is lost, doubled or late does no harm, and the settings here need not prevent any of it.
+A message says only that there is work. The database decides which block a worker takes, when the worker is free. So a
+message that is lost, doubled or late does no harm, and the settings here need not prevent any of it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def refill(kind: JobKind, store: Store) -> None:
     """Fill the queue up to one message for each waiting block, at most `DEPTH`.
 
-    A broker that cannot be reached is no error of the caller's: the workers look for themselves (recovery.py).
+    A broker that cannot be reached raises no error here: the workers look for work themselves (recovery.py).
     """
     _top_up(QUEUES[kind], TASKS[kind], Blocks(store).waiting(kind, DEPTH))
 

@@ -84,8 +84,8 @@ def _merge(out: Path, lease: Lease, here: Resources) -> None:
 def confine(name: str, data: Path) -> Path | None:
     """Return the data folder for a path in it, once no link leads out; None for other paths and names.
 
-    Requests to the service name paths below the data folder and no others; those of the command line may lie anywhere.
-    Raises InputError.
+    Requests to the service may name only paths below the data folder; those of the command line may name any. Raises
+    InputError.
     """
     from labeler.files import check_inside
 

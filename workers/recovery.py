@@ -1,6 +1,7 @@
 """Recovery, which every worker runs beside its work: take back lost blocks and features, and keep the queue filled.
 
-It runs in each worker's main process, so that there is no scheduler to run or to lose. Any number may run at once.
+It runs in each worker's main process, so that there is no scheduler to run or to lose. Any number of workers may run it
+at once.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def _undone(store: Store, lease: Lease, reason: str) -> Sequence[LabeledFeature]
 class Recovery:
     """Runs `tick` now and then beside the work of a worker.
 
-    A worker that forks has its ticks from the timer of its main loop, between two forks: a thread in the middle of a
-    query would leave its locks, with no holder, in each process that is forked meanwhile. A worker that does its work in
-    its main process never forks, is busy for hours, and has them from a thread.
+    A worker that forks calls `tick` from the timer of its main loop, between two forks. A thread in the middle of a
+    query would leave its locks, with no holder, in each process that is forked meanwhile. A worker that works in its
+    main process never forks and is busy for hours, so it calls `tick` from a thread.
     """
 
     def __init__(self, store: Store, lease_seconds: float) -> None:

@@ -1,6 +1,6 @@
 """Everything a worker process keeps between tasks: the database, one event loop, one LLM client, open evidence.
 
-Made at first use, and again after a fork: neither connections nor event loops survive one.
+They are made at first use, and again after a fork: neither connections nor event loops survive one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Make a label set by batches: rounds of labeling from the ledger, until no reply is missing in it.
 
-A feature needs its label before the questions about the label exist, so it goes in rounds: label what the ledger
-allows, submit what it lacks, wait, and again. Labels and scores are those of `label_missing` on the same replies.
+A feature needs its label before the questions about the label exist. So features go in rounds: label what the ledger
+allows, submit the missing requests, wait, and repeat. Labels and scores are those of `label_missing` on the same
+replies.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ async def label_in_batches(
 ) -> Run:
     """Label as `label_missing` does, by batches. The process may be killed at any moment, and the call repeated.
 
-    Raises BudgetError once all that the budget allowed has been collected and saved.
+    Raises BudgetError after it has collected and saved all that the budget allowed.
     """
     check_recipe(recipe, folder)
     folder.check_shared()

@@ -45,7 +45,8 @@ async def embed_labels(
 ) -> int:
     """Embed the labels of a label set that have none, make them searchable, and count the requested texts.
 
-    A part at a time. Raises the LLMError of the first request that failed, after the others of its part are kept.
+    Works on one part at a time. Raises the LLMError of the first request that failed, after saving the other replies of
+    its part.
     """
     n_texts = 0
     for part in await asyncio.to_thread(parts_to_embed, store, label_set_id, model):

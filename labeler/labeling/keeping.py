@@ -21,8 +21,8 @@ Save = Callable[[Sequence[LabeledFeature]], object]
 class Keeping:
     """Saves the results of a run, makes its label set with the first of them, and releases the features.
 
-    With an LLM nothing is saved before the first reply: silent features alone are no label set, and where the key or the
-    model is wrong they would be all of it.
+    With an LLM, nothing is saved before the first reply. Silent features make no label set by themselves, and with a
+    wrong key or model there would be nothing else in it.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The cost of labeling, before anything is spent: the real prompts of a sample of features, and no request.
 
-The prompts that test a label need a label, and there is none yet: the look-up label stands in for it, which is about
-as long. What a recipe decides underway (whether a revision is asked for, say) is planned as if it came to that, so a
-plan is an upper bound; repairs of unreadable replies are not in it.
+The prompts that test a label need a label before there is one. The look-up label takes its place, since it is about as
+long. A plan is an upper bound: it includes every step that a recipe may decide on, such as a revision. Repairs of
+unreadable replies are not in it.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Share:
     async def take(self, most: int) -> list[int]:
         """Take up to `most` features to label now; wait while other runs hold all that is left. Empty at the end.
 
-        Raises TakenOverError where others hold this run to be dead.
+        Raises TakenOverError where other runs have taken the features of this one.
         """
         began, shown = time.monotonic(), None
         while self._go_on():
@@ -127,8 +127,8 @@ class Share:
     async def check(self) -> None:
         """Return before a request only while the features are surely ours; raises TakenOverError where they are not.
 
-        While the database cannot tell, this waits: a reply could not be saved either. A process that slept through its lease
-        hears here that others have gone on with the work.
+        While the database cannot tell, this waits: a reply could not be saved either. A process that slept through its
+        lease learns here that others have continued the work.
         """
         while not self._lease.is_sure:
             try:

@@ -26,9 +26,9 @@ async def ask(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> tuple[T, U
 async def ask_reply(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
     """Return the result of `read` on the reply, with the usage of all replies. Thinking is cut from the reply's text.
 
-    `read` raises UnreadableReply where the text does not follow the format; then, and for a reply that is empty or
-    cut off, the prompt is asked a second time with the expected format spelled out. Raises LLMError with the cost of
-    both replies.
+    `read` raises UnreadableReply where the text does not follow the format. Then the prompt is sent a second time with
+    the expected format spelled out, as for a reply that is empty or cut off. Raises LLMError with the cost of both
+    replies.
     """
     try:
         return await _ask_once(llm, prompt, read)
@@ -54,7 +54,7 @@ async def _ask_once(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tup
 def repaired(prompt: Prompt, expected: str) -> Prompt:
     """Return the prompt again with a sentence on the fault of the last reply.
 
-    The sentence joins the last message, since some chat templates refuse two messages of one role in a row; the bad
+    The sentence joins the last message, since some chat templates refuse two messages of one role in a row. The bad
     reply is not repeated, since it would be paid for again.
     """
     *before, last = prompt.messages

@@ -2,7 +2,7 @@
 
     add ... add ──► a JSONL file for each model and purpose ──submit──► upload, create ──collect──► the ledger
 
-A batch is written to the journal before it is asked for and carries the journal's id, so a process that is killed at
+A batch is written to the journal before it is requested, and carries the journal's id. So a process that is killed at
 any moment finds its batches again and pays for none twice. One process at a time submits for the same work.
 """
 
@@ -109,8 +109,8 @@ class Batches:
     async def add(self, key: str, prompt: AnyPrompt) -> None:
         """Add a prompt to the batch of its kind. Raises BudgetError where it exceeds what is left.
 
-        The first of a kind is asked at once, at the full price: a wrong key or model is an error now and not
-        tomorrow, and so is what the model does not take.
+        The first prompt of a kind is sent at once, at the full price. So a wrong key or model is an error now and not
+        tomorrow, and so is a parameter that the model refuses.
         """
         kind = PATHS[type(prompt)], prompt.model, prompt.purpose
         if kind not in self._tried_live:
@@ -167,8 +167,8 @@ class Batches:
     async def collect(self) -> None:
         """Wait for all batches of this endpoint that were ever submitted, and save their replies in the ledger.
 
-        Raises ConfigurationError where a batch was turned down, and EndpointDownError where all that was submitted
-        has come back without a single reply: it would do so forever.
+        Raises ConfigurationError where the endpoint refused a batch. Raises EndpointDownError where no submitted
+        request got a reply: none ever would.
         """
         known = [await self._known(record) for record in self._journal.open(self._llm.sender.where)]
         waiting = [record for record in known if record is not None]

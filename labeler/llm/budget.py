@@ -14,7 +14,7 @@ from labeler.records import Usage
 class Budget:
     """A run's limit in US dollars and in tokens (in and out together); None is no limit.
 
-    What comes out of the ledger costs nothing here: it was paid for by the run that bought it.
+    Replies from the ledger cost nothing here: the run that bought them paid for them.
     """
 
     def __init__(self, usd: float | None = None, tokens: int | None = None) -> None:

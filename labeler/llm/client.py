@@ -6,8 +6,8 @@
                    ▲                            │
                    └──────────── waits ─────────┘  408 409 425 429 5xx, timeouts, cut connections, bodies that are no answer
 
-What a request cost is known when its reply arrives. A request that timed out or was cut off may be billed by the
-endpoint too; the endpoint does not tell, so that cost is in no `Usage`.
+The cost of a request is known when its reply arrives. The endpoint may also bill a request that timed out or was cut
+off; it does not tell, so that cost is in no `Usage`.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ class OpenAILLM(Answering):
     async def ask(self, prompt: AnyPrompt) -> AnyReply:
         """Return the reply from the ledger, or buy it and save it there before anything reads it.
 
-        Raises ConfigurationError at once where asking again cannot help (as for prompt log-probabilities that the server does
-        not give), BudgetError and EndpointDownError, which end a run as well, EndpointError when patience has run out,
-        RefusedError, and UnreadableReply for a reply that is empty or cut off.
+        Raises ConfigurationError at once where asking again cannot help, as for prompt log-probabilities that the
+        server does not give. Raises BudgetError and EndpointDownError, which end a run as well, and EndpointError when
+        patience has run out. Raises RefusedError, and UnreadableReply for a reply that is empty or cut off.
         """
         key = ledger_key(prompt)
         # Two equal prompts at the same time are one purchase.

@@ -1,7 +1,7 @@
 """The ledger of replies: a reply that was paid for is never bought a second time.
 
-A ledger is asked before every request and told after every reply, readable or not. Its keys say everything that
-decides a reply, so a run that was cut off asks only for what it had not yet received.
+The client looks into the ledger before every request and adds every reply, readable or not. A key contains everything
+that decides a reply, so an interrupted run asks only for what it has not yet received.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class Patience:
     def wait(self, n_failures: int, asked: float | None, jitter: float) -> float:
         """Return the seconds to wait after so many failures; `asked` by the endpoint or None, `jitter` uniform in 0..1.
 
-        The doubling wait shrinks by up to half, so that requests that failed together do not come back together;
-        what the endpoint asked for only grows, by up to the first wait.
+        The doubling wait shrinks by up to half, so that requests that failed together do not come back together. The
+        endpoint's own wait only grows, by up to the first wait.
         """
         doubled = min(self.longest_wait, self.first_wait * 2.0 ** min(n_failures - 1, 60))
         if asked is None:

@@ -43,9 +43,9 @@ class TokenChoice:
 class Reply:
     """A reply that is complete and has text.
 
-    `usage` is what the reply cost when it was bought, whether this run bought it or an earlier one did, so that a
-    resumed run reports the same cost for a feature as an undisturbed one. What this run itself has spent is
-    `OpenAILLM.spent`: the sum over replies that are not `from_ledger`.
+    `usage` is what the reply cost when it was bought, by this run or an earlier one. So a resumed run reports the same
+    cost for a feature as an undisturbed one. `OpenAILLM.spent` is what this run itself has spent: the sum over replies
+    that are not `from_ledger`.
     """
 
     text: str

@@ -69,7 +69,7 @@ class Sender:
     async def send(self, prompt: AnyPrompt) -> StoredReply:
         """Send one request and return its reply; it is sent again without a parameter that this model refuses.
 
-        Raises TryAgainError for what may pass, and an LLMError for what will not.
+        Raises TryAgainError for a failure that may pass, and an LLMError for one that will not.
         """
         while True:
             sent = self.parameters_of(prompt)

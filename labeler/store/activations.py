@@ -29,7 +29,7 @@ from labeler.store.tables import EVIDENCE, now
 MOST_CHARACTERS = 20_000
 MOST_TOKENS = 4_096
 MOST_WAITING = 50
-_MOST_EVIDENCE = 500  # SAE's evidence that is looked through at most
+_MOST_EVIDENCE = 500  # at most so many of one SAE are looked through
 
 NOBODY = timedelta(seconds=30)  # a gather worker that is free takes a text within a second
 PATIENCE = timedelta(minutes=5)  # how long a busy gather worker is waited for

@@ -40,8 +40,8 @@ def save_imported(
 ) -> int:
     """Save an imported label set and return its id.
 
-    One transaction: an error while the batches are read leaves nothing behind. Raises ConflictError for a file that is
-    here already.
+    All batches are saved in one transaction, so an error while they are read leaves nothing behind. Raises
+    ConflictError for a file that was imported before.
     """
     with store.database.writing() as connection:
         _refuse_twice(connection, origins)

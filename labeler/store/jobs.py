@@ -4,7 +4,7 @@
        └─ paused ─┘           │ retry: back to queued
        └─ cancelled ──────────┘
 
-A job is accepted in one transaction, cut into blocks that are rows. What it has done is the sum over its blocks.
+A job is accepted in one transaction and cut into blocks, each a row. Its progress is the sum over its blocks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading labels for the service: filtered and sorted pages by cursor, look-ups of many features, bulk columns.
 
-Columns are read, never objects. Every page is a range of one index (migration 0004), so that it costs the same
-on the first page and on the last, at a thousand labels and at a million.
+Queries read columns, never objects. Every page is a range of one index (migration 0004), so that it costs the same on
+the first page and on the last, at a thousand labels and at a million.
 """
 
 from __future__ import annotations

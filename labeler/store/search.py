@@ -2,12 +2,13 @@
 
     red "blue sky" -green        with `red` and the phrase, without `green`; words are stemmed as English
 
-There are no other signs and no operators: `or` is a word like any other. PostgreSQL leaves out English stop words, in labels
-and in searches (`the year` finds what `year` finds, and `the` by itself nothing), where SQLite looks for them too.
+There are no other signs and no operators: `or` is a word like any other. PostgreSQL leaves out English stop words, in
+labels and in searches: `the year` finds the same as `year`, and `the` by itself finds nothing. SQLite searches for stop
+words too.
 
-Triggers keep the index (migration 0004): a label that is saved is found at once, and so is one that a person wrote. In
-SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set; with 2^31 added, it is
-that of the person's label.
+Triggers maintain the index (migration 0004), so that a saved label is found at once, and so is one that a person wrote.
+In SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set. With 2^31 added,
+it is the id of the person's label.
 """
 
 from __future__ import annotations

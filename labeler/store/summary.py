@@ -143,7 +143,7 @@ def _outermost(n: int) -> int:
 def named_scores(database: Database, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
     """Return the values of a score that has no column of its own, and count the reasons of undefined ones.
 
-    They are kept as the summary is: every row is read for them.
+    They are kept as the summary is, because computing them reads every row.
     """
     bring_up_to_date(database, label_set_id)
     with database.reading() as connection:
@@ -176,7 +176,8 @@ def _read_scores(connection: Connection, label_set_id: int, name: str) -> tuple[
 def _discoveries(p_values: np.ndarray) -> int | None:
     """Count the p-values with a false-discovery rate of 5% or less (Benjamini and Hochberg 1995); None without any.
 
-    They are the k lowest p-values, k the largest with p_k * m / k at that rate: no p-value above the rate is among them.
+    These are the k lowest p-values. k is the largest with p_k * m / k at that rate, so no p-value above the rate is
+    among them.
     """
     m = p_values.size
     if m == 0:
