@@ -1,4 +1,4 @@
-"""`python -m workers label|gather|activations`: one Celery worker, as `labeler worker` and the containers start it."""
+"""One Celery worker: `python -m workers label|gather|activations`, as `labeler worker` and the containers start it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 
-# Before torch loads: spinning OpenMP threads starve whatever else runs on the machine.
+# Set before torch loads: spinning OpenMP threads starve all other processes on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # CUDA does not survive a fork: a gather worker does its work in its main process.
     pool = ["--pool=prefork", f"--concurrency={chosen.processes}"] if chosen.queue == "label" else ["--pool=solo"]
-    # A person waits for activations, so that they come before the next step of a pass.
+    # A person waits for activations, so they come before the next step of a pass.
     queues = "activations,gather" if chosen.queue == "gather" else chosen.queue
     name = f"{chosen.queue}-{os.getpid()}@{socket.gethostname()}"
 
@@ -29,7 +29,7 @@ def main() -> None:
     from workers.app import app
 
     if chosen.queue == "label":
-        # Before the processes are forked, which would each take half a second for it, and memory of their own.
+        # Import before the fork: each process would take half a second for it, and memory of its own.
         importlib.import_module("labeler.llm.client")
     app.worker_main(
         ["worker", f"--queues={queues}", *pool, f"--hostname={name}", f"--loglevel={chosen.log_level}",

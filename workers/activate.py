@@ -1,7 +1,7 @@
-"""Texts that people ask about: answered by the gather worker, which has the subject and the SAE in hand.
+"""Answers to texts that people ask about, from the gather worker, which has the subject and the SAE in memory.
 
-It takes them before the next step of a gathering pass and, where they are about the very subject that it has loaded, between two
-batches of the step in hand: a step lasts for hours, and a person waits for seconds.
+The worker reads them before the next step of a gathering pass. Texts about the subject that it has loaded are read even
+between two batches of a step: a step lasts for hours, and a person waits for seconds.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def answer_all(here: Resources) -> None:
-    """Every text that waits, the oldest first."""
+    """Answer every waiting text, the oldest first."""
     waiting = Activations(here.store)
     while (request := waiting.claim()) is not None:
         _answer(request, here, None)
 
 
 class Between:
-    """Called between two batches: answers a text about this subject, one at a time, so that the pass goes on as well."""
+    """Answers one text about this subject between two batches, so that the pass advances as well."""
 
     def __init__(self, here: Resources, subject: Subject, dtype: str) -> None:
         self._here, self._subject = here, subject
@@ -49,7 +49,7 @@ class Between:
 
 
 def _answer(request: ActivationRequest, here: Resources, subject: Subject | None) -> None:
-    """The request comes to an end that is written down; no error of a text is one of the worker's."""
+    """Answer the request, or record why it failed; no error of a text is one of the worker's."""
     waiting = Activations(here.store)
     try:
         waiting.finish(request.id, _read(request, here, subject))
@@ -57,7 +57,7 @@ def _answer(request: ActivationRequest, here: Resources, subject: Subject | None
         waiting.fail(request.id, str(error))
     except Exception as error:
         log.exception("activations: a text could not be read")
-        waiting.fail(request.id, f"an error of ours, {type(error).__name__}; the log of the gather worker has it")
+        waiting.fail(request.id, f"an internal error, {type(error).__name__}; see the log of the gather worker")
 
 
 def _read(request: ActivationRequest, here: Resources, subject: Subject | None) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def _target(manifest: dict[str, Any], subject: Subject, dtype: str) -> Target:
     try:
         return load()
     except MismatchError:
-        loaded.forget()  # another SAE may have come to lie there since this one was loaded
+        loaded.forget()  # another SAE may have replaced the one in memory since it was loaded
         return load()

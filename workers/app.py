@@ -1,7 +1,7 @@
-"""The Celery application. Nothing is read or connected to before a worker starts or a message is sent.
+"""The Celery application. It reads and connects to nothing before a worker starts or a message is sent.
 
-A message says only that there is work; which block a worker takes is decided in the database when it is free to take one.
-So a message that is lost, doubled or late does no harm, and the settings here need not prevent any of it.
+A message says only that there is work. The database decides which block a worker takes, when the worker is free. So a
+message that is lost, doubled or late does no harm, and the settings here need not prevent any of it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from celery import Celery
 from labeler.settings import Settings
 
 LABEL_QUEUE, GATHER_QUEUE, ACTIVATIONS_QUEUE = "label", "gather", "activations"
-LABEL_SECONDS = 2 * 3600  # of one block: 128 features whose every request exhausts its patience take less
-GATHER_SECONDS = 24 * 3600  # of one shard, more than any takes; nothing ends one that takes longer
+LABEL_SECONDS = 2 * 3600  # of one block: 128 features whose requests all exhaust their patience take less
+GATHER_SECONDS = 24 * 3600  # of one shard, more than any takes; no limit ends a longer one
 
 DEFAULT_BROKER = "redis://127.0.0.1:6379/0"
 
@@ -38,7 +38,7 @@ def _configuration() -> dict[str, Any]:
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,  # what they do goes into the database all the same
+        "worker_cancel_long_running_tasks_on_connection_loss": False,  # their results go into the database all the same
         "task_create_missing_queues": True,
         "task_default_queue": LABEL_QUEUE,
         "task_routes": {

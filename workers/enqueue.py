@@ -1,4 +1,4 @@
-"""Telling the workers that there is work: messages by task name, so that nothing heavy is imported here.
+"""Messages to the workers that there is work, by task name, so that nothing heavy is imported here.
 
 The queue is kept short. It never holds more than `DEPTH` messages, however many blocks wait in the database.
 """
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def refill(kind: JobKind, store: Store) -> None:
-    """Bring the queue up to one message for each block that waits, at most `DEPTH`.
+    """Fill the queue up to one message for each waiting block, at most `DEPTH`.
 
-    A broker that cannot be reached is no error of the caller's: the workers look for themselves (recovery.py).
+    A broker that cannot be reached raises no error here: the workers look for work themselves (recovery.py).
     """
     _top_up(QUEUES[kind], TASKS[kind], Blocks(store).waiting(kind, DEPTH))
 
 
 def announce_texts(store: Store) -> int:
-    """The same for the texts whose activations are asked for, all of which one message stands for; how many were sent."""
+    """Send one message for all texts that wait for activations, and return the number of messages sent."""
     return _top_up(ACTIVATIONS_QUEUE, "workers.activations", min(1, Activations(store).n_waiting()))
 
 
@@ -51,7 +51,7 @@ def _top_up(queue: str, task: str, wanted: int) -> int:
 
 
 def n_queued(kind: JobKind) -> int:
-    """Messages that no worker has taken yet."""
+    """Count the messages that no worker has taken yet."""
     return _n_messages(QUEUES[kind])
 
 

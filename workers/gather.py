@@ -1,4 +1,4 @@
-"""A block of a gather job: the preparation, one shard of the pass, or the merge."""
+"""Work on a block of a gather job: the preparation, one shard of the pass, or the merge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHECKPOINT_SECONDS = 20.0
 
 
 def gather(lease: Lease, holding: Holding, here: Resources) -> None:
-    """Raises Stopped where `holding` says so; a shard continues from its last checkpoint then.
+    """Do the block. Raises Stopped where `holding` asks for it; a shard continues from its last checkpoint then.
 
     Raises MismatchError where the folder holds another pass, merged or not.
     """
@@ -31,7 +31,8 @@ def gather(lease: Lease, holding: Holding, here: Resources) -> None:
     with _alone(out, lease.number):
         if lease.stage == MERGE:
             _merge(out, lease, here)
-        elif lease.stage == PREPARE or not is_merged(out):  # the preparation finds out whether it is this very pass
+        # the preparation checks that the folder holds this same pass
+        elif lease.stage == PREPARE or not is_merged(out):
             _read(request, out, lease, holding, here)
 
 
@@ -81,10 +82,10 @@ def _merge(out: Path, lease: Lease, here: Resources) -> None:
 
 
 def confine(name: str, data: Path) -> Path | None:
-    """The data folder, for a path in it, once no link of that path leads out; None for a name or any other path.
+    """Return the data folder for a path in it, once no link leads out; None for other paths and names.
 
-    Requests to the service name paths below the data folder and no others; those of the command line may lie anywhere.
-    Raises InputError.
+    Requests to the service may name only paths below the data folder; those of the command line may name any. Raises
+    InputError.
     """
     from labeler.files import check_inside
 
@@ -97,7 +98,10 @@ def confine(name: str, data: Path) -> Path | None:
 
 @contextmanager
 def _alone(out: Path, number: int) -> Iterator[None]:
-    """Two workers never write one step: an attempt that was given up may still be alive."""
+    """Lock one step of the pass, so that two workers never write it.
+
+    An attempt that was given up may still be alive.
+    """
     locks = out.parent / f".{out.name}.locks"
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / str(number)).open("w") as file:

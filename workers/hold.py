@@ -1,4 +1,4 @@
-"""Holding a block: a thread says every so often that this process lives, and hears whether it should stop."""
+"""The lease on a block. A thread reports every so often that this process lives, and learns when it must stop."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labeler.store.blocks import Blocks
 from labeler.store.states import Lease, Order
 
 _EVERY = 2.0  # seconds at most between two signs of life
-GRACE = 8.0  # seconds that the features in hand have to come to their end, once the block is to be given back
-_LOOK = 0.2  # seconds between two looks at whether the worker shuts down
+GRACE = 8.0  # seconds for the features in hand to end, once the block must be given back
+_LOOK = 0.2  # seconds between two checks whether the worker shuts down
 
 log = logging.getLogger(__name__)
 
-# What a worker shares with the processes it forks: when it was told to shut down, by the monotonic clock; 0.0 before.
+# A worker shares with its forked processes when it was told to shut down, by the monotonic clock; 0.0 before.
 _told_at = struct.Struct("d")
 _shared = mmap.mmap(-1, _told_at.size)
 
@@ -33,17 +33,17 @@ def start_up() -> None:
 
 
 def seconds_of_shutdown() -> float:
-    """Since this worker was told to shut down; 0.0 before."""
+    """Return the seconds since this worker was told to shut down; 0.0 before."""
     (told_at,) = _told_at.unpack_from(_shared, 0)
     return time.monotonic() - told_at if told_at else 0.0
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The block is to be given back."""
+    """The worker must give the block back."""
 
 
 class Holding:
-    """`with Holding(blocks, lease) as holding`: the block is ours while `holding.go_on()`."""
+    """Keeps a block leased. In `with Holding(blocks, lease) as holding`, the block is ours while `holding.go_on()`."""
 
     def __init__(self, blocks: Blocks, lease: Lease, lease_seconds: float) -> None:
         self._blocks, self._lease = blocks, lease
@@ -60,12 +60,12 @@ class Holding:
         return self.order is Order.GO_ON
 
     def progressed(self) -> None:
-        """Something is kept now that the next attempt need not do again."""
+        """Record that the block now holds work that the next attempt need not do again."""
         self._has_progressed = True
 
     @property
     def seconds_stopped(self) -> float:
-        """Since we were told to stop."""
+        """Return the seconds since this process was told to stop."""
         self.go_on()
         return 0.0 if self.stopped_at is None else time.monotonic() - self.stopped_at
 
@@ -90,7 +90,7 @@ class Holding:
                 has_progressed, self._has_progressed = self._has_progressed, False
                 order = self._blocks.renew(self._lease, has_progressed=has_progressed)
             except LabelerError as error:
-                log.warning("block %d: %s", self._lease.block_id, error)  # the next sign may come through
+                log.warning("block %d: %s", self._lease.block_id, error)  # the next report may succeed
             else:
                 if order is not Order.GO_ON:
                     self._stop(order)

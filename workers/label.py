@@ -1,4 +1,4 @@
-"""A block of a label job: its features without a result, labelled and saved as they come."""
+"""Work on a block of a label job: its features without a result, labeled and saved as they come."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LONGEST_WAIT = 30.0  # seconds for features that another run has in hand; then 
 
 
 def label(lease: Lease, holding: Holding, here: Resources) -> None:
-    """Returns when the block is done or `holding` says to stop; what was labelled is saved in either case."""
+    """Label the block. Returns when it is done or `holding` says to stop; labeled features are saved in either case."""
     llm = here.llm(lease, here.recipe(lease.label_set_id or 0))
     try:
         here.loop.run_until_complete(_label(lease, holding, here, llm))
     finally:
         here.tally.keep()
     if lease.number % _COUNT_EVERY == 0 and lease.label_set_id is not None:
-        # As the job goes on: whoever asks for the figures of a million features would wait for them.
+        # Counted as the job goes on: otherwise the figures of a million features would take too long when asked for.
         here.store.count_changes(lease.label_set_id)
 
 
@@ -72,7 +72,7 @@ async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM
 
 
 def _close(lease: Lease, run: Run, here: Resources) -> None:
-    """Count what others have labeled meanwhile. Raises Stopped where they still have some of it in hand."""
+    """Count the features that others have labeled meanwhile. Raises Stopped where other runs still have some."""
     if run.n_by_others:
         here.blocks.begin(lease)
     if run.n_left:
@@ -80,7 +80,9 @@ def _close(lease: Lease, run: Run, here: Resources) -> None:
 
 
 async def _landed(llm: OpenAILLM) -> None:
-    """Whoever has this block next, perhaps elsewhere, must find in the ledger what is still on its way to us."""
+    """Wait for replies in flight: the next worker on this block, maybe elsewhere, must find them in the
+    ledger.
+    """
     try:
         await asyncio.wait_for(llm.landed(), GRACE)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""What happens when a worker starts and stops, hung on Celery's signals and steps."""
+"""The start and stop of a worker, through Celery's signals and steps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from workers.hold import seconds_of_shutdown, shut_down, start_up
 from workers.recovery import Recovery
 from workers.resources import close_here, here, n_unkept_here
 
-# Seconds from SIGTERM: what the features in hand get, then the replies on their way, then the last words. A
-# service manager waits longer: 30 s in `labeler up`, 60 s in docker-compose.yml.
+# Seconds from SIGTERM: for the features in hand, then for the replies in flight, then for the last messages. A service
+# manager waits longer: 30 s in `labeler up`, 60 s in docker-compose.yml.
 _CHILD_SECONDS, _MAIN_SECONDS = 20.0, 25.0
 _CUT_SHORT = 75  # the exit code, EX_TEMPFAIL
 
@@ -39,7 +39,7 @@ def set_up_logging(loglevel: int, **_: Any) -> None:
 
 
 class RecoveryStep(bootsteps.StartStopStep):
-    """Started with the consumer, and again with each new connection to the queue, which clears its timers."""
+    """Starts the recovery with the consumer, and again with each new connection to the queue, which clears its timers."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -56,14 +56,15 @@ class RecoveryStep(bootsteps.StartStopStep):
 
 def _new_recovery() -> Recovery:
     settings = Settings.from_environment()
-    here()  # sees to the tables, before any process is forked that would need them
+    here()  # migrates the tables before any process that needs them is forked
     return Recovery(open_store(settings.database, migrate=False), settings.lease_seconds)
 
 
 class PatientQoS(queue.QoS):
-    """A Redis without room refuses to strike out a message that was dealt with; it must not count as in hand for that.
+    """Treats a Redis out of memory as harmless.
 
-    Redis gives such a message again after the visibility timeout, which does no harm.
+    Such a Redis refuses to remove a message that was handled, which must not keep counting as in hand. Redis delivers
+    it again after the visibility timeout, which does no harm.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -75,7 +76,10 @@ class PatientQoS(queue.QoS):
 
 @signals.worker_init.connect
 def begin(**_: Any) -> None:
-    """A Redis without room is like one that is away: without this the worker would end, with its requests in mid-air."""
+    """Treat a Redis out of memory like one that is out of reach.
+
+    Otherwise the worker would end with its requests in flight.
+    """
     queue.Channel.QoS = PatientQoS
     if OutOfMemoryError not in queue.Transport.connection_errors:
         queue.Transport.connection_errors += (OutOfMemoryError,)
@@ -83,7 +87,7 @@ def begin(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def shutting_down(sender: str, **_: Any) -> None:
-    """SIGTERM: the blocks in hand are given back within seconds, and Celery waits for that."""
+    """Give back the blocks in hand within seconds of a SIGTERM; Celery waits for that."""
     shut_down()
     if sender.startswith("label-"):  # the checkpoint of a gather worker may take longer
         end_for_certain(_MAIN_SECONDS)
@@ -106,13 +110,13 @@ def child_ends(**_: Any) -> None:
 
 
 def end_for_certain(seconds: float) -> None:
-    """End this process so long after it was told to shut down, whatever it waits for: a database that hangs answers nobody."""
+    """End this process this long after it was told to shut down, even while a database hangs."""
 
     def watch() -> None:
         while seconds_of_shutdown() < seconds:
             time.sleep(0.2)
         n_lost = n_unkept_here()
-        log.error("stopped in the middle of its work, which did not end in time: %s", _lost(n_lost))
+        log.error("stopped before its work had ended, since the time was up: %s", _lost(n_lost))
         logging.shutdown()
         os._exit(_CUT_SHORT)
 
@@ -127,9 +131,9 @@ app.steps["consumer"].add(RecoveryStep)
 
 
 def die_with_parent(sign: int = signal.SIGKILL) -> None:
-    """Linux: let the kernel end this process with its parent, so that `kill -9` of a worker leaves no child behind."""
+    """On Linux, let the kernel end this process with its parent: `kill -9` of a worker leaves no child behind."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, sign)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != parent:  # the parent died in between
             os.kill(os.getpid(), sign)

@@ -1,4 +1,4 @@
-"""The subject and the SAE that a gather worker has in memory: the last one of each, since either may fill it."""
+"""The subject and the SAE in a gather worker's memory: the last one of each, since either may fill it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def sae(subject: Subject, name: str, hookpoint: str | None, dtype: str) -> SAE:
 
 def _the(what: str, key: object, make: Callable[[], Any]) -> Any:
     if what not in _kept or _kept[what][0] != key:
-        _kept.pop(what, None)  # before the next one is there
+        _kept.pop(what, None)  # frees the memory before the next one is loaded
         _kept[what] = (key, make())
     return _kept[what][1]
 
 
 def forget() -> None:
-    """What is on disk may have changed."""
+    """Drop what was loaded: the files on disk may have changed."""
     _kept.clear()

@@ -1,6 +1,7 @@
-"""What every worker does beside its work: take back what others have lost, and keep the queue filled.
+"""Recovery, which every worker runs beside its work: take back lost blocks and features, and keep the queue filled.
 
-It runs in each worker's main process, so that there is no scheduler to run or to lose. Any number may run at once.
+It runs in each worker's main process, so that there is no scheduler to run or to lose. Any number of workers may run it
+at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def tick(store: Store, watch: Watch[Beat], runs: Watch[RunBeat], now: float) -> None:
-    """One look around. Raises StorageError while the database cannot be reached."""
+    """Do one round of recovery. Raises StorageError while the database cannot be reached."""
     blocks = Blocks(store)
     take_back_runs(Claims(store), runs, now)
     for beat in watch.silent(blocks.beats(), now):
@@ -43,7 +44,7 @@ def tick(store: Store, watch: Watch[Beat], runs: Watch[RunBeat], now: float) -> 
 
 
 def set_aside(store: Store, lease: Lease, reason: str) -> None:
-    """The features that a poisonous block left undone are `failed`, each with the reason."""
+    """Mark the features that a failed block left undone as `failed`, each with the reason."""
     log.error("job %d block %d is set aside: %s", lease.job_id, lease.number, reason)
     Blocks(store).set_aside(lease, _undone(store, lease, f"lost: {reason}, three times without progress"))
 
@@ -53,7 +54,7 @@ def _undone(store: Store, lease: Lease, reason: str) -> Sequence[LabeledFeature]
         return ()
     try:
         folder = EvidenceFolder(Path(store.label_set(lease.label_set_id).evidence_path))
-        # What has failed before keeps its reason, and what it has cost.
+        # Features that failed before keep their reason and their cost.
         done = store.finished(lease.label_set_id, lease.first, lease.last + 1, retry_failed=False)
         return [
             LabeledFeature(f, State.FAILED, folder.statistics_or_unknown(f), reason)
@@ -61,23 +62,23 @@ def _undone(store: Store, lease: Lease, reason: str) -> Sequence[LabeledFeature]
             if f not in done
         ]
     except LabelerError as error:
-        # The evidence itself may be what kills: the block's own reason stands then.
+        # The evidence itself may be the cause: then the block's own reason holds.
         log.warning("job %d block %d: %s", lease.job_id, lease.number, error)
         return ()
 
 
 class Recovery:
-    """`tick`, now and then, beside the work of a worker.
+    """Runs `tick` now and then beside the work of a worker.
 
-    A worker that forks has its ticks from the timer of its main loop, between two forks: a thread in the middle of a
-    query would leave its locks, held by nobody, in each process that is forked meanwhile. A worker that does its work in
-    its main process never forks, is busy for hours, and has them from a thread.
+    A worker that forks calls `tick` from the timer of its main loop, between two forks. A thread in the middle of a
+    query would leave its locks, with no holder, in each process that is forked meanwhile. A worker that works in its
+    main process never forks and is busy for hours, so it calls `tick` from a thread.
     """
 
     def __init__(self, store: Store, lease_seconds: float) -> None:
         self._store = store
         self._watch, self._runs = Watch[Beat](lease_seconds), Watch[RunBeat](lease_seconds)
-        # Not all workers at the same moment.
+        # Workers take their rounds at different moments.
         self.every = min(2.0, lease_seconds / 4) * random.uniform(0.75, 1.25)
 
     def tick(self) -> None:

@@ -1,6 +1,6 @@
-"""What one worker process keeps between tasks: the database, one event loop, one LLM client, open evidence.
+"""Everything a worker process keeps between tasks: the database, one event loop, one LLM client, open evidence.
 
-Made at first use, and again after a fork: neither connections nor event loops survive one.
+They are made at first use, and again after a fork: neither connections nor event loops survive one.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _DATABASE_PATIENCE = 120.0  # seconds: a database server may restart under a wor
 
 
 class Resources:
-    """Of one process."""
+    """Everything one worker process keeps open: store, event loop, LLM client, loaded models."""
 
     def __init__(self, settings: Settings, *, forked: bool = False) -> None:
         self.settings = settings
-        # The parent of a forked process has seen to the tables; and a forked process forks no more.
+        # The parent of a forked process has migrated the tables; and a forked process forks no more.
         self.store: Store = open_store(
             settings.database, patience=_DATABASE_PATIENCE, migrate=not forked, pooled=forked
         )
-        # Until then the server may come back: what has arrived is worth a wait.
+        # Until then the server may come back: saving the results is worth the wait.
         self.store.database.hurry = lambda: seconds_of_shutdown() > GRACE
         self.ledger = SqlLedger(self.store)
         self.blocks, self.jobs = Blocks(self.store), Jobs(self.store)
@@ -50,7 +50,7 @@ class Resources:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.loop = asyncio.new_event_loop()
         self._client: OpenAILLM | None = None
-        self._limited: OpenAILLM | None = None  # of the last job with a budget
+        self._limited: OpenAILLM | None = None  # for the last job with a budget
         self.folder = lru_cache(maxsize=4)(EvidenceFolder)
         self.recipe = lru_cache(maxsize=16)(self._recipe)
         self.null = lru_cache(maxsize=4)(self._null)
@@ -65,7 +65,7 @@ class Resources:
         return NullLabels(folder, self.recipe(label_set_id))
 
     def llm(self, lease: Lease, recipe: Recipe) -> OpenAILLM | None:
-        """The client of this process. For a job with a budget, one that may buy what is left of it."""
+        """Return the client of this process; for a job with a budget, one limited to what is left."""
         if recipe.explainer.kind == recipe.simulator.kind == "lookup":
             return None
         if lease.budget_usd is None and lease.budget_tokens is None:
@@ -80,11 +80,11 @@ class Resources:
         from labeler.llm.budget import Budget
 
         spent = progress_of(self.store, lease.job_id)
-        # A block that has such replies has kept to its part of the budget by what was expected of each; that is written nowhere.
+        # A block with such replies kept to its part of the budget by estimates, which are stored nowhere.
         unpriced = lease.budget_usd is not None and spent.cost_usd is None
         if unpriced or (lease.budget_tokens is not None and spent.requests > 0 and spent.tokens_in == 0):
             raise BudgetError(
-                "the endpoint has sent replies without a token count, so that nobody can say what is left of the budget of "
+                "the endpoint has sent replies without a token count, so that it is unknown what is left of the budget of "
                 "this job; what was done is kept, and a new job without that budget can continue"
             )
         usd = None if lease.budget_usd is None else lease.budget_usd - (spent.cost_usd or 0.0)
@@ -108,7 +108,9 @@ class Resources:
         )
 
     def hang_up(self) -> None:
-        """Once the replies that are on their way have come. The next block has a client that remembers no failures."""
+        """Close the client once the replies in flight have come. The next block has a client that remembers no
+        failures.
+        """
         for client in (self._client, self._limited):
             if client is not None:
                 self.loop.run_until_complete(client.aclose())
@@ -122,12 +124,12 @@ class Resources:
 
 
 _here: tuple[int, Resources] | None = None
-# Those of a parent process: collecting them here would close the connections under its feet.
+# The clients of a parent process: collecting them here would close the connections that it uses.
 _of_parents: list[Resources] = []
 
 
 def here() -> Resources:
-    """The resources of this process."""
+    """Return the resources of this process."""
     global _here
     if _here is None or _here[0] != os.getpid():
         if _here is not None:
@@ -137,7 +139,7 @@ def here() -> Resources:
 
 
 def n_unkept_here() -> int:
-    """How many replies have arrived in this process and are not durable yet."""
+    """Count the replies that have arrived in this process and are not durable yet."""
     return _here[1].ledger.n_unkept if _here is not None and _here[0] == os.getpid() else 0
 
 

@@ -1,4 +1,4 @@
-"""The tasks: claim the block whose turn it is, do it, record it, and say that there is more."""
+"""The tasks of Celery: claim the block whose turn it is, do it, record it, announce more work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def label_block() -> None:
     _work_on_next(JobKind.LABEL, label)
 
 
-# Without a limit: the pool of a gather worker works in its main process, and enforces none.
+# No time limit: the pool of a gather worker works in its main process, and enforces none.
 @app.task(name="workers.gather_block")
 def gather_block() -> None:
     """Do one step of a gathering pass."""
@@ -59,20 +59,21 @@ def _work_on_next(kind: JobKind, work: Work) -> None:
 
 
 def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> None:
-    """The block comes to an end that is written down: done, given back, or lost with a reason."""
+    """Do the block and record its end: done, given back, or lost with a reason."""
     blocks, jobs = resources.blocks, resources.jobs
     try:
         work(lease, holding, resources)
     except (ConfigurationError, InputError) as error:
-        # What fails one feature so fails them all: the job waits for a person, or cannot be done as it was asked for.
+        # An error that fails one feature this way fails them all: the job waits for a person, or its request cannot be
+        # fulfilled.
         log.warning("%s", error)
         blocks.give_back(lease)
         try:
-            # Those who read the job's reason are elsewhere: where the folder lies on this machine is nothing to them.
+            # The job's reason is read on other machines: the local path of the folder means nothing there.
             (jobs.pause if isinstance(error, ConfigurationError) else jobs.fail)(lease.job_id, reason_of(error))
         except ConflictError:
             log.info("the job had stopped already")
-        # Whoever resumes the job has mended what was wrong, and need not wait until our circuit breaker tries again.
+        # A person who resumes the job has fixed the cause, and need not wait until our circuit breaker tries again.
         resources.hang_up()
     except (Stopped, StorageError) as error:
         log.info("given back (%s)", error or "told to")

@@ -1,1 +1,1 @@
-"""Making a label set: what is missing of it, in one process or several, live or by batches, and what it will cost."""
+"""The making of a label set: plan its cost, share its features, label them live or by batches."""

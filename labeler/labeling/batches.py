@@ -1,7 +1,8 @@
-"""A label set made by batches: rounds of labelling from the ledger, until nothing is missing in it.
+"""Make a label set by batches: rounds of labeling from the ledger, until no reply is missing in it.
 
-A feature needs its label before the questions about the label exist, so it goes in rounds: label what the ledger
-allows, submit what it lacks, wait, and again. Labels and scores are those of `label_missing` on the same replies.
+A feature needs its label before the questions about the label exist. So features go in rounds: label what the ledger
+allows, submit the missing requests, wait, and repeat. Labels and scores are those of `label_missing` on the same
+replies.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ async def label_in_batches(
     on_start: Callable[[int, int], None] = lambda done, wanted: None,
     sharing: Sharing | None = None,
 ) -> Run:
-    """As `label_missing`, by batches. May be killed at any moment and called again.
+    """Label as `label_missing` does, by batches. The process may be killed at any moment, and the call repeated.
 
-    Raises BudgetError once all that the budget allowed has been collected and saved.
+    Raises BudgetError after it has collected and saved all that the budget allowed.
     """
     check_recipe(recipe, folder)
     folder.check_shared()
@@ -75,7 +76,7 @@ async def label_in_batches(
 
 
 async def _next(share: Share) -> list[int]:
-    """All that nobody else has in hand: a batch is the cheaper, the more is in it."""
+    """Take all features that no other run has in hand: larger batches are cheaper."""
     shown: Hands | None = None
     while not (taken := await share.take_all()) and share.n_left:
         shown = await share.wait(shown)

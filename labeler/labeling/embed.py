@@ -1,4 +1,4 @@
-"""Embeddings of labels, for search by meaning: each text is asked about once, and kept as soon as it has arrived."""
+"""Embeddings of labels, for search by meaning: each text is requested once, and saved as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labeler.store.embeddings import keep_embeddings, parts_to_embed, place_part
 
 @dataclass(frozen=True)
 class EmbeddingPlan:
-    """What the labels that have no embedding yet will take."""
+    """The requests, tokens and cost of embedding the labels that have no embedding yet."""
 
     texts: int
     requests: int
@@ -29,7 +29,7 @@ class EmbeddingPlan:
 def plan_embeddings(
     store: Store, label_sets: Sequence[int], model: str, texts_per_request: int, prices: Prices
 ) -> EmbeddingPlan:
-    """Nothing is asked. A text that two parts have is counted twice, and bought once."""
+    """Plan the embeddings, without sending a request. A text in two parts is counted twice, and bought once."""
     count, n_texts, n_requests, n_tokens = token_counter().count, 0, 0, 0
     for label_set in label_sets:
         for part in parts_to_embed(store, label_set, model):
@@ -43,9 +43,10 @@ def plan_embeddings(
 async def embed_labels(
     store: Store, label_set_id: int, model: str, llm: LLM, texts_per_request: int, on_texts: Callable[[int], None]
 ) -> int:
-    """Embed the labels of a label set that have none, and make them findable; the number of texts that were asked about.
+    """Embed the labels of a label set that have none, make them searchable, and count the requested texts.
 
-    A part at a time. Raises the LLMError of the first request that failed, after the others of its part are kept.
+    Works on one part at a time. Raises the LLMError of the first request that failed, after saving the other replies of
+    its part.
     """
     n_texts = 0
     for part in await asyncio.to_thread(parts_to_embed, store, label_set_id, model):
@@ -66,7 +67,7 @@ async def embed_labels(
 
 
 async def embedded(texts: Sequence[str], model: str, llm: LLM) -> np.ndarray:
-    """float32 (len(texts), n_dimensions). Raises LLMError, UnreadableReply among them."""
+    """Embed the texts: float32 (len(texts), n_dimensions). Raises LLMError, UnreadableReply among them."""
     reply = await llm.embed(EmbeddingPrompt(model, tuple(texts)))
     lengths = {len(vector) for vector in reply.vectors}
     vectors = np.array(reply.vectors, np.float32) if len(lengths) == 1 else np.empty((0, 0), np.float32)

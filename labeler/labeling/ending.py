@@ -1,4 +1,7 @@
-"""The end of a run that a person stops: what has arrived is kept, and the process ends whether or not the database answers."""
+"""The end of a run that a person stops.
+
+Results that have arrived are saved, and the process ends whether or not the database answers.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,25 @@ from labeler.store.ledger import SqlLedger
 if TYPE_CHECKING:
     from labeler.llm.client import OpenAILLM
 
-GRACE = 8.0  # seconds for results to be saved, and as many for the replies that are on their way
+GRACE = 8.0  # seconds to save results, and as many for the replies in flight
 _LAST = 2 * GRACE + 4.0
 _INTERRUPTED = 130
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Ending:
-    """Runs the work of a command in an event loop; Ctrl-C ends it within 20 s, and says what could not be kept."""
+    """Runs the work of a command in an event loop. Ctrl-C ends it within 20 s, and names what could not be saved."""
 
     def __init__(self, store: Store, ledger: SqlLedger) -> None:
         self._store, self._ledger = store, ledger
-        # A thread that waits for a database that hangs cannot be ended in any other way.
+        # There is no other way to end a thread that waits for a hanging database.
         self._last = threading.Timer(_LAST, self._end)
         self._last.daemon = True
 
     def run(
         self, work: Callable[[OpenAILLM | None], Coroutine[Any, Any, None]], client: Callable[[], OpenAILLM | None]
     ) -> None:
-        """Make the client in the loop, and do the work with it. Raises what they raise, and KeyboardInterrupt."""
+        """Make the client in the loop, and do the work with it. Raises their errors, and KeyboardInterrupt."""
         try:
             asyncio.run(self._until_stopped(work, client))
         finally:

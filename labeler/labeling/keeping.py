@@ -1,4 +1,4 @@
-"""Results on their way into the store: in small groups, at once, and none before the run has shown that it can work."""
+"""Saves results in small groups as they come, but none before the run has shown that it can work."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from labeler.store import Store
 
 _GROUP = 64
 _GROUP_SECONDS = 1.0
-_HELD_BACK = 20_000  # results at most; so many that ask nobody are worth a label set
+_HELD_BACK = 20_000  # results at most; so many without an LLM are worth a label set
 
 Save = Callable[[Sequence[LabeledFeature]], object]
 
 
 class Keeping:
-    """Saves the results of a run, makes its label set with the first of them, and gives the features back.
+    """Saves the results of a run, makes its label set with the first of them, and releases the features.
 
-    With an LLM nothing is saved before the first reply: silent features alone are no label set, and where the key or the
-    model is wrong they would be all of it.
+    With an LLM, nothing is saved before the first reply. Silent features make no label set by themselves, and with a
+    wrong key or model there would be nothing else in it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Keeping:
             await self.keep()
 
     async def finish(self, *, failed: bool) -> None:
-        """The rest; where the run has `failed` before anything came of it, that is nothing."""
+        """Save the remaining results; where the run has `failed` before the first reply, save none."""
         if self._saving:
             await asyncio.wait(self._saving)
         if not failed:
@@ -55,17 +55,17 @@ class Keeping:
         await self.keep()
 
     async def _before_wait(self) -> None:
-        # Two runs that hold their results back would wait for each other. With no request under way none will fail.
+        # Two runs that hold their results back would wait for each other. With no request in flight, none will fail.
         self._works = self._works or self._n_came == self._share.n_taken
         await self.keep()
 
     async def keep(self) -> None:
-        """What has come so far, at once."""
+        """Save the results so far, at once."""
         if not self._works:
             return
         group, self._group = self._group, []
         if group:
-            # Whoever cancels us waits for it in `finish`: a group is saved once.
+            # `finish` waits for this write after a cancellation, so that a group is saved once.
             self._saved_at = time.monotonic()
             saving = asyncio.ensure_future(self._keep_now(group))
             self._saving.add(saving)

@@ -1,4 +1,4 @@
-"""The label set that a run works on, made with the first result: an attempt that buys nothing leaves none behind."""
+"""The label set that a run works on. The first result makes it, so an attempt that buys nothing leaves none behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labeler.store.claims import Work
 
 
 class LabelSetToMake:
-    """The label set of this recipe on this evidence, which may be there already."""
+    """The label set of this recipe on this evidence, which may exist already."""
 
     def __init__(self, store: Store, folder: EvidenceFolder, recipe: Recipe) -> None:
         self._store, self._folder, self._recipe = store, folder, recipe
@@ -17,13 +17,13 @@ class LabelSetToMake:
         self.work = Work(folder.manifest["hash"], recipe.hash)
 
     def find(self) -> LabelSetInfo | None:
-        """The label set, where it is there."""
+        """Return the label set; None where it does not exist."""
         if self._info is None:
             self._info = self._store.label_set_like(self._folder.manifest["hash"], self._recipe.hash)
         return self._info
 
     def make(self) -> LabelSetInfo:
-        """The label set, made where it is not there."""
+        """Return the label set, made if it does not exist."""
         if self._info is None:
             folder = self._folder
             self._info = self._store.label_set_for(folder.manifest, str(folder.folder.resolve()), self._recipe)
@@ -31,7 +31,7 @@ class LabelSetToMake:
 
 
 class LabelSetAtHand:
-    """A label set that is there: of a job, or of a caller who has made it."""
+    """A label set that exists: that of a job, or one that the caller has made."""
 
     def __init__(self, info: LabelSetInfo) -> None:
         self._info = info

@@ -1,4 +1,4 @@
-"""A run that holds features: a thread says every so often that it lives, and frees what dead runs have left behind."""
+"""A run's lease on its features. A thread reports that the run lives, and frees the features of dead runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class RunLease:
-    """`begin`, then `claim` and `release` at will, then `end`. Every method is one look into the database."""
+    """A run's lease: `begin`, then any number of `claim` and `release`, then `end`. Each method is one database call."""
 
     def __init__(self, claims: Claims, work: Work, seconds: float, block_id: int | None = None) -> None:
         self._claims, self._work = claims, work
@@ -36,25 +36,30 @@ class RunLease:
 
     @property
     def is_sure(self) -> bool:
-        """Whether nobody can have taken us for dead: half the time that it takes has not passed since we said that we live."""
+        """Return True if no other process can have taken the features of this run.
+
+        That is certain until half the lease has passed since the last report.
+        """
         return awake_seconds() < self._sure_until
 
     def confirm(self) -> None:
-        """Say that we live. Raises TakenOverError where others went by that we do not."""
+        """Report that the run lives. Raises TakenOverError where others have taken its features."""
         began = awake_seconds()
         if not self._claims.renew(self._id):
-            raise TakenOverError("others have taken over what this run had in hand, since it gave no sign of life")
+            raise TakenOverError(
+                "other processes have taken over the features of this run, since it gave no sign of life"
+            )
         self._is_confirmed(began)
 
     def claim(self, features: list[int]) -> Claimed:
-        """As `Claims.claim`."""
+        """Claim features as `Claims.claim` does."""
         return self._claims.claim(self._id, self._work, features)
 
     def release(self, features: list[int]) -> None:
         self._claims.release(self._id, self._work, features)
 
     def other_holders(self) -> tuple[str, ...]:
-        """Who else has features of this label set in hand, in words."""
+        """Describe the other runs that label features of this label set."""
         return tuple(sorted(self._claims.holders(self._work, self._id)))
 
     def end(self) -> None:
@@ -62,7 +67,7 @@ class RunLease:
         try:
             self._claims.end(self._id)
         except StorageError as error:
-            log.warning("%s; others take what this run had in hand once it is silent", error)
+            log.warning("%s; other runs take the features of this run once it is silent", error)
 
     def _is_confirmed(self, began: float) -> None:
         self._sure_until = began + self._seconds / 2
@@ -73,11 +78,11 @@ class RunLease:
                 self.confirm()
                 take_back_runs(self._claims, self._watch, time.monotonic())
             except TakenOverError:
-                return  # whoever is about to send a request is told so
+                return  # the next request raises this error
             except LabelerError as error:
-                log.warning("%s", error)  # the next sign may come through
+                log.warning("%s", error)  # the next report may succeed
 
 
 def awake_seconds() -> float:
-    """A monotonic clock that goes on while the machine sleeps, where the system has one: others do not sleep with it."""
+    """Return a monotonic time that includes the machine's sleep, where the system has one: other machines stay awake."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

@@ -1,8 +1,8 @@
-"""One label set being made: what is still missing, labelled, and saved as it comes.
+"""Complete a label set: label the features that are missing, and save each result as it comes.
 
-Results are kept in small groups at once, so that a killed run loses at most the group in hand; replies of an LLM are
-in the ledger before that. Features are claimed before they are labeled, so that any number of runs may be at one label
-set. The command line calls this; a worker calls it with the features of its block.
+Results are saved in small groups at once, so that a killed run loses at most one group. LLM replies are in the ledger
+before that. Features are claimed before they are labeled, so that any number of runs may work on one label set. The
+command line calls this; a worker calls it with the features of its block.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What one call of `label_missing` did."""
+    """The counts of one call of `label_missing`."""
 
     n_wanted: int
     n_done_before: int
     n_labeled_now: int
     n_by_others: int = 0  # labeled by other runs meanwhile
-    n_left: int = 0  # not begun, or left in the hands of others
+    n_left: int = 0  # not begun, or left to other runs
 
 
 class Counting:
-    """Counts the results of a run, which may have to begin anew, and passes them on."""
+    """Counts the results of a run, which may begin again, and passes them on."""
 
     def __init__(self, on_result: Callable[[LabeledFeature], None]) -> None:
         self._on_result = on_result
@@ -80,9 +80,9 @@ async def label_missing(
 ) -> Run:
     """Label those of `features` that have no result yet, and save them. Failed ones are tried again.
 
-    Features that another run has in hand are waited for. Once `go_on()` is False no further feature is begun, and those
-    in hand are finished. A worker gives its own `save`, which counts what it keeps. Without an LLM, `n_processes` share
-    the work.
+    The run waits for features that another run has in hand. Once `go_on()` is False, it begins no further feature and
+    finishes those in hand. A worker passes its own `save`, which counts the saved results. Without an LLM,
+    `n_processes` share the work.
     """
     check_recipe(recipe, folder)
     wanted = LabelSetAtHand(label_set) if isinstance(label_set, LabelSetInfo) else label_set
@@ -110,7 +110,7 @@ async def keep_all(
     keeping: Keeping,
     came: Callable[[LabeledFeature], None],
 ) -> None:
-    """Label and save, while the features of `share` are ours. Raises TakenOverError once they are not."""
+    """Label and save, while this run has the features of `share`. Raises TakenOverError once it has lost them."""
     failed = True
     async with share:
         try:

@@ -1,8 +1,8 @@
-"""What labelling will cost, before anything is spent: the real prompts of a sample of features, and no request.
+"""The cost of labeling, before anything is spent: the real prompts of a sample of features, and no request.
 
-The prompts that test a label need a label, and there is none yet: the look-up label stands in for it, which is about
-as long. What a recipe decides underway (whether a revision is asked for, say) is planned as if it came to that, so a
-plan is an upper bound; repairs of unreadable replies are not in it.
+The prompts that test a label need a label before there is one. The look-up label takes its place, since it is about as
+long. A plan is an upper bound: it includes every step that a recipe may decide on, such as a revision. Repairs of
+unreadable replies are not in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.score.simulate import simulate_with_llm
 
-# Tokens of a usual reply, measured with strong models on code: what a request may cost at most is its max_tokens.
+# The tokens of a usual reply, measured with strong models on code; the most a request may cost is its max_tokens.
 _USUAL_REPLY = {"explain": 40, "revise": 40, "simulate": 120, "detection": 90, "fuzzing": 90, "intervention": 60}
 
 
@@ -40,23 +40,23 @@ class StagePlan:
     """All requests of one kind to one model, over all features."""
 
     stage: str  # "explain", "choose", "revise", "test"
-    purpose: str  # what the requests are for, as the ledger names it
+    purpose: str  # the use of the requests, as the ledger names it
     model: str
     requests: int
     tokens_in: int
-    tokens_out: int  # of usual replies
+    tokens_out: int  # in usual replies
     cost_usd: float | None  # None: the price of the model is not known
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What labelling some features will take. Features that are silent, rare or kept cost nothing."""
+    """The requests, tokens and cost of labeling some features. Features that are silent, rare or kept cost nothing."""
 
     n_features: int
     n_silent: int
     n_rare: int
     n_kept_lookup: int  # estimated from the sample: triage keeps their look-up label
-    n_asked: int  # features that an LLM is asked about
+    n_asked: int  # features that need an LLM
     n_sampled: int
     counted: str  # how tokens were counted
     stages: tuple[StagePlan, ...]
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def cost_usd(self) -> float | None:
-        """None where any part is unknown: unknown is not zero."""
+        """Return the total cost; None where any part is unknown, since unknown is not zero."""
         known = [s.cost_usd for s in self.stages if s.cost_usd is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
@@ -89,12 +89,12 @@ async def plan_labels(
     counter: TokenCounter | None = None,
     sample: int = 40,
 ) -> Plan:
-    """Requests, tokens and money that labelling `features` takes, from the prompts of `sample` of them."""
+    """Plan the requests, tokens and money for labeling `features`, from the prompts of `sample` of them."""
     check_recipe(recipe, folder)
     counter = counter or token_counter()
     labelable, n_silent, n_rare = _labelable(folder, features, recipe)
     chosen = _spread(labelable, sample)
-    null = NullLabels(folder, recipe) if recipe.intervenes else None  # its texts are in the question
+    null = NullLabels(folder, recipe) if recipe.intervenes else None  # the question holds its texts
     sums: defaultdict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(3))
     n_kept = n_unread = 0
     for feature in chosen:
@@ -103,7 +103,7 @@ async def plan_labels(
         except DamagedFeatureError:  # it will fail, and costs nothing
             n_unread += 1
             continue
-        if evidence.too_little is not None:  # which only shows when its contexts are read
+        if evidence.too_little is not None:  # this shows only when its contexts are read
             n_unread += 1
             continue
         looked_up = await triage(evidence, recipe)
@@ -124,7 +124,7 @@ async def plan_labels(
 async def planned_requests(
     evidence: Evidence, recipe: Recipe, null: Sequence[Label] = ()
 ) -> list[tuple[str, AnyPrompt]]:
-    """Every request that one feature can lead to, with its stage, in the order of the stages."""
+    """List every request that one feature can lead to, with its stage, in the order of the stages."""
     config = recipe.explainer
     asks = config.kind != "lookup"
     label = replace(lookup_of(evidence), explainer=config.name)
@@ -153,7 +153,7 @@ async def planned_requests(
 
 
 def _revision(label: Label, evidence: Evidence, recipe: Recipe) -> Prompt:
-    """With as many counter-examples as there can be: of a label that predicts nothing where the feature fires."""
+    """Make the revision prompt with the most counter-examples: for a label that misses every firing."""
     silence = [Simulation(c, (0.0,) * len(c.tokens)) for c in evidence.show]
     return revision_prompt(label, counter_examples(silence), recipe.explainer)
 
@@ -163,7 +163,7 @@ class _NotSentError(LLMError):
 
 
 class _Recorder(Answering):
-    """An LLM that is never asked: it notes each request and gives none an answer."""
+    """An LLM that sends nothing: it records each request and answers none."""
 
     def __init__(self) -> None:
         self.prompts: list[AnyPrompt] = []
@@ -174,7 +174,7 @@ class _Recorder(Answering):
 
 
 def _tokens(prompt: AnyPrompt, counter: TokenCounter) -> tuple[int, int]:
-    """In, and out in a usual reply."""
+    """Count the tokens in, and out in a usual reply."""
     if isinstance(prompt, EchoPrompt):
         return counter.count(prompt.text), 0
     if isinstance(prompt, EmbeddingPrompt):
@@ -189,18 +189,18 @@ def _stage(key: tuple[str, str, str], total: np.ndarray, prices: Prices) -> Stag
 
 
 def _labelable(folder: EvidenceFolder, features: Sequence[int], recipe: Recipe) -> tuple[list[int], int, int]:
-    """The features that `too_little` says nothing against, and how many are silent and rare; a million at once."""
+    """Select the features that `too_little` does not exclude, and count the silent and rare ones; a million at once."""
     wanted = np.asarray(features, dtype=np.int64)
     windows = np.asarray(folder.n_firing_windows)[:, wanted]
     silent = windows.sum(axis=0) == 0
-    if folder.by_others:  # of which they show nothing, is silent where they say so
+    if folder.by_others:  # features that the evidence shows nothing of count as silent where its source says so
         silent &= np.asarray(folder.densities[wanted] == 0)
     rare = (windows < np.array(recipe.contexts.least_firing_windows)[:, None]).any(axis=0) & ~silent
     return wanted[~silent & ~rare].tolist(), int(silent.sum()), int(rare.sum())
 
 
 def _spread(features: Sequence[int], n: int) -> list[int]:
-    """`n` of the features at equal steps, all of them where there are no more."""
+    """Return `n` of the features at equal steps, or all of them where there are no more."""
     if len(features) <= n:
         return list(features)
     return [features[int((i + 0.5) * len(features) / n)] for i in range(n)]

@@ -1,4 +1,4 @@
-"""Labelling that asks nobody, on all cores: blocks of features in processes of their own.
+"""Labeling without an LLM, on all cores: blocks of features in separate processes.
 
 A look-up label is arithmetic, and one process does one feature at a time. With an LLM the waiting dominates, and one
 event loop is enough.
@@ -22,7 +22,7 @@ from labeler.records import LabeledFeature
 Take = Callable[[int], Awaitable[Sequence[int]]]
 
 _BLOCK = 16
-# Learning the null takes each process as long as a hundred features, and starting it a second.
+# Each process needs as long as a hundred features take to learn the null, and a second to start.
 _WORTH_A_PROCESS = 200
 
 
@@ -33,7 +33,10 @@ def processes_worth(n_features: int, n_cores: int) -> int:
 async def label_features_in_processes(
     folder: Path, take: Take, recipe: Recipe, n_processes: int
 ) -> AsyncGenerator[LabeledFeature, None]:
-    """What `label_features` gives without an LLM, in any order. `take` gives up to so many features, and none at the end."""
+    """Yield the results of `label_features` without an LLM, in any order.
+
+    `take` returns up to so many features, and none at the end.
+    """
     pool = ProcessPoolExecutor(n_processes, mp_context=get_context("spawn"))
     running: set[asyncio.Future[list[LabeledFeature]]] = set()
     taking: asyncio.Future[Sequence[int]] | None = None

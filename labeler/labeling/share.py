@@ -1,4 +1,4 @@
-"""The part of a label set that is this run's to label, while others may be at the same one.
+"""The part of a label set that this run labels, while others may work on the same one.
 
 missing ──claim──► ours ──saved──► released
    └─ in other hands: looked at again until it is done, or free
@@ -20,7 +20,7 @@ from labeler.labeling.lease import LEASE_SECONDS, RunLease
 from labeler.store import Store
 from labeler.store.claims import Claims
 
-_LOOK_SECONDS = 0.5  # between two looks at what is in other hands
+_LOOK_SECONDS = 0.5  # between two looks at features that other runs hold
 _AT_ONCE = 16  # features claimed at a time: few enough to leave some for others
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Hands:
-    """Features that others have in hand, for a person who waits for them."""
+    """Features that other runs hold, for a person who waits for them."""
 
     n_features: int
     holders: tuple[str, ...]  # such as "process 4711"
@@ -36,17 +36,19 @@ class Hands:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How a run shares a label set with others."""
+    """The settings by which a run shares a label set with others."""
 
-    lease_seconds: float = LEASE_SECONDS  # without a sign of life, until others take what it has in hand
+    lease_seconds: float = LEASE_SECONDS  # without a sign of life, until others take its features
     block_id: int | None = None  # the block of a job that the run is for
-    longest_wait: float = float("inf")  # seconds for features in other hands, which are then left to them
-    on_wait: Callable[[Hands], None] = field(default=lambda hands: None)  # as the wait begins, and at each change
-    on_done_by_others: Callable[[int], None] = field(default=lambda n: None)  # so many features, just found
+    longest_wait: float = float("inf")  # seconds for features of other runs, which are then left to them
+    # called as the wait begins, and at each change
+    on_wait: Callable[[Hands], None] = field(default=lambda hands: None)
+    # called with the number of features just found done
+    on_done_by_others: Callable[[int], None] = field(default=lambda n: None)
 
 
 class Share:
-    """`async with Share(...) as share: ... await share.take(n)`: features that nobody else is at, until none is left."""
+    """The claimed features of a run: `async with Share(...) as share: ... await share.take(n)`, until none is left."""
 
     def __init__(
         self, store: Store, label_set: AnyLabelSet, missing: Sequence[int], sharing: Sharing,
@@ -57,12 +59,13 @@ class Share:
         self._unseen, self._ours = deque(missing), deque[int]()
         self._held: list[int] = []
         self.n_taken = 0
-        self.n_by_others = 0  # features that others have labeled meanwhile
-        self.before_wait: Callable[[], Awaitable[None]] | None = None  # saves what others may be waiting for in turn
+        self.n_by_others = 0  # features that other runs have labeled meanwhile
+        # saves features that others may be waiting for in turn
+        self.before_wait: Callable[[], Awaitable[None]] | None = None
 
     @property
     def n_left(self) -> int:
-        """Features that are neither done nor were ever ours."""
+        """Count the features that are not done and were never claimed by this run."""
         return len(self._unseen) + len(self._ours) + len(self._held)
 
     async def __aenter__(self) -> Share:
@@ -79,9 +82,9 @@ class Share:
             yield taken[0]
 
     async def take(self, most: int) -> list[int]:
-        """Up to `most` features to label now; waits while all that is left is in other hands. Empty at the end.
+        """Take up to `most` features to label now; wait while other runs hold all that is left. Empty at the end.
 
-        Raises TakenOverError where others hold this run to be dead.
+        Raises TakenOverError where other runs have taken the features of this one.
         """
         began, shown = time.monotonic(), None
         while self._go_on():
@@ -96,14 +99,17 @@ class Share:
         return []
 
     async def take_all(self) -> list[int]:
-        """Every missing feature that nobody else is at, at once."""
+        """Take every missing feature that no other run holds, at once."""
         wanted, self._held = [*self._unseen, *self._held], []
         self._unseen.clear()
         await self._claim(wanted)
         return self._given(len(self._ours))
 
     async def wait(self, shown: Hands | None = None) -> Hands:
-        """Wait a moment for what is in other hands, and take what has become free; tells who has it, unless that is `shown`."""
+        """Wait a moment for features that other runs hold, claim those that have become free, and return the holders.
+
+        `on_wait` hears of the holders unless they are those in `shown`.
+        """
         if self.before_wait is not None:
             await self.before_wait()
         hands = Hands(len(self._held), await asyncio.to_thread(self._lease.other_holders))
@@ -115,14 +121,14 @@ class Share:
         return hands
 
     async def release(self, features: Sequence[int]) -> None:
-        """Their results are saved."""
+        """Release these features, whose results are saved."""
         await asyncio.to_thread(self._lease.release, list(features))
 
     async def check(self) -> None:
-        """Before each request: returns where what we have is surely still ours. Raises TakenOverError where it is not.
+        """Return before a request only while the features are surely ours; raises TakenOverError where they are not.
 
-        While the database cannot say so it waits: a reply could not be kept either. Whoever has slept through its lease
-        hears here that others have gone on with the work.
+        While the database cannot tell, this waits: a reply could not be saved either. A process that slept through its
+        lease learns here that others have continued the work.
         """
         while not self._lease.is_sure:
             try:

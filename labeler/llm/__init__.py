@@ -1,6 +1,6 @@
-"""One seam to any OpenAI-compatible endpoint: limits, retries, usage, and a ledger of what was paid for.
+"""The one way to any OpenAI-compatible endpoint: limits, retries, usage, and a ledger of what was paid for.
 
-Stages see `LLM`, `Prompt` and `Reply` alone. The client behind them (`labeler.llm.client.OpenAILLM`) is made at the
+Stages see only `LLM`, `Prompt` and `Reply`. The client behind them (`labeler.llm.client.OpenAILLM`) is made at the
 entry points; importing this package does not import `openai`.
 """
 

@@ -1,4 +1,4 @@
-"""Ask and read: a reply that does not follow the format is asked for once more, and the cost of both is kept."""
+"""Ask and read: a reply in the wrong format is asked for once more, and both costs are kept."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 async def ask(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> tuple[T, Usage]:
-    """What `parse` makes of the reply's text, and what all replies cost; as `ask_reply`."""
+    """Return the result of `parse` on the reply's text, with the usage of all replies; see `ask_reply`."""
     return await ask_reply(llm, prompt, lambda reply: parse(reply.text))
 
 
 async def ask_reply(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
-    """What `read` makes of the reply, whose text is without thinking, and what all replies cost.
+    """Return the result of `read` on the reply, with the usage of all replies. Thinking is cut from the reply's text.
 
-    `read` raises UnreadableReply where the text does not follow the format; then, and for a reply that is empty or
-    cut off, the prompt is asked a second time with the expected format spelled out. Raises LLMError with the cost of
-    both replies.
+    `read` raises UnreadableReply where the text does not follow the format. Then the prompt is sent a second time with
+    the expected format spelled out, as for a reply that is empty or cut off. Raises LLMError with the cost of both
+    replies.
     """
     try:
         return await _ask_once(llm, prompt, read)
@@ -52,9 +52,9 @@ async def _ask_once(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tup
 
 
 def repaired(prompt: Prompt, expected: str) -> Prompt:
-    """The prompt again, saying what was wrong with the last reply.
+    """Return the prompt again with a sentence on the fault of the last reply.
 
-    The sentence joins the last message, since some chat templates refuse two messages of one role in a row; the bad
+    The sentence joins the last message, since some chat templates refuse two messages of one role in a row. The bad
     reply is not repeated, since it would be paid for again.
     """
     *before, last = prompt.messages
@@ -66,10 +66,10 @@ def repaired(prompt: Prompt, expected: str) -> Prompt:
 
 
 async def settled(answers: Iterable[Awaitable[T]]) -> list[T | LLMError]:
-    """All answers, asked for at the same time, with an LLMError where one has failed.
+    """Await all answers at the same time; one that failed is returned as its LLMError.
 
-    An error that ends the run, and any that is none of an LLM, is raised once all have ended: what is in flight is paid
-    for, and so is to reach the ledger.
+    An error that ends the run, or one that does not come from an LLM, is raised once all answers have ended. The
+    requests in flight are paid for, and so must reach the ledger.
     """
     ended: list[T | LLMError] = []
     for result in await asyncio.gather(*answers, return_exceptions=True):

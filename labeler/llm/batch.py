@@ -2,7 +2,7 @@
 
     add ... add ──► a JSONL file for each model and purpose ──submit──► upload, create ──collect──► the ledger
 
-A batch is written to the journal before it is asked for and carries the journal's id, so a process that is killed at
+A batch is written to the journal before it is requested, and carries the journal's id. So a process that is killed at
 any moment finds its batches again and pays for none twice. One process at a time submits for the same work.
 """
 
@@ -33,7 +33,7 @@ MAX_REQUESTS = 50_000  # of one batch
 MAX_BYTES = 200_000_000
 
 _ENDED = {"completed", "failed", "expired", "cancelled"}
-_TRIES = 3  # of a request whose line in the results is a failure that may pass
+_TRIES = 3  # of a request whose line in the results reports a failure that may pass
 _PUT_AT_ONCE = 500
 
 Kind = tuple[str, str, str]  # path, model, purpose
@@ -41,29 +41,29 @@ Kind = tuple[str, str, str]  # path, model, purpose
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch as the journal has it."""
+    """A batch as the journal records it."""
 
-    id: str  # ours
+    id: str  # our id
     endpoint: str
     path: str
     model: str
     purpose: str
     n_requests: int
-    batch_id: str | None = None  # the endpoint's, once we have heard it
+    batch_id: str | None = None  # the endpoint's id, once it has told us
     state: str = "submitting"  # then "submitted", "collected"
 
 
 class Journal(Protocol):
     def save(self, record: BatchRecord) -> None:
-        """Keep a record, in the place of an older one with its id; durable when it returns."""
+        """Save a record, replacing an older one with its id; durable when it returns."""
 
     def open(self, endpoint: str) -> list[BatchRecord]:
-        """The records of this endpoint that are not collected, oldest first."""
+        """List the records of this endpoint that are not collected, oldest first."""
 
 
 @dataclass
 class Progress:
-    """Of the batches under way, for a person who waits."""
+    """The state of the batches in progress, for a person who waits."""
 
     n_batches: int = 0
     n_requests: int = 0
@@ -81,7 +81,7 @@ class _File:
 
 
 class Batches:
-    """Requests to one endpoint, in batches. Replies go to the ledger of `llm`; `failures` are those that got none."""
+    """Requests to one endpoint, in batches. Replies go to the ledger of `llm`; `failures` are the requests without one."""
 
     def __init__(
         self,
@@ -101,16 +101,16 @@ class Batches:
         self._api = BatchApi(llm.sender, llm.patience, sleep)
         self._files: dict[Kind, _File] = {}
         self._tried_live: set[Kind] = set()
-        self._expected: dict[str, Usage] = {}  # record -> what was reserved for its requests together
+        self._expected: dict[str, Usage] = {}  # record -> usage reserved for all its requests
         self._n_tries: Counter[str] = Counter()
-        self._n_news = 0  # replies, failures and lessons since the last submission
+        self._n_news = 0  # replies, failures and refused parameters since the last submission
         llm.budget.waits = False
 
     async def add(self, key: str, prompt: AnyPrompt) -> None:
-        """Put a prompt into the batch of its kind. Raises BudgetError where it does not fit into what is left.
+        """Add a prompt to the batch of its kind. Raises BudgetError where it exceeds what is left.
 
-        The first of a kind is asked at once, at the full price: a wrong key or model is an error now and not
-        tomorrow, and so is what the model does not take.
+        The first prompt of a kind is sent at once, at the full price. So a wrong key or model is an error now and not
+        tomorrow, and so is a parameter that the model refuses.
         """
         kind = PATHS[type(prompt)], prompt.model, prompt.purpose
         if kind not in self._tried_live:
@@ -130,7 +130,7 @@ class Batches:
         expected = self._llm.expected(prompt, PRICE_FACTOR)
         await self._llm.budget.reserve(expected)
         if file is None:
-            # Named for nobody: what a killed run has not submitted is made again.
+            # The file has no name: what a killed run has not submitted is made again.
             file = self._files[kind] = _File(tempfile.TemporaryFile())  # noqa: SIM115 - closed in _submit
         file.lines.write(line)
         file.keys.add(key)
@@ -150,7 +150,7 @@ class Batches:
             pass  # a refusal, or a reply cut short: it is in the ledger
 
     async def submit(self) -> None:
-        """Send all that was added."""
+        """Send all prompts that were added."""
         for kind in list(self._files):
             await self._submit(kind)
 
@@ -165,10 +165,10 @@ class Batches:
         self._journal.save(replace(record, batch_id=batch_id, state="submitted"))
 
     async def collect(self) -> None:
-        """Wait for all batches of this endpoint that were ever submitted, and put their replies into the ledger.
+        """Wait for all batches of this endpoint that were ever submitted, and save their replies in the ledger.
 
-        Raises ConfigurationError where a batch was turned down, and EndpointDownError where all that was submitted
-        has come back without a single reply: it would do so for ever.
+        Raises ConfigurationError where the endpoint refused a batch. Raises EndpointDownError where no submitted
+        request got a reply: none ever would.
         """
         known = [await self._known(record) for record in self._journal.open(self._llm.sender.where)]
         waiting = [record for record in known if record is not None]
@@ -190,7 +190,7 @@ class Batches:
             )
 
     async def _known(self, record: BatchRecord) -> BatchRecord | None:
-        """A record with the endpoint's id; None for one that was never made there, and so never will be."""
+        """Return the record with the endpoint's id; None for a batch that the endpoint never made."""
         if record.batch_id is not None:
             return record
         if (batch_id := await self._api.find(record.id)) is None:
@@ -201,7 +201,7 @@ class Batches:
         return known
 
     async def _take(self, record: BatchRecord, batch: Any) -> list[str]:
-        """Everything that a batch brought, into the ledger; what to say of it if nothing came of any."""
+        """Save everything that a batch brought in the ledger; return notes for the user if it brought nothing."""
         problems, bought = list[LLMError](), list[Usage]()
         for name in (batch.output_file_id, batch.error_file_id):
             if name is None:
@@ -220,19 +220,25 @@ class Batches:
     def _replies(
         self, record: BatchRecord, content: bytes, problems: list[LLMError]
     ) -> Iterator[tuple[str, StoredReply]]:
-        """The replies in a file of results, one by one; what is none, and no line to send again, is added to `problems`."""
+        """Yield the replies in a file of results.
+
+        A line that holds no reply, and need not be sent again, is added to `problems`.
+        """
         for key, result in _results(content):
             try:
                 yield key, self._read(record, key, result)
             except TryAgainError:
                 self._n_tries[key] += 1
-                # A failure that may pass is as good as news: it is counted, and so sent a few times only.
+                # A failure that may pass counts as news, and so is sent again only a few times.
                 self._n_news += result.get("response") is not None
             except LLMError as error:
                 problems.append(error)
 
     def _read(self, record: BatchRecord, key: str, result: dict[str, Any]) -> StoredReply:
-        """The reply on one line of the results. Raises TryAgainError for one to send again, or the LLMError it is."""
+        """Return the reply on one line of the results.
+
+        Raises TryAgainError for a request to send again, or the LLMError on the line.
+        """
         response = result.get("response")
         if not response:
             raise TryAgainError(str(result.get("error")))
@@ -252,11 +258,11 @@ class Batches:
         raise error
 
     def _count(self, record: BatchRecord, bought: list[Usage]) -> None:
-        """What the replies cost, in the place of what was expected."""
+        """Replace the expected usage by that of the replies."""
         self._llm.spent = sum(bought, self._llm.spent)
         expected = self._expected.pop(record.id, None)
         if expected is None:
-            return  # submitted by a run before this one, from that run's budget
+            return  # submitted by an earlier run, from that run's budget
         each = _part(expected, record.n_requests)
         for i in range(record.n_requests):
             self._llm.budget.settle(each, bought[i] if i < len(bought) else None)
@@ -275,7 +281,7 @@ def _results(content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _stand_in(record: BatchRecord) -> AnyPrompt:
-    """A prompt of the batch's kind: all that reading an answer needs to know of the one that was sent."""
+    """Make a prompt of the batch's kind, with all that reading an answer needs from the one that was sent."""
     if record.path == PATHS[EchoPrompt]:
         return EchoPrompt(record.model, "", 0, record.purpose)
     if record.path == PATHS[EmbeddingPrompt]:

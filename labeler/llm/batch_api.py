@@ -1,4 +1,4 @@
-"""The calls of OpenAI's Batch API: files up, a batch made, looked at, and its results down."""
+"""The calls of OpenAI's Batch API: upload files, make a batch, look at it, download its results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from labeler.llm.sender import Sender
 
 
 class BatchApi:
-    """Raises EndpointDownError where nobody can be reached, and ConfigurationError where a call is turned down."""
+    """The endpoint's batch calls. Raises EndpointDownError where it is out of reach, ConfigurationError where it
+    refuses a call.
+    """
 
     def __init__(self, sender: Sender, patience: Patience, sleep: Callable[[float], Awaitable[None]]) -> None:
         self._sender, self._patience, self._sleep = sender, patience, sleep
 
     async def upload(self, lines: BinaryIO) -> str:
-        """The id of a file with these lines."""
+        """Upload a file with these lines and return its id."""
 
         async def send() -> str:
             lines.seek(0)
@@ -30,23 +32,28 @@ class BatchApi:
         return file_id
 
     async def create(self, ours: str, path: str, file_id: str) -> str:
-        """The endpoint's id of a new batch, which carries `ours`. Not tried twice: there might be two of it."""
-        whole_path: Any = f"/v1{path}"  # one of those that the library's type names
+        """Make a batch that carries the id `ours`, and return the endpoint's id.
+
+        The call is not tried twice: it might make two batches.
+        """
+        whole_path: Any = f"/v1{path}"  # one of the paths that the library's type names
         try:
             batch = await self._sender.http.batches.create(
                 input_file_id=file_id, endpoint=whole_path, completion_window="24h", metadata={"labeler": ours}
             )
         except openai.APIConnectionError as error:
-            # It may have been made all the same; only the endpoint knows.
+            # The batch may exist all the same; only the endpoint knows.
             if (found := await self.find(ours)) is not None:
                 return found
-            raise EndpointDownError(f"{self._sender.where} hung up while a batch was made: {error}") from None
+            raise EndpointDownError(
+                f"{self._sender.where} closed the connection while a batch was made: {error}"
+            ) from None
         except openai.APIStatusError as error:
             raise self._turned_down(error) from None
         return batch.id
 
     async def find(self, ours: str) -> str | None:
-        """The endpoint's id of the batch that carries `ours`, if there is one."""
+        """Find the endpoint's id of the batch that carries `ours`; None where there is none."""
 
         async def search() -> str | None:
             async for batch in self._sender.http.batches.list(limit=100):
@@ -66,7 +73,7 @@ class BatchApi:
         return content
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """A call that changes nothing if it is made twice, tried again for as long as patience lasts."""
+        """Retry a call for as long as patience lasts; the call must be safe to make twice."""
         waited, n_failures = 0.0, 0
         while True:
             try:
@@ -77,7 +84,7 @@ class BatchApi:
                 if n_failures > self._patience.n_retries or waited + wait > self._patience.longest_total:
                     said = self._sender.without_key(str(error))
                     raise EndpointDownError(
-                        f"{self._sender.where} is not to be reached for its batches: {said}; they go on without us, and "
+                        f"{self._sender.where} cannot be reached for its batches: {said}; the batches continue, and "
                         "the same command collects them"
                     ) from None
             except openai.APIStatusError as error:

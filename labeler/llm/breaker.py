@@ -1,4 +1,4 @@
-"""A circuit breaker: what fails for all is asked for by nobody, until a single probe has shown that it works again.
+"""A circuit breaker: after failures it stops all requests, until a single probe shows that the endpoint works again.
 
 closed ──a revoked key, a spent quota; or failure after failure──► open ──a pause──► one probe ──answered──► closed
                                                                     ▲                   │
@@ -18,14 +18,14 @@ from labeler.errors import ConfigurationError, EndpointDownError, EndpointError,
 @dataclass
 class _Circuit:
     n_failures: int = 0  # requests in a row that failed for good
-    reached: bool = False  # somebody at the address has answered, well or badly
-    reason: ConfigurationError | None = None  # of being open
-    closed_until: float = 0.0  # for requests
+    reached: bool = False  # the address has answered, with success or failure
+    reason: ConfigurationError | None = None  # why the circuit is open
+    closed_until: float = 0.0  # when requests may pass again
     pause: float = 0.0
 
 
 class Breaker:
-    """Of one endpoint, with a circuit for each model. Times in seconds."""
+    """Stops requests to an endpoint that keeps failing. Each model has its own circuit. Times in seconds."""
 
     def __init__(
         self,
@@ -41,7 +41,9 @@ class Breaker:
         self._circuits: defaultdict[str, _Circuit] = defaultdict(_Circuit)
 
     def check(self, model: str) -> None:
-        """Before each request. Raises the reason while the circuit is open; after the pause one request may pass."""
+        """Call this before each request. Raises the reason while the circuit is open; after the pause one request may
+        pass.
+        """
         circuit = self._circuits[model]
         if circuit.reason is None:
             return
@@ -59,13 +61,16 @@ class Breaker:
         self._circuits[model] = _Circuit(reached=True)
 
     def failed(self, model: str, error: LLMError) -> LLMError:
-        """The error to raise for a request that failed for good with `error`: the circuit's own once that is open."""
+        """Return the error to raise for a request that failed for good.
+
+        That is `error`, or the circuit's own once it is open.
+        """
         circuit = self._circuits[model]
         if isinstance(error, ConfigurationError):
             self._open(circuit, error)
         elif isinstance(error, EndpointError):
             circuit.n_failures += 1
-            # An address where nobody ever answered may be wrong: one round of patience tells.
+            # An address that has never answered may be wrong: one round of patience is enough to tell.
             if circuit.n_failures >= self._n_failures or not circuit.reached:
                 self._open(circuit, _down(model, circuit, error))
         return error if circuit.reason is None else _again(circuit.reason)
@@ -83,5 +88,5 @@ def _down(model: str, circuit: _Circuit, error: EndpointError) -> EndpointDownEr
 
 
 def _again(error: ConfigurationError) -> ConfigurationError:
-    """A fresh one: an exception that is raised again and again collects the tracebacks of all who met it."""
+    """Make a fresh copy: an exception that is raised again and again collects the tracebacks of all its callers."""
     return type(error)(str(error))

@@ -1,4 +1,4 @@
-"""What may be spent. No request is sent that could go beyond it, counted with those that are still under way."""
+"""Budgets: no request is sent that could exceed one, counted with those still in progress."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from labeler.records import Usage
 
 
 class Budget:
-    """US dollars and tokens (in and out together) that one run may buy; None is no limit.
+    """A run's limit in US dollars and in tokens (in and out together); None is no limit.
 
-    What comes out of the ledger costs nothing here: it was paid for by the run that bought it.
+    Replies from the ledger cost nothing here: the run that bought them paid for them.
     """
 
     def __init__(self, usd: float | None = None, tokens: int | None = None) -> None:
@@ -27,10 +27,10 @@ class Budget:
         self._spent = (0.0, 0.0)
         self._n_under_way, self._under_way = 0, (0.0, 0.0)
         self._settled = asyncio.Event()
-        self.waits = True  # False where what is under way settles tomorrow, as in a batch
+        self.waits = True  # False where requests in progress settle tomorrow, as in a batch
 
     def check_prices(self, prices: Prices, models: Iterable[str]) -> None:
-        """Raises InputError where dollars are limited and a model's price is unknown: nobody could count them."""
+        """Raises InputError where dollars are limited and a model's price is unknown: then no one could count them."""
         unknown = sorted({m for m in models if prices.cost(m, 0, 0) is None})
         if unknown and self._limits[0] < math.inf:
             raise InputError(
@@ -39,7 +39,7 @@ class Budget:
             )
 
     async def reserve(self, expected: Usage) -> None:
-        """Take what a request is expected to cost, and wait for others to settle where that decides.
+        """Reserve what a request is expected to cost, and wait for others to settle where that decides.
 
         Raises BudgetError when the request does not fit into what is left.
         """
@@ -52,11 +52,11 @@ class Budget:
         self._under_way = _sum(self._under_way, _cost(expected))
 
     def settle(self, expected: Usage, bought: Usage | None) -> None:
-        """Put what a request did cost in the place of what was reserved for it; None: it brought nothing."""
+        """Replace the amount that was reserved for a request by its cost; None: it brought nothing."""
         self._n_under_way -= 1
         self._under_way = _sum(self._under_way, _cost(expected), -1.0) if self._n_under_way else (0.0, 0.0)
         if bought is not None:
-            # An endpoint that counts no tokens is believed to have used what we expected.
+            # An endpoint that counts no tokens is assumed to have used what we expected.
             self._spent = _sum(self._spent, _cost(bought if bought.tokens_in else expected))
         self._settled.set()
 

@@ -1,4 +1,4 @@
-"""The LLM behind an OpenAI-compatible endpoint: a hosted API, vLLM, llama.cpp, Ollama.
+"""The client of an OpenAI-compatible endpoint: a hosted API, vLLM, llama.cpp, Ollama.
 
     ledger ── has it? ──► reply
       │ no
@@ -6,8 +6,8 @@
                    ▲                            │
                    └──────────── waits ─────────┘  408 409 425 429 5xx, timeouts, cut connections, bodies that are no answer
 
-What a request cost is known when its reply arrives. A request that timed out or was cut off may be billed by the
-endpoint too; nobody tells us, so it is not in any `Usage`.
+The cost of a request is known when its reply arrives. The endpoint may also bill a request that timed out or was cut
+off; it does not tell, so that cost is in no `Usage`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ from labeler.records import Usage
 from labeler.settings import Settings
 
 T = TypeVar("T")
-_Bought = tuple[StoredReply, "asyncio.Task[None]"]  # a reply, and its being kept
+_Bought = tuple[StoredReply, "asyncio.Task[None]"]  # a reply, and the task that saves it
 
 
 class OpenAILLM(Answering):
-    """Make one in the process and event loop that use it, after any fork, and close it (`aclose`, or `async with`)."""
+    """A client with a ledger, a budget, retries and limits. Make one in the process and event loop that use it, after
+    any fork. Close it with `aclose` or `async with`.
+    """
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class OpenAILLM(Answering):
         http_client: Any = None,  # an httpx2.AsyncClient; for a proxy, or a test
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
-        watch: Watch | None = None,  # told of every request
+        watch: Watch | None = None,  # called forevery request
     ) -> None:
         self.patience = patience or Patience()
         self._breaker = breaker or Breaker()
@@ -88,7 +90,7 @@ class OpenAILLM(Answering):
         cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16, budget: Budget | None = None,
         models: Iterable[str] = (), watch: Watch | None = None,
     ) -> OpenAILLM:  # fmt: skip
-        """As the environment says. `models` are those that a budget in dollars must know the price of."""
+        """Make a client from the settings. `models` are those whose prices a budget in dollars must know."""
         prices = Prices.load(settings.prices)
         (budget or Budget()).check_prices(prices, models)
         rates = Rates.load(settings.requests_per_minute, settings.tokens_per_minute, settings.limits)
@@ -98,13 +100,13 @@ class OpenAILLM(Answering):
         )  # fmt: skip
 
     async def aclose(self) -> None:
-        """Wait for the replies that are on their way, since they are paid for, and hang up."""
+        """Wait for replies in flight, since they are paid for, and close the connections."""
         await self.landed()
         await self._pace.aclose()
         await self.sender.aclose()
 
     async def landed(self) -> None:
-        """Wait for the replies that are on their way, whoever asked for them: they are in the ledger then."""
+        """Wait until all replies in flight are in the ledger, including those for other callers."""
         while self._in_flight:
             await asyncio.wait(self._in_flight)
 
@@ -117,11 +119,11 @@ class OpenAILLM(Answering):
         await self.aclose()
 
     async def ask(self, prompt: AnyPrompt) -> AnyReply:
-        """The reply from the ledger, or bought and kept there before anything reads it.
+        """Return the reply from the ledger, or buy it and save it there before anything reads it.
 
-        Raises ConfigurationError at once where asking again cannot help (as for prompt log-probabilities that the server does
-        not give), BudgetError and EndpointDownError, which end a run as well, EndpointError when patience has run out,
-        RefusedError, and UnreadableReply for a reply that is empty or cut off.
+        Raises ConfigurationError at once where asking again cannot help, as for prompt log-probabilities that the
+        server does not give. Raises BudgetError and EndpointDownError, which end a run as well, and EndpointError when
+        patience has run out. Raises RefusedError, and UnreadableReply for a reply that is empty or cut off.
         """
         key = ledger_key(prompt)
         # Two equal prompts at the same time are one purchase.
@@ -145,11 +147,13 @@ class OpenAILLM(Answering):
         return Usage(1, tokens_in, tokens_out, None if cost is None else cost * price_factor)
 
     def expected(self, prompt: AnyPrompt, price_factor: float = 1.0) -> Usage:
-        """What a request will probably cost, learnt from those that came back."""
+        """Estimate the usage of a request from earlier replies."""
         return self._usage(prompt, *self._estimate.tokens(prompt), price_factor)
 
     async def _buy(self, prompt: AnyPrompt, key: str) -> _Bought:
-        """Ask until a reply arrives or patience ends. Whoever waits keeps the slot: a busy endpoint is asked less."""
+        """Ask until a reply arrives or patience ends. A waiting request keeps its slot, so that a busy endpoint is
+        asked less.
+        """
         waited, n_failures, was_told = 0.0, 0, False
         async with self._slots:
             while True:
@@ -170,12 +174,15 @@ class OpenAILLM(Answering):
                 await self._sleep(wait)
 
     def _n_retries(self, model: str) -> int:
-        """An address where nobody has ever answered may be wrong, and gets less."""
+        """Return the number of retries; an address that has never answered may be wrong, and gets fewer."""
         most = self.patience.n_retries
         return most if self._breaker.ever_reached(model) else min(most, self.patience.n_retries_unanswered)
 
     async def _try(self, prompt: AnyPrompt, key: str, has_paused: bool) -> _Bought:
-        """One request, as soon as budget and pace allow it, which is then waited for even if the caller is not."""
+        """Send one request as soon as budget and pace allow it.
+
+        Its reply is waited for even when the caller no longer waits.
+        """
         expected = self.expected(prompt)
         await self.budget.reserve(expected)
         stored: StoredReply | None = None
@@ -208,7 +215,7 @@ class OpenAILLM(Answering):
             self._watch(exchange)
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Work that goes on when its caller is cancelled, and that `aclose` waits for."""
+        """Start work that continues when its caller is canceled, and that `aclose` waits for."""
         task = asyncio.ensure_future(work)
         self._in_flight.add(task)
         task.add_done_callback(self._landed)
@@ -217,7 +224,7 @@ class OpenAILLM(Answering):
     def _landed(self, task: asyncio.Task[Any]) -> None:
         self._in_flight.discard(task)
         if not task.cancelled():
-            task.exception()  # seen, though the caller may have gone
+            task.exception()  # read the exception, since the caller may have gone
 
 
 def _last_words(failure: TryAgainError, n_requests: int, waited: float, wait: float) -> str:

@@ -1,4 +1,4 @@
-"""What replies hold beside text: log-probabilities of tokens, and vectors, as endpoints send them and as we keep them.
+"""The parts of replies beside text, as endpoints send them and as we keep them: log-probabilities and vectors.
 
 Kept as compact JSON: a token is [token, logprob, [[token, logprob], ...]], a vector base64 of little-endian float32.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from labeler.llm.prompt import TokenChoice
 
-_IMPOSSIBLE = -9999.0  # what vLLM says in place of minus infinity, which JSON does not have
+_IMPOSSIBLE = -9999.0  # sent by vLLM in place of minus infinity, which JSON does not have
 
 Kept = list[list[Any]]
 
@@ -26,7 +26,7 @@ def vectors_of(kept: Sequence[str]) -> tuple[tuple[float, ...], ...]:
 
 
 def chat_logprobs(choice: Mapping[str, Any]) -> Kept | None:
-    """`choices[0].logprobs.content` of a chat completion; None where the endpoint sent nothing of the kind."""
+    """Read `choices[0].logprobs.content` of a chat completion; None where the endpoint sent no log-probabilities."""
     content = _mapping(choice.get("logprobs")).get("content")
     if not isinstance(content, list) or not content:
         return None
@@ -37,7 +37,7 @@ def chat_logprobs(choice: Mapping[str, Any]) -> Kept | None:
 
 
 def prompt_logprobs(choice: Mapping[str, Any], n_prompt_tokens: int, text: str) -> Kept | None:
-    """The tokens of the prompt in a text completion, in either form that servers have; None where there are none.
+    """Read the tokens of the prompt in a text completion, in either form that servers have; None without any.
 
     With `echo`, `choices[0].logprobs` holds prompt and completion in one (OpenAI's first API, vLLM, llama-cpp-python,
     SGLang); vLLM's own `prompt_logprobs` is a list of {token id: {logprob, rank, decoded_token}}.
@@ -59,7 +59,7 @@ def prompt_logprobs(choice: Mapping[str, Any], n_prompt_tokens: int, text: str) 
 
 
 def packed_vectors(data: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The vectors of an embeddings answer in the order of the texts; endpoints send base64 or lists of numbers."""
+    """Return the vectors of an embeddings answer in the order of the texts; endpoints send base64 or lists of numbers."""
     in_order = sorted(data, key=lambda item: item.get("index", 0))
     return [
         vector if isinstance(vector := item["embedding"], str) else _packed([float(x) for x in vector])
@@ -68,7 +68,11 @@ def packed_vectors(data: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _vllm_tokens(entries: Sequence[Mapping[str, Any] | None], text: str) -> Kept | None:
-    """The first entry is None: its token is what the others leave of the text (nothing, for a token before the text)."""
+    """Read the tokens of vLLM's `prompt_logprobs`.
+
+    The first entry is None: its token is the part of the text that the others leave (empty for a token before the
+    text).
+    """
     rest = [_vllm_token(entry) for entry in entries[1:] if entry]
     if not entries or len(rest) < len(entries) - 1:
         return None
@@ -77,7 +81,7 @@ def _vllm_tokens(entries: Sequence[Mapping[str, Any] | None], text: str) -> Kept
 
 
 def _vllm_token(entry: Mapping[str, Any]) -> list[Any]:
-    # The token that the text has comes first, whatever its rank.
+    # The text's own token comes first, whatever its rank.
     all_tokens = [(str(t.get("decoded_token")), t["logprob"]) for t in entry.values()]
     return [all_tokens[0][0], _logprob(all_tokens[0][1]), _ranked(all_tokens)]
 

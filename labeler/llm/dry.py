@@ -1,4 +1,4 @@
-"""An LLM that asks nobody: it answers from the ledger, and notes what it would have had to ask."""
+"""An LLM that sends nothing: it answers from the ledger, and notes the requests that it would have sent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from labeler.llm.wire import reply_of
 
 T = TypeVar("T")
 
-_QUIET = 20  # turns of the event loop after which work that waits for replies has asked for all that it can
+_QUIET = 20  # turns of the event loop after which waiting work has asked for all that it can
 
 
 class DryLLM(Answering):
-    """For one piece of work, such as a feature. `failures` are the errors of prompts that got no reply for good."""
+    """An LLM for one piece of work, such as a feature. `failures` are the errors of prompts that will get no reply."""
 
     def __init__(self, llm: OpenAILLM, failures: Mapping[str, LLMError]) -> None:
         self._llm = llm
@@ -38,12 +38,12 @@ class DryLLM(Answering):
         if (failure := self._failures.get(key)) is not None:
             raise failure
         self.missing[key] = prompt
-        # No error, which the work would take for a failure and go on with less: it waits, until it is given up.
+        # An error would make the work go on with less. So it waits, until the attempt is given up.
         await asyncio.Event().wait()
-        raise AssertionError("an event that nobody sets")
+        raise AssertionError("an event that is never set")
 
     async def attempt(self, work: Callable[[LLM], Awaitable[T]]) -> T | None:
-        """What the work comes to; None where it needs replies that are not there, which are then in `missing`."""
+        """Return the result of the work; None where it needs replies that are missing, which are then in `missing`."""
         task = asyncio.ensure_future(work(self))
         n_quiet = 0
         while not task.done() and n_quiet < _QUIET:

@@ -1,4 +1,4 @@
-"""What an endpoint's refusals mean: a mistake that asking again cannot mend, or a reason to try again."""
+"""The meaning of an endpoint's refusals: an error that a retry cannot fix, or a reason to try again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLICY = {"content_filter", "content_policy_violation", "invalid_prompt"}
 
 
 class TryAgainError(Exception):
-    """A failure that may pass. `asked` is how many seconds the endpoint wants to be left alone, where it says.
+    """A failure that may pass. `asked` is how many seconds the endpoint wants to be left in peace, if it says so.
 
     `kind` is a stable word for counting, as those of labeler.errors are.
     """
@@ -39,7 +39,7 @@ class Problem:
 
     @classmethod
     def of(cls, status: int, body: Any, text: str = "") -> Problem:
-        """From the body of the failure: {"error": {...}}, its inner part, or whatever a proxy has sent."""
+        """Read the body of the failure: {"error": {...}}, its inner part, or any text that a proxy has sent."""
         error = body["error"] if isinstance(body, dict) and "error" in body else body
         fields: Mapping[str, Any] = error if isinstance(error, dict) else {}
         said = fields.get("message") or fields.get("detail") or error or text
@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def names(self) -> str:
-        """Where it may name a parameter that it does not take; empty for what is no refusal of parameters."""
+        """Return the text in which a refused parameter may be named; empty where no parameter was refused."""
         return f"{self.param} {self.message}" if self.status in (400, 422) else ""
 
 
@@ -56,7 +56,7 @@ def check_base_url(base_url: str) -> None:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(
-            f"base URL {shown(base_url)!r} is no http(s) address: write it as the endpoint's documentation does, "
+            f"base URL {shown(base_url)!r} is not an http(s) address: write it as the endpoint's documentation does, "
             "such as http://127.0.0.1:8000/v1"
         )
 
@@ -70,13 +70,13 @@ def is_loopback(base_url: str) -> bool:
 
 
 def shown(base_url: str) -> str:
-    """The URL as it may be printed: without user, password, query and fragment, any of which may hold a secret."""
+    """Return the URL in printable form: without user, password, query and fragment, any of which may hold a secret."""
     parts = urlsplit(base_url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def error_of(problem: Problem, said: str, model: str, asked: float | None = None) -> LLMError | TryAgainError:
-    """What a problem means; `said` is what the endpoint said, without secrets."""
+    """Turn a problem into the error that it means; `said` is the endpoint's message, without secrets."""
     if problem.code in _NO_MONEY or problem.type in _NO_MONEY or problem.status == 402:
         return ConfigurationError(f"{said} (the account has no credit left: add some, or use another key)")
     if problem.status in (401, 403):

@@ -1,4 +1,4 @@
-"""How many tokens a request will take, guessed before it is sent and learnt from those that came back."""
+"""Estimates of the tokens of a request, guessed before it is sent and learned from earlier replies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NEW = 0.2  # weight of the latest request in the running means
 
 
 class Estimate:
-    """Running means by model and purpose. Until the first reply, a request is thought to use all of its max_tokens."""
+    """Running means by model and purpose. Until the first reply, a request is assumed to use all of its max_tokens."""
 
     def __init__(self) -> None:
-        self._characters: dict[str, float] = {}  # for each token, by model
+        self._characters: dict[str, float] = {}  # characters per token, by model
         self._out: dict[tuple[str, str], float] = {}  # tokens of a reply, by model and purpose
 
     def tokens(self, prompt: AnyPrompt) -> tuple[int, int]:
-        """Tokens in and out."""
+        """Estimate the tokens in and out."""
         tokens_in = _n_characters(prompt) / self._characters.get(prompt.model, _CHARACTERS_A_TOKEN)
         at_most = prompt.max_tokens if isinstance(prompt, Prompt) else 0
         return int(tokens_in) + 1, round(self._out.get((prompt.model, prompt.purpose), at_most))

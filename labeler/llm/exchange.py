@@ -1,4 +1,4 @@
-"""A request to an endpoint, as those hear of it who count them."""
+"""A request to an endpoint, as it is reported to those that count requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A last look before each request: whether what it is bought for is still ours to buy."""
+"""A last check before each request: the run still holds the feature that the request is for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _guard: ContextVar[Guard | None] = ContextVar("labeler_llm_guard", default=None)
 
 @contextmanager
 def guarded_by(guard: Guard) -> Iterator[None]:
-    """Every task that is begun in here awaits `guard` before each of its requests; one that raises sends none."""
+    """Let every task that begins in this block await `guard` before each request; if `guard` raises, nothing is sent."""
     token = _guard.set(guard)
     try:
         yield
@@ -22,6 +22,6 @@ def guarded_by(guard: Guard) -> Iterator[None]:
 
 
 async def ask_guard() -> None:
-    """Raises what the guard raises."""
+    """Await the guard of this task, if it has one. Raises what the guard raises."""
     if (guard := _guard.get()) is not None:
         await guard()

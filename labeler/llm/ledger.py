@@ -1,7 +1,7 @@
-"""What was paid for, kept: a reply that arrived is never bought a second time.
+"""The ledger of replies: a reply that was paid for is never bought a second time.
 
-A ledger is asked before every request and told after every reply, readable or not. Its keys say everything that
-decides a reply, so a run that was cut off asks only for what it had not yet received.
+The client looks into the ledger before every request and adds every reply, readable or not. A key contains everything
+that decides a reply, so an interrupted run asks only for what it has not yet received.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt
 class StoredReply:
     """A reply as it was bought, refusals and unreadable ones included."""
 
-    text: str  # what the model wrote; where it refused, the refusal
+    text: str  # the model's text; where it refused, the refusal
     finish_reason: str  # as the endpoint says ("stop", "length", "content_filter"); ours: "refusal", "no choices"
-    model: str  # as the endpoint names it, which may be more precise than what was asked for
+    model: str  # as the endpoint names it, which may be more precise than the name in the request
     tokens_in: int  # 0 where the endpoint does not say
     tokens_out: int
     purpose: str  # "explain" or "simulate": what the money went to
@@ -30,17 +30,17 @@ class StoredReply:
 
 class Ledger(Protocol):
     async def get(self, key: str) -> StoredReply | None:
-        """The reply bought under this key (64 hexadecimal digits), if there is one."""
+        """Return the reply bought under this key (64 hexadecimal digits); None where there is none."""
 
     async def put(self, key: str, reply: StoredReply) -> None:
-        """Keep a reply; it is durable when this returns, and also when the caller is cancelled in between.
+        """Save a reply; it is durable when this returns, and also when the caller is canceled in between.
 
         A second `put` under one key (two workers on one feature) keeps the first, without error.
         """
 
 
 class MemoryLedger:
-    """A ledger for one process: asks nothing twice while it lives, or, with `most`, of the newest so many."""
+    """A ledger in memory, for one process. With `most`, it keeps only that many of the newest replies."""
 
     def __init__(self, most: int | None = None) -> None:
         self._replies: dict[str, StoredReply] = {}
@@ -59,13 +59,13 @@ class MemoryLedger:
 
 
 def ledger_key(prompt: AnyPrompt) -> str:
-    """SHA-256 of all that decides the reply: model, messages, parameters, schema, attempt."""
+    """Return the SHA-256 of all that decides the reply: model, messages, parameters, schema, attempt."""
     decides = asdict(prompt)
     del decides["purpose"]
     if isinstance(prompt, EchoPrompt | EmbeddingPrompt):
         decides["kind"] = type(prompt).__name__
     elif prompt.top_logprobs == 0:
-        # Keys are for ever: prompts had this field not from the beginning, and replies of before are still worth money.
+        # Keys last forever: older prompts lacked this field, and their replies are still worth money.
         del decides["top_logprobs"]
     canonical = json.dumps(decides, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Not faster than allowed: requests and tokens a minute, and pauses that the endpoint asks for, by model.
+"""Limits on requests and tokens per minute, and pauses that the endpoint asks for, by model.
 
-With a Redis the count and the pauses are shared by all processes that use it; without, they are this process's own.
+With a Redis, all processes that use it share the counts and the pauses; without one, each process has its own.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 from labeler.errors import StorageError
 from labeler.llm.rates import Rates
 
-_LOOK_AGAIN = 1.0  # seconds at most between two looks at a limit that is reached
-_SHARED_FROM = 1.0  # seconds: pauses that are worth telling other processes
+_LOOK_AGAIN = 1.0  # seconds at most between two checks of a limit that is reached
+_SHARED_FROM = 1.0  # seconds: pauses that are worth sharing with other processes
 
 
 class Pace:
-    """Made in the event loop that uses it."""
+    """The pace of one client; make it in the event loop that uses it."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Pace:
         self._limiter: Any = None
 
     async def enter(self, model: str, tokens: int, *, has_paused: bool = False) -> None:
-        """Wait until a request of so many tokens may be sent; one that was told itself to wait has paused already.
+        """Wait until a request of so many tokens may be sent; one with `has_paused` has obeyed its own pause already.
 
         Raises StorageError where the Redis cannot be reached.
         """
@@ -48,12 +48,12 @@ class Pace:
         if rate.requests_per_minute is not None:
             await self._admitted("requests", model, rate.requests_per_minute, 1)
         if rate.tokens_per_minute is not None:
-            # A request that is larger than the limit would wait for ever: it takes the whole minute.
+            # A request that is larger than the limit would wait forever: it takes the whole minute.
             cost = min(max(tokens, 1), rate.tokens_per_minute)
             await self._admitted("tokens", model, rate.tokens_per_minute, cost)
 
     async def told_to_wait(self, model: str, seconds: float) -> None:
-        """The endpoint asked one request to wait: all of the model's requests do."""
+        """Pause all of the model's requests, because the endpoint asked one of them to wait."""
         self._until[model] = max(self._until.get(model, 0.0), time.monotonic() + seconds)
         if self._redis is not None and seconds >= _SHARED_FROM:
             storage, key = self._limits().storage, _pause_key(model)
@@ -87,7 +87,7 @@ class Pace:
             with self._clear_errors():
                 if await self._limits().hit(item, what, model, cost=cost):
                     return
-            # Half a second apart on average, so that those who wait do not all look at once.
+            # Half a second apart on average, so that waiting requests do not all check at once.
             await self._sleep(_LOOK_AGAIN * random.uniform(0.05, 1.0))
 
     def _limits(self) -> Any:

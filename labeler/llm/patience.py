@@ -1,4 +1,4 @@
-"""How long to wait for an endpoint, and what it says about waiting."""
+"""Waiting for an endpoint that fails: how long, and what its `Retry-After` asks for."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from math import isfinite
 
 @dataclass(frozen=True)
 class Patience:
-    """All but `n_retries` in seconds. Waits of 1, 2, 4, ... 32 seconds, unless the endpoint asks for longer ones."""
+    """The limits on waiting, in seconds except the numbers of retries.
+
+    Waits last 1, 2, 4, ... 32 seconds, unless the endpoint asks for longer ones.
+    """
 
     timeout: float = 180.0  # of one request, from connecting to the last byte
     n_retries: int = 6  # requests after the first
-    n_retries_unanswered: int = 3  # as long as nobody has ever answered at the address: it may be wrong
+    n_retries_unanswered: int = 3  # as long as the address has never answered: it may be wrong
     first_wait: float = 1.0  # doubles with every retry
     longest_wait: float = 60.0  # where the doubling ends; a Retry-After may be longer
-    longest_total: float = 300.0  # waits of one request together
+    longest_total: float = 300.0  # all waits of one request
 
     def wait(self, n_failures: int, asked: float | None, jitter: float) -> float:
-        """Seconds to wait after so many failures; `asked` by the endpoint or None, `jitter` uniform in 0..1.
+        """Return the seconds to wait after so many failures; `asked` by the endpoint or None, `jitter` uniform in 0..1.
 
-        The doubling wait shrinks by up to half, so that requests that failed together do not come back together;
-        what the endpoint asked for only grows, by up to the first wait.
+        The doubling wait shrinks by up to half, so that requests that failed together do not come back together. The
+        endpoint's own wait only grows, by up to the first wait.
         """
         doubled = min(self.longest_wait, self.first_wait * 2.0 ** min(n_failures - 1, 60))
         if asked is None:
@@ -33,7 +36,7 @@ class Patience:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that a response asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
+    """Return the seconds to wait that a response asks for: `retry-after-ms`, or `retry-after` in either of its forms.
 
     `now` in seconds since 1970. None where nothing readable is asked (RFC 9110, section 10.2.3).
     """

@@ -1,4 +1,4 @@
-"""What tokens cost. An unknown price is None, never 0."""
+"""Prices of tokens. An unknown price is None, never 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens."""
+    """The price of a model, in USD per million tokens."""
 
     input: float
     output: float
@@ -25,13 +25,13 @@ class Price:
 
 @dataclass(frozen=True)
 class Prices:
-    """Prices by model name, exactly as the model is asked for."""
+    """Prices by model name, exactly as requests name the model."""
 
     by_model: Mapping[str, Price] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Prices:
-        """The table at `path`, or the one that comes with the package. Raises FormatError naming the wrong key."""
+        """Read the table at `path`, or the one that comes with the package. Raises FormatError naming the wrong key."""
         if path is None:
             return cls.parse(resources.files("labeler.llm").joinpath("prices.toml").read_text("utf-8"), "prices.toml")
         try:
@@ -51,11 +51,11 @@ class Prices:
         _refuse_unknown(table, {"date", "models"}, name, "")
         models = table.get("models", {})
         if not isinstance(models, dict):
-            raise FormatError(f'price table {name}: models is no table; write [models."NAME"] before each price')
+            raise FormatError(f'price table {name}: models is not a table; write [models."NAME"] before each price')
         return cls({model: _price(model, values, name) for model, values in models.items()})
 
     def cost(self, model: str, tokens_in: int, tokens_out: int) -> float | None:
-        """USD for so many tokens; None where the model has no price here."""
+        """Return the cost of so many tokens in USD; None where the model has no price here."""
         if (price := self.by_model.get(model)) is None:
             return None
         return (tokens_in * price.input + tokens_out * price.output) / _MILLION
@@ -80,4 +80,6 @@ def _amount(values: Mapping[str, Any], key: str, where: str, name: str) -> float
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], name: str, where: str) -> None:
     for key in table:
         if key not in known:
-            raise FormatError(f"price table {name}: {where}{key} is no key of it; known are {', '.join(sorted(known))}")
+            raise FormatError(
+                f"price table {name}: {where}{key} is not a known key; known are {', '.join(sorted(known))}"
+            )

@@ -1,4 +1,4 @@
-"""What a stage asks of an LLM and gets back: text in, text out, with its cost."""
+"""Requests to an LLM and its replies: text in, text out, with its cost."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Prompt:
 
     model: str
     messages: tuple[Message, ...]
-    max_tokens: int  # of the reply as we read it; hidden reasoning is allowed for beside it
+    max_tokens: int  # of the reply as we read it; hidden reasoning gets room beside it
     temperature: float | None = None  # None: not sent, the endpoint's own default
     json_schema: Mapping[str, Any] | None = None  # what the reply should follow, where the endpoint can enforce it
-    purpose: str = ""  # "explain", "simulate": what the money goes to
+    purpose: str = ""  # "explain", "simulate": the use of the money
     top_logprobs: int = 0  # alternatives wanted at each token of the reply, 0..20; 0 asks for no log-probabilities
     attempt: int = 1  # 2 when the first reply could not be read; asking again must not find that reply in the ledger
 
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """One token that a model wrote or read, and what else it might have been."""
+    """One token that a model wrote or read, with the alternatives to it."""
 
     token: str
     logprob: float  # natural logarithm
@@ -43,9 +43,9 @@ class TokenChoice:
 class Reply:
     """A reply that is complete and has text.
 
-    `usage` is what the reply cost when it was bought, whether this run bought it or an earlier one did, so that a
-    resumed run reports the same cost for a feature as an undisturbed one. What this run itself has spent is
-    `OpenAILLM.spent`: the sum over replies that are not `from_ledger`.
+    `usage` is what the reply cost when it was bought, by this run or an earlier one. So a resumed run reports the same
+    cost for a feature as an undisturbed one. `OpenAILLM.spent` is what this run itself has spent: the sum over replies
+    that are not `from_ledger`.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class EchoPrompt:
-    """A text that a completions endpoint reads, and gives back with what it expected at each token."""
+    """A text that a completions endpoint reads and returns, with the model's expectation at each token."""
 
     model: str
     text: str
@@ -68,7 +68,7 @@ class EchoPrompt:
 
 @dataclass(frozen=True)
 class Echo:
-    """What a model expected at each token of a text. The first token has no alternatives, and the logprob 0.
+    """The model's expectation at each token of a text. The first token has no alternatives, and the logprob 0.
 
     Some servers put a token before the text ("<s>"), and bytes of one character may be shown as "\ufffd".
     """
@@ -81,7 +81,7 @@ class Echo:
 
 @dataclass(frozen=True)
 class EmbeddingPrompt:
-    """Texts to be placed in a model's space."""
+    """Texts to embed in a model's space."""
 
     model: str
     texts: tuple[str, ...]
@@ -101,7 +101,7 @@ AnyReply = Reply | Echo | Embeddings
 
 
 class LLM(Protocol):
-    """All three raise an LLMError that carries what the failure cost."""
+    """Any source of replies. All three methods raise an LLMError that carries the cost of the failure."""
 
     async def complete(self, prompt: Prompt) -> Reply: ...
 
@@ -111,7 +111,7 @@ class LLM(Protocol):
 
 
 class Answering(ABC):
-    """An LLM with one way to answer prompts of all kinds: `ask`, which gives a prompt the reply of its kind."""
+    """An LLM with one way to answer prompts of all kinds: `ask`, which returns the reply of the prompt's kind."""
 
     @abstractmethod
     async def ask(self, prompt: AnyPrompt) -> AnyReply: ...

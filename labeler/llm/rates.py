@@ -1,4 +1,4 @@
-"""How many requests and tokens a minute each model may be asked for.
+"""The limits on requests and tokens per minute, for each model.
 
 LABELER_RPM, LABELER_TPM    for every model
 LABELER_LIMITS              a TOML file, for models by name:
@@ -21,7 +21,7 @@ from labeler.errors import FormatError, InputError, NotFoundError
 
 @dataclass(frozen=True)
 class Rate:
-    """None: no limit of ours; the endpoint's own 429 is obeyed all the same."""
+    """The limits of one model. None: no limit of ours; the endpoint's own 429 is obeyed all the same."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -37,7 +37,9 @@ class Rates:
 
     @classmethod
     def load(cls, requests: str | None, tokens: str | None, path: Path | None) -> Rates:
-        """From what the environment says. Raises InputError, NotFoundError or FormatError that name the variable."""
+        """Read the limits from the environment's values. Raises InputError, NotFoundError or FormatError that name the
+        variable.
+        """
         by_default = Rate(_per_minute("LABELER_RPM", requests), _per_minute("LABELER_TPM", tokens))
         if path is None:
             return cls(by_default)
@@ -55,7 +57,7 @@ class Rates:
 def _rate(model: str, values: Any, path: Path) -> Rate:
     known = Rate.__dataclass_fields__
     if not isinstance(values, dict) or (unknown := sorted(set(values) - set(known))):
-        what = f"{unknown[0]} is no key of it" if isinstance(values, dict) else f"{values!r} is no table"
+        what = f"{unknown[0]} is not a known key" if isinstance(values, dict) else f"{values!r} is not a table"
         raise FormatError(f"limits {path}: models.{model!r}: {what}; known are {', '.join(known)}")
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,4 +1,4 @@
-"""One request at a time to an OpenAI-compatible endpoint: what is sent, and what comes back or why nothing does."""
+"""Single requests to an OpenAI-compatible endpoint: the body to send, and the reply or the reason for none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Sender:
-    """The HTTP side of a client. `http` is the openai library's own, for files and batches."""
+    """The HTTP side of a client. `http` is the openai library's own client, for files and batches."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Sender:
         api_key: str | None,
         timeout: float,  # seconds, of one request
         *,
-        reached: Callable[[str], None],  # told the model whenever somebody has answered, well or badly
+        reached: Callable[[str], None],  # called with the model at any answer, success or failure
         http_client: Any,
         clock: Callable[[], float],
     ) -> None:
@@ -54,12 +54,12 @@ class Sender:
         self.where = shown(base_url)
         self._key, self._timeout = api_key, timeout
         self._reached, self._clock = reached, clock
-        self._turned_down: defaultdict[str, set[str]] = defaultdict(set)  # model -> parameters it does not take
+        self._turned_down: defaultdict[str, set[str]] = defaultdict(set)  # model -> parameters that it does not accept
         self.http = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none-needed",
-            max_retries=0,  # ours obey the ledger, the slots and Patience
-            timeout=2 * timeout,  # never the first to end: its transport calls any lost connection a timeout
+            max_retries=0,  # our retries obey the ledger, the slots and Patience
+            timeout=2 * timeout,  # longer than ours: this transport calls any lost connection a timeout
             http_client=http_client or openai.DefaultAioHttpClient(),
         )
 
@@ -67,9 +67,9 @@ class Sender:
         await self.http.close()
 
     async def send(self, prompt: AnyPrompt) -> StoredReply:
-        """The reply to one request, made again without a parameter that this model turns down.
+        """Send one request and return its reply; it is sent again without a parameter that this model refuses.
 
-        Raises TryAgainError for what may pass, and an LLMError for what will not.
+        Raises TryAgainError for a failure that may pass, and an LLMError for one that will not.
         """
         while True:
             sent = self.parameters_of(prompt)
@@ -90,7 +90,7 @@ class Sender:
                 self._turned_down[prompt.model].add("echo")
 
     async def _post(self, path: str, sent: dict[str, Any]) -> str:
-        """The body of a 200, as text: endpoints differ in details that a typed client would stumble over."""
+        """Return the body of a 200 as text: endpoints differ in details that would break a typed client."""
         try:
             async with asyncio.timeout(self._timeout):
                 # A plain post: the client's typed methods spend more time on the messages than on sending them.
@@ -107,7 +107,7 @@ class Sender:
         return parameters_of(prompt, self._turned_down[prompt.model])
 
     def learns_from(self, problem: Problem, prompt: AnyPrompt, sent: Collection[str] = OPTIONAL) -> bool:
-        """Whether the problem is a parameter that the model does not take; it is not sent to it again."""
+        """Return True if the model refused an optional parameter, which is then never sent to it again."""
         name = unsupported(prompt, sent, problem.names)
         if name is None:
             return False
@@ -123,5 +123,8 @@ class Sender:
         return self.without_key(f"{self.where} answered {problem.status}: {problem.message}")
 
     def without_key(self, text: str) -> str:
-        """Endpoints like to repeat the key that they turn down. A word given in place of a key is no secret."""
+        """Remove the key from a text: endpoints often repeat the key that they refuse.
+
+        A plain word in place of a key is no secret.
+        """
         return text.replace(self._key, "***") if self._key and len(self._key) >= _SHORTEST_KEY else text

@@ -1,4 +1,4 @@
-"""How a token is written in a prompt, so that every character of it can be seen and none breaks the line."""
+"""The spelling of tokens in a prompt: every character is visible, and none breaks the line."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ _SIGNS = frozenset(_VISIBLE.values())
 
 
 def in_line(text: str) -> str:
-    """The text on one line: line breaks and tabs as signs, what cannot be printed and real signs as escapes, blanks as they are."""
+    """Write the text on one line.
+
+    Line breaks and tabs become signs. Unprintable characters, and signs that stand in the text itself, become escapes.
+    Blanks stay as they are.
+    """
     if text.isprintable() and _SIGNS.isdisjoint(text):
         return text
     return "".join(_VISIBLE.get(c) or (c if c.isprintable() and c not in _SIGNS else _escaped(c)) for c in text)
 
 
 def alone(token: str) -> str:
-    """A token that stands by itself: as in a line, and a run of blanks as a sign with its length."""
+    """Write a single token as in a line, but with a run of blanks as a sign and its length."""
     if token == "·":
         return _escaped(token)
     if token and not token.strip(" "):
-        # One sign a blank would cost a token for each step of an indentation.
+        # One sign per blank would cost a token for each step of an indentation.
         return "·" if len(token) == 1 else f"·×{len(token)}"
     return in_line(token)
 

@@ -1,4 +1,4 @@
-"""How many tokens a text has for the models that are paid by the token, counted or estimated without a network."""
+"""The number of tokens in a text for paid models, counted or estimated without a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tikt
 _PIECES = re.compile(
     r"'(?:[sdmt]|ll|ve|re)|[^\r\n\w]?[^\W\d_]+|\d{1,3}| ?(?:[^\s\w]|_)+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+", re.IGNORECASE
 )
-_LETTERS, _SIGNS = 6.0, 2.0  # a token, in the longer pieces
+_LETTERS, _SIGNS = 6.0, 2.0  # characters per token, in the longer pieces
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class TokenCounter:
 
 
 def token_counter() -> TokenCounter:
-    """cl100k where `tiktoken` and its vocabulary are on this machine, else an estimate. Never asks the network."""
+    """Return a counter with cl100k where `tiktoken` and its vocabulary are on this machine, else an estimate. It never
+    uses the network.
+    """
     if _vocabulary_is_here():
         try:
             import tiktoken
@@ -40,7 +42,7 @@ def token_counter() -> TokenCounter:
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of cl100k, roughly: one for each short piece, more for the long ones."""
+    """Estimate the tokens of cl100k: one for each short piece, more for the long ones."""
     return sum(_tokens_of(piece) for piece in _PIECES.findall(text))
 
 
@@ -53,7 +55,7 @@ def _tokens_of(piece: str) -> int:
 
 
 def _vocabulary_is_here() -> bool:
-    # Where tiktoken keeps what it has downloaded once (tiktoken/load.py).
+    # tiktoken keeps its downloads here (tiktoken/load.py).
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     place = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
     return (place / hashlib.sha1(_CL100K.encode()).hexdigest()).exists()

@@ -1,10 +1,10 @@
-"""Each kind of prompt on the wire: where it is sent and as what, and what the body of a 200 means.
+"""The HTTP form of each kind of prompt: path, body, and the reading of a 200's body.
 
     Prompt           /chat/completions
     EchoPrompt       /completions, with `echo` or with vLLM's `prompt_logprobs`
     EmbeddingPrompt  /embeddings
 
-The same for a request that is sent now and for a line in a batch file.
+A request that is sent now and a line in a batch file have the same form.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPTIONAL = frozenset(name for names in _OPTIONAL.values() for name in names)
 
 
 class NoPromptLogprobs(ConfigurationError):  # noqa: N818 - what the endpoint has not
-    """The endpoint completes a text and says nothing of what it expected in it."""
+    """The endpoint completes a text but gives no log-probabilities of the text itself."""
 
 
 def no_prompt_logprobs(prompt: AnyPrompt, where: str) -> NoPromptLogprobs:
@@ -56,7 +56,7 @@ def no_prompt_logprobs(prompt: AnyPrompt, where: str) -> NoPromptLogprobs:
 
 
 def parameters_of(prompt: AnyPrompt, turned_down: Collection[str]) -> dict[str, Any]:
-    """The request's JSON, without the optional parameters that the model has turned down."""
+    """Build the request's JSON, without the optional parameters that the model has refused."""
     if isinstance(prompt, EchoPrompt):
         return _echo_parameters(prompt, turned_down)
     if isinstance(prompt, EmbeddingPrompt):
@@ -85,7 +85,7 @@ def _chat_parameters(prompt: Prompt, turned_down: Collection[str]) -> dict[str, 
 
 
 def _echo_parameters(prompt: EchoPrompt, turned_down: Collection[str]) -> dict[str, Any]:
-    # One token is written, and cut off again: not every server can write none.
+    # One token is written and cut off again: some servers cannot write none.
     parameters = {"model": prompt.model, "prompt": prompt.text, "temperature": 0.0, "max_tokens": 1}
     if "echo" in turned_down:
         return parameters | {"prompt_logprobs": prompt.top_logprobs}
@@ -93,13 +93,13 @@ def _echo_parameters(prompt: EchoPrompt, turned_down: Collection[str]) -> dict[s
 
 
 def unsupported(prompt: AnyPrompt, sent: Collection[str], said: str) -> str | None:
-    """Which optional parameter of those sent the endpoint does not take, where its refusal names one."""
+    """Return the optional parameter that the endpoint does not accept; None where its refusal names none of those sent."""
     optional = _OPTIONAL[type(prompt)]
     return next((name for name, words in optional.items() if name in sent and any(w in said for w in words)), None)
 
 
 def read_body(body: str, prompt: AnyPrompt, where: str) -> StoredReply:
-    """The reply in a 200's body. Raises TryAgainError where that is no answer to such a prompt."""
+    """Read the reply in a 200's body. Raises TryAgainError where that is not an answer to such a prompt."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -108,11 +108,11 @@ def read_body(body: str, prompt: AnyPrompt, where: str) -> StoredReply:
 
 
 def read_answer(answer: Any, prompt: AnyPrompt, where: str) -> StoredReply:
-    """As `read_body`, of JSON that is read already. Raises NoPromptLogprobs too."""
+    """Read the reply as `read_body` does, from parsed JSON. Raises NoPromptLogprobs too."""
     results = "data" if isinstance(prompt, EmbeddingPrompt) else "choices"
     if not isinstance(answer, dict) or not isinstance(answer.get(results), list):
         # Some gateways report an upstream failure as a 200 with an error in it.
-        raise TryAgainError(f"{where} answered with JSON that is no completion: {str(answer)[:200]!r}")
+        raise TryAgainError(f"{where} answered with JSON that is not a completion: {str(answer)[:200]!r}")
     usage = _mapping(answer.get("usage"))
     tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     try:
@@ -153,7 +153,7 @@ def _count(value: Any) -> int:
 
 
 def reply_of(stored: StoredReply, prompt: AnyPrompt, usage: Usage, *, from_ledger: bool) -> AnyReply:
-    """The reply, if it is a complete one. Raises RefusedError or UnreadableReply, which carry its cost."""
+    """Return the reply if it is complete. Raises RefusedError or UnreadableReply, which carry its cost."""
     if isinstance(prompt, EchoPrompt):
         return Echo(choices_of(stored.detail), usage, stored.model, from_ledger)
     if isinstance(prompt, EmbeddingPrompt):

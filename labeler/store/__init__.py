@@ -1,4 +1,7 @@
-"""Results as rows: SQLite where nothing else is said, PostgreSQL by URL. The stages of the pipeline do not know it."""
+"""Results as rows, in SQLite by default and in PostgreSQL by URL.
+
+The stages of the pipeline do not know about the store.
+"""
 
 from labeler.store.embedding_tables import EMBEDDINGS
 from labeler.store.imported_tables import IMPORTED_CONTEXTS

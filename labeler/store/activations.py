@@ -1,9 +1,9 @@
-"""Texts whose activations were asked for: a gather worker answers them, one after another, when it is free to.
+"""Texts that wait for their activations: gather workers answer them, one at a time, as soon as they are free.
 
     waiting ──claim──► running ──► done | failed
-       └── nobody took it, or not in time: failed
+       └── no worker took it, or not in time: failed
 
-A text is nobody's property: requests are deleted an hour after they came, answered or not.
+No user owns a text: requests are deleted an hour after they came, answered or not.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from labeler.store.tables import EVIDENCE, now
 MOST_CHARACTERS = 20_000
 MOST_TOKENS = 4_096
 MOST_WAITING = 50
-_MOST_EVIDENCE = 500  # of one SAE
+_MOST_EVIDENCE = 500  # at most so many of one SAE are looked through
 
 NOBODY = timedelta(seconds=30)  # a gather worker that is free takes a text within a second
-PATIENCE = timedelta(minutes=5)  # a gather worker that is busy is waited for so long
+PATIENCE = timedelta(minutes=5)  # how long a busy gather worker is waited for
 KEPT = timedelta(hours=1)
 
 
@@ -48,7 +48,7 @@ OPEN = (RequestState.WAITING, RequestState.RUNNING)
 
 @dataclass(frozen=True)
 class ActivationRequest:
-    """A text that was asked about, and what came of it."""
+    """A text to read, and the state of its answer."""
 
     id: str
     state: RequestState
@@ -59,7 +59,10 @@ class ActivationRequest:
 
 
 def readable_evidence(store: Store, sae: int) -> EvidenceInfo:
-    """The newest evidence of this SAE that was gathered here: with it, subject and SAE are known. Raises NotFoundError or InputError."""
+    """Return the newest evidence that was gathered here from this SAE.
+
+    Such evidence says with which subject and SAE a text can be read. Raises NotFoundError or InputError.
+    """
     newest = newest_evidence(store, sae)
     has_folder = (EVIDENCE.c.sae_id == sae) & ~EVIDENCE.c.path.startswith(NO_FOLDER)
     newest_first = select(EVIDENCE.c.id).where(has_folder).order_by(EVIDENCE.c.id.desc()).limit(_MOST_EVIDENCE)
@@ -74,13 +77,16 @@ def readable_evidence(store: Store, sae: int) -> EvidenceInfo:
 
 
 class Activations:
-    """Every method is one short transaction."""
+    """The table of requests for activations; every method is one short transaction."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._database = store, store.database
 
     def ask(self, evidence: EvidenceInfo, text: str) -> ActivationRequest:
-        """A request under an id that cannot be guessed: whoever has it may read the text and the answer."""
+        """Add a request under an id that cannot be guessed.
+
+        A client that knows the id may read the text and the answer.
+        """
         subject = self._store.evidence(evidence.id)[0]["subject"]
         asked = {
             "sae": evidence.sae_id, "evidence": evidence.id, "text": text,
@@ -93,7 +99,7 @@ class Activations:
         return self._find(request_id)
 
     def get(self, request_id: str) -> ActivationRequest:
-        """Raises NotFoundError. A request that has waited in vain has `failed`, with the reason."""
+        """Return the request; one that waited in vain is `failed`, with the reason. Raises NotFoundError."""
         request = self._find(request_id)
         if request.state not in OPEN:
             return request
@@ -110,11 +116,11 @@ class Activations:
         with self._database.reading() as connection:
             row = connection.execute(select(ACTIVATIONS).where(ACTIVATIONS.c.id == request_id)).mappings().one_or_none()
         if row is None or now() - row["created_at"] > KEPT:
-            raise NotFoundError("activations: no such request; an answer is deleted an hour after its text came")
+            raise NotFoundError("activations: no such request; requests are deleted an hour after they came")
         return ActivationRequest(**{**row, "state": RequestState(row["state"])})
 
     def _busy(self, but: str) -> str | None:
-        """What the gather workers have in hand, in words."""
+        """Say in words which work keeps the gather workers busy; None where they are free."""
         steps = (
             select(BLOCKS.c.job_id, BLOCKS.c.number + 1, JOBS.c.n_blocks)
             .join(JOBS, JOBS.c.id == BLOCKS.c.job_id)
@@ -140,7 +146,7 @@ class Activations:
             return int(connection.execute(found).scalar_one())
 
     def claim(self, subject: tuple[str, str, str] | None = None) -> ActivationRequest | None:
-        """The text that has waited longest, of this subject (id, revision, dtype) alone where one is given."""
+        """Take the text that has waited longest; with `subject` (id, revision, dtype), only a text for that subject."""
         waits = (ACTIVATIONS.c.state == RequestState.WAITING) & (ACTIVATIONS.c.created_at > now() - PATIENCE)
         waiting = select(ACTIVATIONS.c.id, ACTIVATIONS.c.asked).where(waits).order_by(ACTIVATIONS.c.created_at)
         with self._database.reading() as connection:
@@ -161,7 +167,7 @@ class Activations:
         return any(self._move(request_id, before, {"state": state, **values}) for before in OPEN)
 
     def _move(self, request_id: str, before: RequestState, values: dict[str, Any]) -> bool:
-        """False where somebody else has moved it meanwhile."""
+        """Change a request that is in the state `before`; False where another process has changed it meanwhile."""
         mine = (ACTIVATIONS.c.id == request_id) & (ACTIVATIONS.c.state == before)
         with self._database.writing() as connection:
             return bool(connection.execute(ACTIVATIONS.update().where(mine).values(**values)).rowcount)
@@ -176,7 +182,7 @@ class Activations:
 
 
 def _in_vain(state: RequestState, busy: str | None, age: timedelta) -> str | None:
-    """Why an open request will have no answer; None while there is hope."""
+    """Explain why an open request will get no answer; None while an answer may still come."""
     if state is RequestState.RUNNING:
         return "a worker took this text and gave no answer: it was lost, or took too long" if age > PATIENCE else None
     if busy is None and age > NOBODY:
@@ -184,6 +190,6 @@ def _in_vain(state: RequestState, busy: str | None, age: timedelta) -> str | Non
     if age > PATIENCE:
         return (
             f"{busy or 'no gather worker took this text'}, and {PATIENCE.seconds // 60} minutes have passed: ask again later, or "
-            "start a worker for texts alone with `labeler worker --queues activations`"
+            "start a worker only for texts with `labeler worker --queues activations`"
         )
     return None

@@ -1,4 +1,4 @@
-"""The journal of batches under way, in the database."""
+"""The journal of batches in progress, kept in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a block has done and cost: its features by state as the label set has them, and what was bought for them."""
+"""The counts of a block: its features by state, and the tokens and money spent on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labeler.store.tables import RESULTS
 
 
 def done_of(connection: Connection, lease: Lease) -> dict[str, int]:
-    """The block's counts of features that need no work, as the label set has them."""
+    """Count the block's features that need no work, by state, from the label set."""
     result = RESULTS.c
     query = select(result.feature_index, result.state).where(
         result.label_set_id == lease.label_set_id,
@@ -27,7 +27,10 @@ def done_of(connection: Connection, lease: Lease) -> dict[str, int]:
 
 
 def bought_anew(usage: Usage, before: tuple[State, Usage] | None) -> Usage:
-    """What a result has cost beyond the one of this feature before it, whose replies came out of the ledger."""
+    """Return the usage of a result that is new.
+
+    Replies that an earlier result of the same feature paid for came out of the ledger, and are not counted again.
+    """
     if before is None:
         return usage
     known = before[1]
@@ -41,7 +44,7 @@ def bought_anew(usage: Usage, before: tuple[State, Usage] | None) -> Usage:
 
 
 def counts_after(found: Counter[State], usage: Usage) -> dict[str, Any]:
-    """The block's counts after results in these states, which have cost this."""
+    """Return the block's counts after results in these states with this usage."""
     return {
         **{f"n_{state}": BLOCKS.c[f"n_{state}"] + found[state] for state in (*DONE_COUNTS, State.FAILED)},
         "requests": BLOCKS.c.requests + usage.requests,

@@ -1,14 +1,15 @@
-"""Blocks of jobs, as the workers take them: claimed, kept, saved into, finished, given back, or lost.
+"""Blocks of jobs as workers handle them: claim, renew, save, finish, give back, lose.
 
     queued ──claim──► leased ──finish──► done
        ▲                │
        ├───give_back────┤
        └───take_back────┘ lost three times without any progress: ► failed
 
-Progress is what the next attempt need not do again: a result, a reply that was paid for, a later checkpoint.
+Progress is work that the next attempt need not do again: a result, a reply that was paid for, a later checkpoint.
 
-No clock decides anything here. Whoever holds a block lets `beat` grow, and whoever watches (workers/recovery.py) takes back
-a block whose beat has stood still. An attempt that was taken back can neither save nor finish: `attempt` fences it off.
+No wall clock decides anything here. A worker that holds a block increases its `beat`. The recovery
+(workers/recovery.py) takes back a block whose beat has stood still. An attempt that was taken back can neither save nor
+finish: its number in `attempt` is out of date.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ LEASE_EXPIRED, BROKE_DOWN = "lease expired", "broke down"
 
 
 class Blocks:
-    """Every method is one transaction, and safe to call from any number of workers at once."""
+    """The table of blocks. Every method is one transaction, and any number of workers may call it at once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._database = store.database
 
     def claim(self, kind: JobKind, owner: str) -> Lease | None:
-        """A block of the job whose turn it is, or None where nothing waits.
+        """Take a block of the job whose turn it is; None where no block waits.
 
-        Turns: the lowest `priority` first; among equals the job with the fewest blocks in hand, then the one that has
-        waited longest. So a small job starts with the next free worker, however long the job before it is. A job with a
-        budget has one block in hand at a time: what is left of the budget is then that block's alone.
+        Turns: the lowest `priority` goes first; among equals the job with the fewest blocks in hand, then the one that
+        has waited longest. So a small job starts with the next free worker, however long the job before it is. A job
+        with a budget has one block in hand at a time, so that this block may spend all that is left of the budget.
         """
         with self._database.writing() as connection:
             for job_id in connection.execute(_jobs_by_turn(kind)).scalars().all():
@@ -53,7 +54,7 @@ class Blocks:
         return None
 
     def _start(self, connection: Connection, job_id: int) -> bool:
-        """Mark the job as running and its turn as taken; False if it was paused or cancelled meanwhile."""
+        """Mark the job as running and its turn as taken; False if it was paused or canceled meanwhile."""
         last_turn = select(func.coalesce(func.max(JOBS.alias().c.turn), 0)).scalar_subquery()
         started = (
             JOBS.update()
@@ -66,7 +67,7 @@ class Blocks:
         return bool(connection.execute(started).rowcount)
 
     def _lease(self, connection: Connection, job_id: int, owner: str) -> Lease | None:
-        # The job's row is locked by _start, so claims of one job come one after the other.
+        # _start has locked the job's row, so claims of one job come one after the other.
         waiting = select(BLOCKS.c.id).where(BLOCKS.c.job_id == job_id, _claimable())
         if connection.execute(_is_taken_alone(job_id)).scalar_one():
             return None
@@ -86,7 +87,10 @@ class Blocks:
         return Lease(**{**row, "kind": JobKind(row["kind"])})
 
     def renew(self, lease: Lease, *, has_progressed: bool = False) -> Order:
-        """Say that the holder lives, and hear what it is to do. Progress clears what earlier attempts have lost."""
+        """Report that the holder lives, and return what it must do.
+
+        `has_progressed` clears the count of attempts that were lost before.
+        """
         values = {"beat": BLOCKS.c.beat + 1} | ({"lost": 0} if has_progressed else {})
         with self._database.writing() as connection:
             if not connection.execute(BLOCKS.update().where(_mine(lease)).values(**values)).rowcount:
@@ -96,18 +100,18 @@ class Blocks:
         return Order.GO_ON if state == JobState.RUNNING and not wanted_back else Order.STOP
 
     def begin(self, lease: Lease) -> None:
-        """Count what the label set has already: features that need no work are done from the start."""
+        """Count the features of the block that already need no work."""
         with self._database.writing() as connection:
             connection.execute(BLOCKS.update().where(_mine(lease)).values(**done_of(connection, lease)))
 
     def begin_at(self, lease: Lease, millionths: int) -> None:
-        """Where the checkpoint of a shard stands: further than at the last loss is progress."""
+        """Record how far the checkpoint of a shard is; it is progress to be further than at the last loss."""
         further = _mine(lease) & (BLOCKS.c.done_when_lost < millionths)
         with self._database.writing() as connection:
             connection.execute(BLOCKS.update().where(further).values(lost=0, done_when_lost=millionths))
 
     def save(self, lease: Lease, features: Sequence[LabeledFeature]) -> bool:
-        """Keep results and count them, all or nothing; False, and nothing is kept, where the lease is lost."""
+        """Save results and count them, all or none; False, with nothing saved, where the lease is lost."""
         label_set, indices = lease.label_set_id or 0, [feature.feature_index for feature in features]
         with self._database.writing() as connection:
             mine = connection.execute(select(BLOCKS.c.id).where(_mine(lease)).with_for_update()).first()
@@ -122,7 +126,7 @@ class Blocks:
             return True
 
     def finish(self, lease: Lease) -> bool:
-        """The block is done; with the last one, its job is. False where the lease is lost."""
+        """Mark the block as done, and its job with the last block; False where the lease is lost."""
         with self._database.writing() as connection:
             done = BLOCKS.update().where(_mine(lease)).values(state=BlockState.DONE, owner=None, ended_at=now())
             if not connection.execute(done).rowcount:
@@ -132,7 +136,10 @@ class Blocks:
         return True
 
     def give_back(self, lease: Lease) -> bool:
-        """The block waits again, and nothing is held against it: a worker that stops, a job that is paused."""
+        """Let the block wait again, without counting an attempt as lost.
+
+        For a worker that stops, or a job that is paused.
+        """
         with self._database.writing() as connection:
             back = BLOCKS.update().where(_mine(lease)).values(state=BlockState.QUEUED, owner=None)
             if not connection.execute(back).rowcount:
@@ -141,16 +148,16 @@ class Blocks:
         return True
 
     def beats(self) -> list[Beat]:
-        """The sign of life of each block in somebody's hands."""
+        """List the sign of life of each leased block."""
         query = select(BLOCKS.c.id, BLOCKS.c.attempts, BLOCKS.c.beat).where(BLOCKS.c.state == BlockState.LEASED)
         with self._database.reading() as connection:
             return [Beat(*row) for row in connection.execute(query)]
 
     def take_back(self, beat: Beat, reason: str, how: str = LEASE_EXPIRED) -> BlockState | None:
-        """Take a block from a holder that has given no sign of life since `beat`; None if it has.
+        """Take a block from a holder without a sign of life since `beat`; None if it gave one.
 
-        A block that is lost three times in a row without any progress is `failed`, to be set aside. `how` is
-        for the counters.
+        A block that is lost three times in a row without any progress becomes `failed`, to be set aside. `how` names
+        the loss in the counters.
         """
         with self._database.writing() as connection:
             here = (
@@ -177,12 +184,12 @@ class Blocks:
             return state
 
     def lose(self, lease: Lease, reason: str) -> BlockState | None:
-        """The holder itself reports that the attempt broke down; counts like a worker that died."""
+        """Report, as the holder, that the attempt broke down; this counts like the death of a worker."""
         beats = [b for b in self.beats() if (b.block_id, b.attempt) == (lease.block_id, lease.attempt)]
         return self.take_back(beats[0], reason, BROKE_DOWN) if beats else None
 
     def to_set_aside(self) -> list[tuple[Lease, str]]:
-        """Failed blocks whose features have not been marked yet, with their reasons."""
+        """List failed blocks whose features are not marked yet, each with the reason."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 _leases().add_columns(BLOCKS.c.reason).where(
@@ -192,7 +199,7 @@ class Blocks:
         return [_set_aside(dict(row)) for row in rows]
 
     def set_aside(self, lease: Lease, features: Sequence[LabeledFeature]) -> None:
-        """Mark what a failed block left undone as failed; its job goes on without it, or ends."""
+        """Mark the features that a failed block left undone as failed; its job goes on without it, or ends."""
         with self._database.writing() as connection:
             this = BLOCKS.update().where(BLOCKS.c.id == lease.block_id)
             closed = this.where(BLOCKS.c.state == BlockState.FAILED, BLOCKS.c.ended_at.is_(None)).values(ended_at=now())
@@ -204,7 +211,7 @@ class Blocks:
                 end_if_over(connection, lease.job_id)
 
     def waiting(self, kind: JobKind, at_most: int) -> int:
-        """How many blocks of active jobs could be claimed now, counted up to `at_most`."""
+        """Count the blocks of active jobs that could be claimed now, up to `at_most`."""
         query = (
             select(BLOCKS.c.id)
             .join(JOBS, JOBS.c.id == BLOCKS.c.job_id)
@@ -215,10 +222,10 @@ class Blocks:
             return len(connection.execute(query).all())
 
     def make_room(self, kind: JobKind) -> bool:
-        """For a job that nobody has begun, ask the job with the most workers for one of its blocks; True where it did.
+        """Ask for a worker for a job that has not begun; True where a block was asked for.
 
-        Only a job's first block is worth an interruption; from then on turns do. Nothing more is asked for while a
-        block is on its way back.
+        The job with the most workers is asked to hand back a block. Only the first block of a job is worth an
+        interruption; later blocks wait for their turn. While a block is on its way back, no other is asked for.
         """
         with self._database.writing() as connection:
             jobs = connection.execute(_shares(kind)).all()
@@ -240,7 +247,7 @@ class Blocks:
 
 def end_if_over(connection: Connection, job_id: int) -> None:
     """End a job that has no open block left. A gathering pass ends with its first failed block."""
-    # The lock: of two workers that finish the last two blocks at once, the later one sees both as done.
+    # The lock: when two workers finish the last two blocks at once, the later one sees both as done.
     job = connection.execute(select(JOBS).where(JOBS.c.id == job_id).with_for_update()).mappings().one()
     here = BLOCKS.c.job_id == job_id
     broken = select(BLOCKS.c.number, BLOCKS.c.reason).where(here, BLOCKS.c.state == BlockState.FAILED)
@@ -284,7 +291,7 @@ def _jobs_by_turn(kind: JobKind) -> Any:
 
 
 def _is_taken_alone(job_id: int) -> Any:
-    """Whether this job has a budget and a block in somebody's hands."""
+    """Return a condition: this job has a budget, and one of its blocks is leased."""
     in_hand = exists().where(BLOCKS.c.job_id == job_id, BLOCKS.c.state == BlockState.LEASED)
     return select(exists().where(JOBS.c.id == job_id, ~_has_no_budget()) & in_hand)
 

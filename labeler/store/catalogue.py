@@ -1,4 +1,4 @@
-"""SAEs, evidence and label sets as the service lists them."""
+"""Lists of SAEs, evidence and label sets, as the service shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHORTEST_HASH = 8
 
 @dataclass(frozen=True)
 class SaeInfo:
-    """An SAE as it is listed; `subject` and `sae` are names, and no paths of this machine."""
+    """An SAE in a list; `subject` and `sae` are names, not paths of this machine."""
 
     id: int
     subject: str
@@ -38,7 +38,7 @@ class SaeInfo:
 
     @property
     def path(self) -> str:
-        """The SAE's name, under the word by which earlier versions told its path."""
+        """The SAE's name, under the word that earlier versions used for its path."""
         return self.sae
 
 
@@ -53,7 +53,7 @@ class EvidenceInfo:
 
 @dataclass(frozen=True)
 class SetInfo:
-    """A label set as a row of a list."""
+    """A label set in a list."""
 
     id: int
     sae_id: int
@@ -80,12 +80,12 @@ def list_saes(store: Store, after: int, limit: int) -> list[SaeInfo]:
 
 
 def newest_saes(store: Store, limit: int, also: Collection[int] = ()) -> list[SaeInfo]:
-    """The newest first; those of `also` are among them."""
+    """List SAEs, the newest first; those of `also` are always included."""
     return [SaeInfo(**named(row)) for row in _newest(store, select(SAES), SAES.c.id, limit, also)]
 
 
 def find_sae(store: Store, reference: str) -> SaeInfo:
-    """The SAE with this id, or whose weights have this SHA-256 (8 or more characters of it).
+    """Find the SAE with this id, or whose weights have this SHA-256 (8 or more characters of it).
 
     Raises NotFoundError, and InputError where several SAEs fit.
     """
@@ -114,7 +114,7 @@ def list_evidence(store: Store, sae: int | None, after: int, limit: int) -> list
 
 
 def newest_gathered(store: Store, limit: int, also: Collection[int] = ()) -> list[tuple[EvidenceInfo, SaeInfo]]:
-    """What was gathered here, and of which SAE, the newest first; the evidence of `also` is among it."""
+    """List the evidence that was gathered here with its SAE, the newest first; that of `also` is always included."""
     here = select(*(EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__)).where(
         ~EVIDENCE.c.path.startswith(NO_FOLDER)
     )
@@ -125,7 +125,7 @@ def newest_gathered(store: Store, limit: int, also: Collection[int] = ()) -> lis
 
 
 def find_evidence(store: Store, reference: str) -> EvidenceInfo:
-    """The evidence with this id or this hash. Raises NotFoundError."""
+    """Find the evidence with this id or this hash. Raises NotFoundError."""
     by_id = reference.isascii() and reference.isdecimal() and len(reference) <= 9
     where = EVIDENCE.c.id == int(reference) if by_id else EVIDENCE.c.hash == reference
     columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
@@ -136,7 +136,7 @@ def find_evidence(store: Store, reference: str) -> EvidenceInfo:
 
 
 def newest_evidence(store: Store, sae: int) -> EvidenceInfo:
-    """Raises NotFoundError where nothing was gathered of this SAE here."""
+    """Return the SAE's newest evidence. Raises NotFoundError where none was gathered here."""
     columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
     here = (EVIDENCE.c.sae_id == sae) & ~EVIDENCE.c.path.startswith(NO_FOLDER)
     found = _rows(store, select(*columns).where(here).order_by(EVIDENCE.c.id.desc()).limit(1))
@@ -153,7 +153,7 @@ def list_sets(store: Store, sae: int | None, after: int, limit: int) -> list[Set
 
 
 def newest_sets(store: Store, sae: int | None, limit: int, also: Collection[int] = ()) -> list[SetInfo]:
-    """The newest first; those of `also` are among them, where they are of this SAE."""
+    """List label sets, the newest first; those of `also` are included where they belong to this SAE."""
     query = _sets() if sae is None else _sets().where(EVIDENCE.c.sae_id == sae)
     return [SetInfo(**named(row)) for row in _newest(store, query, LABEL_SETS.c.id, limit, also)]
 
@@ -177,7 +177,7 @@ def _sets() -> Any:
 
 
 def sets_of(store: Store, sae: int | None) -> Sequence[int]:
-    """The ids of the label sets of an SAE, or of all, oldest first."""
+    """List the ids of an SAE's label sets, or of all label sets, oldest first."""
     query = select(LABEL_SETS.c.id).join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id).order_by(LABEL_SETS.c.id)
     if sae is not None:
         query = query.where(EVIDENCE.c.sae_id == sae)
@@ -186,7 +186,7 @@ def sets_of(store: Store, sae: int | None) -> Sequence[int]:
 
 
 def end_of_part(store: Store, label_set_id: int, after: int, limit: int) -> int | None:
-    """The last feature of a part of `limit` results behind feature `after`; None where no result follows the part."""
+    """Return the last of the `limit` features with results after feature `after`; None where no result follows it."""
     query = select(RESULTS.c.feature_index).where(
         RESULTS.c.label_set_id == label_set_id, RESULTS.c.feature_index > after
     )

@@ -1,9 +1,11 @@
-"""One rule says which label set speaks where none is named; `show`, `export`, pages, REST and look-ups all ask here.
+"""One rule chooses the label set where a request names none.
 
-    of a feature      a set with a label for it, an LLM's before a look-up; of those the one with the most labels; the newest
-    of a whole set    the one with the most labels; but a look-up set comes after an LLM's that covers what it does; the newest
+`show`, `export`, pages, REST and look-ups all use it.
 
-So an attempt that failed never hides good labels, and a look-up that was made later never hides what an LLM wrote.
+    for a feature      a set with a label for it, an LLM's before a look-up; then the one with the most labels; then the newest
+    for a whole set    the one with the most labels; but a look-up set comes after an LLM's that covers what it does; the newest
+
+So an attempt that failed never hides good labels, and a look-up made later never hides an LLM's labels.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from labeler.store.queries import among as one_of
 from labeler.store.store import LabelSetInfo, Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
-COVERS = 0.9  # of the labels that any set of the SAE has: a few failed features do not bring the look-up back
+COVERS = 0.9  # share of the labels of the SAE's fullest set: a few failed features do not bring the look-up back
 _LOOKUP = "lookup"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A label set that may speak for its SAE."""
+    """A label set that may be chosen for its SAE."""
 
     id: int
     sae_id: int
@@ -35,7 +37,7 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[bool, int, int]:
-        """Its place among the sets that have a label for a feature; the highest speaks."""
+        """Rank the set among those that have a label for a feature; the highest is chosen."""
         return not self.is_lookup, self.n_labeled, self.id
 
 
@@ -47,9 +49,9 @@ def candidates(
     among: Collection[int] | None = None,
     counted: bool = True,
 ) -> list[Candidate]:
-    """The label sets of these SAEs, of this evidence, or of those in `among`; all where nothing is said.
+    """List the label sets of these SAEs, of this evidence, or among the ids of `among`; without arguments, all.
 
-    Their labels are counted only where that is asked for and there is something to compare.
+    Their labels are counted only with `counted`, and only where there are several sets to compare.
     """
     query = select(LABEL_SETS.c.id, EVIDENCE.c.sae_id, LABEL_SETS.c.explainer).join(
         EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id
@@ -61,7 +63,7 @@ def candidates(
     if among is not None:
         query = query.where(one_of(connection, LABEL_SETS.c.id, list(among)))
     rows = connection.execute(query.order_by(LABEL_SETS.c.id)).all()
-    # A set that is alone needs no comparing, and most SAEs have one.
+    # A single set needs no comparison, and most SAEs have only one.
     n_sets = Counter(row.sae_id for row in rows)
     needed = [row.id for row in rows if counted and (saes is None or n_sets[row.sae_id] > 1)]
     counts = count_labeled(connection, needed if len(rows) > 1 else [])
@@ -69,7 +71,10 @@ def candidates(
 
 
 def best_of(found: Sequence[Candidate]) -> Candidate | None:
-    """The set that speaks as a whole. Sets of several SAEs are compared by their labels alone, SAE by SAE first."""
+    """Choose the set for a whole SAE.
+
+    Of several SAEs, each chooses its set first; then only the numbers of labels are compared.
+    """
     by_sae: dict[int, list[Candidate]] = {}
     for candidate in found:
         by_sae.setdefault(candidate.sae_id, []).append(candidate)
@@ -90,9 +95,9 @@ def default_set(
     feature: int | None = None,
     leave_out: int | None = None,
 ) -> int | None:
-    """The id of the label set that speaks for an SAE, for evidence or for the whole database; None where there is none.
+    """Return the default label set of an SAE, of evidence or of the whole database, by id; None without any.
 
-    With `feature`, the one that speaks for this feature of the SAE or evidence.
+    With `feature`, return the default label set for this feature of the SAE or evidence.
     """
     saes = None if sae is None else [sae]
     with store.database.reading() as connection:
@@ -104,7 +109,7 @@ def default_set(
 
 
 def _best_for(connection: Connection, found: Sequence[Candidate], feature: int) -> Candidate | None:
-    """The set that speaks for a feature; None where no set has a result for it."""
+    """Choose the set for a feature; None where no set has a result for it."""
     query = select(RESULTS.c.label_set_id, RESULTS.c.label.is_not(None)).where(
         one_of(connection, RESULTS.c.label_set_id, [c.id for c in found]), RESULTS.c.feature_index == feature
     )
@@ -114,7 +119,7 @@ def _best_for(connection: Connection, found: Sequence[Candidate], feature: int) 
 
 
 def named_or_default(store: Store, label_set_id: int | None) -> LabelSetInfo:
-    """The label set that is named, else the default one of the database. Raises NotFoundError where it holds none."""
+    """Return the named label set, or the database's default one. Raises NotFoundError where the database has none."""
     chosen = default_set(store) if label_set_id is None else label_set_id
     if chosen is None:
         raise NotFoundError(f"database {store.database.name} holds no label set; make one with `labeler label`")

@@ -1,4 +1,4 @@
-"""The tables of claims: which run has which features in hand. A change here needs a migration."""
+"""The tables of claims: they record which run is labeling which features. A change here needs a migration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class RunRow(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     process: str  # as labeler/store/processes.py names it
-    block_id: int | None = Field(default=None, index=True)  # whoever takes the block back takes its claims too
+    block_id: int | None = Field(default=None, index=True)  # taking the block back takes these claims back too
     beat: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     started_at: datetime = Field(default_factory=now, sa_column=Column(DateTime(timezone=True), nullable=False))
 
 
 class ClaimRow(SQLModel, table=True):
-    """A feature in the hands of a run. `work` names the label set, which need not be there yet."""
+    """A feature that a run is labeling. `work` names the label set, which need not exist yet."""
 
     __tablename__ = "claim"
 

@@ -1,11 +1,13 @@
-"""Features in the hands of a run: claimed before anything is bought for them, so that two runs never pay for the same one.
+"""Claims of features by runs. A run claims a feature before it buys anything, so that two runs never pay for the same
+one.
 
     free ──claim──► in hand ──release, once the result is saved──► free, and done
       ▲               │
       └───take_back───┘ the run has shown no sign of life, or its process is dead
 
-As with blocks, no clock decides anything. A run lets its `beat` grow, and whoever sees it stand still for long enough by its
-own monotonic clock takes back all that the run had. A run that was taken back is gone, and hears so at its next step.
+No wall clock decides anything, as with blocks. A run increases its `beat`. A process that sees the beat stand still for
+long enough, by its own monotonic clock, takes back all claims of the run. A run that was taken back is deleted, and
+learns so at its next step.
 """
 
 from __future__ import annotations
@@ -38,16 +40,16 @@ class RunBeat:
 
 @dataclass(frozen=True)
 class Claimed:
-    """What became of the features that a run wanted."""
+    """The features that a run asked for, sorted by who has them."""
 
-    ours: list[int]  # in our hands now
-    done: list[int]  # somebody has labeled them meanwhile
-    held: list[int]  # in the hands of another run
+    ours: list[int]  # claimed by this run now
+    done: list[int]  # another run has labeled them meanwhile
+    held: list[int]  # claimed by another run
 
 
 @dataclass(frozen=True)
 class Work:
-    """A recipe on evidence: names a label set before it is made."""
+    """A recipe on evidence; the pair identifies a label set before it exists."""
 
     evidence_hash: str
     recipe_hash: str
@@ -58,13 +60,13 @@ class Work:
 
 
 class Claims:
-    """Every method is one transaction, and safe to call from any number of processes at once."""
+    """The table of claims. Every method is one transaction, and any number of processes may call it at once."""
 
     def __init__(self, store: Store) -> None:
         self._database = store.database
 
     def begin(self, block_id: int | None = None) -> str:
-        """The id of a new run of this process, perhaps for a block in its hands."""
+        """Add a run of this process and return its id; `block_id` is the block that it works on, if any."""
         run = secrets.token_hex(8)
         values = {"id": run, "process": this_process(), "block_id": block_id, "beat": 0, "started_at": now()}
         with self._database.writing() as connection:
@@ -72,32 +74,33 @@ class Claims:
         return run
 
     def end(self, run: str) -> None:
-        """Nothing is in the hands of this run any more."""
+        """Delete the run and release all its claims."""
         with self._database.writing() as connection:
             connection.execute(CLAIMS.delete().where(CLAIMS.c.run_id == run))
             connection.execute(RUNS.delete().where(RUNS.c.id == run))
 
     def renew(self, run: str) -> bool:
-        """Say that the run lives; False where it was taken back."""
+        """Report that the run lives; False where its claims were taken back."""
         with self._database.writing() as connection:
             return _renew(connection, run)
 
     def claim(self, run: str, work: Work, features: Sequence[int]) -> Claimed:
-        """Take those of these features that are free and not done. Raises TakenOverError where the run is gone."""
+        """Claim those of these features that are free and not done. Raises TakenOverError where the run was taken back."""
         with self._database.writing() as connection:
             if not _renew(connection, run):
                 raise TakenOverError(
                     "another process has taken over the features of this run, which gave no sign of life"
                 )
             taken: list[int] = []
-            # In the order of features, as every run does: two that meet wait for each other, and never both.
+            # In the order of features, as in every run: then two runs that meet wait for each other, and never
+            # deadlock.
             wanted = sorted(features)
             for low in range(0, len(wanted), _ROWS_AT_ONCE):
                 part = wanted[low : low + _ROWS_AT_ONCE]
                 rows = [{"work": work.id, "feature_index": f, "run_id": run} for f in part]
                 insert = insert_into(CLAIMS, self._database.dialect).values(rows).on_conflict_do_nothing()
                 taken += connection.execute(insert.returning(CLAIMS.c.feature_index)).scalars()
-            # After the claim: whoever had a feature before us saved its result before giving it back.
+            # Read after the claim: a run that had a feature before us saved its result before it released the feature.
             done = _done(connection, work, taken)
             _release(connection, run, work, done)
         ours = set(taken)
@@ -112,7 +115,7 @@ class Claims:
             _release(connection, run, work, features)
 
     def holders(self, work: Work, run: str) -> dict[str, int]:
-        """Who else has features of this label set in hand, in words, and how many."""
+        """Describe the other runs that label features of this label set, each with its number of features."""
         query = (
             select(RUNS.c.process, func.count())
             .join(CLAIMS, CLAIMS.c.run_id == RUNS.c.id)
@@ -127,26 +130,26 @@ class Claims:
             return [RunBeat(*row) for row in connection.execute(select(RUNS.c.id, RUNS.c.beat))]
 
     def take_back(self, beat: RunBeat) -> bool:
-        """Take everything from a run that has given no sign of life since `beat`; False if it has."""
+        """Take all claims from a run without a sign of life since `beat`; False if it gave one."""
         here = (RUNS.c.id == beat.run) & (RUNS.c.beat == beat.beat)
         with self._database.writing() as connection:
-            # The claims go with their run.
+            # The claims are deleted with their run.
             return bool(connection.execute(RUNS.delete().where(here)).rowcount)
 
     def take_back_from_the_dead(self) -> int:
-        """Take everything from the runs of this machine whose processes have ended; how many there were."""
+        """Take all claims from runs of this machine whose processes have ended, and return the number of those runs."""
         with self._database.reading() as connection:
             runs = connection.execute(select(RUNS.c.id, RUNS.c.beat, RUNS.c.process)).all()
         return sum(self.take_back(RunBeat(run, beat)) for run, beat, process in runs if is_dead(process))
 
 
 def end_runs_of_block(connection: Connection, block_id: int) -> None:
-    """The block changes hands, and with it the features that an attempt on it had claimed."""
+    """End the runs on a block that changes hands, and release the features that they had claimed."""
     connection.execute(RUNS.delete().where(RUNS.c.block_id == block_id))
 
 
 def _renew(connection: Connection, run: str) -> bool:
-    # The row stays locked until the end of the transaction, so that nobody takes the run back in the middle of it.
+    # The row stays locked until the end of the transaction, so that no process takes the run back in the middle of it.
     return bool(connection.execute(RUNS.update().where(RUNS.c.id == run).values(beat=RUNS.c.beat + 1)).rowcount)
 
 

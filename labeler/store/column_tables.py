@@ -11,7 +11,7 @@ def _key() -> Column[int]:
 
 
 class ResultChangeRow(SQLModel, table=True):
-    """This part has results that its columns do not know. A row for each writer, so that none waits for another."""
+    """A mark on a part whose columns are out of date. Each writer has a row of its own, so that none waits for another."""
 
     __tablename__ = "result_change"
 
@@ -22,7 +22,7 @@ class ResultChangeRow(SQLModel, table=True):
 
 
 class ResultColumnRow(SQLModel, table=True):
-    """The values of one column in one part; those of the whole label set in part -1."""
+    """The values of one column in one part; part -1 holds those of the whole label set."""
 
     __tablename__ = "result_column"
 

@@ -1,9 +1,9 @@
-"""The numbers of a label set by column, beside its rows: what counting and comparing a million features reads.
+"""The numbers of a label set by column, beside its rows. Counting and comparing a million features reads these columns.
 
-    save ──► rows, and a mark on each part they are in ──► bring_up_to_date: marked parts anew ──► read_columns
+    save ──► rows, and a mark on each part they are in ──► bring_up_to_date: marked parts again ──► read_columns
 
-A part is a range of PART features. Whatever saves results marks their parts in the same transaction, and a mark goes away in
-the transaction that has read them: columns without a mark on their part are what the rows say.
+A part is a range of PART features. Each transaction that saves results also marks their parts. The transaction that
+reads the parts again removes the marks. So the columns of a part without a mark agree with its rows.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import LABEL_SETS, RESULTS
 
 PART = 4096
-WHOLE = -1  # in place of a part: of the label set
+WHOLE = -1  # in place of a part: the whole label set
 STATES = tuple(State)
 FIGURES = "figures"
 _SCORES = ("score", "score_low", "score_high", "score_null_p", "score_weighted", "detection", "fuzzing")
 _KINDS: dict[str, Any] = {
     "feature_index": np.int32,
-    "state": np.uint8,  # its place in STATES
-    "label": np.uint64,  # a hash of its text; 0: none
+    "state": np.uint8,  # the position in STATES
+    "label": np.uint64,  # a hash of the label's text; 0: none
     "density": np.float64,
     **dict.fromkeys(_SCORES, np.float64),  # NaN: undefined
 }
@@ -44,7 +44,7 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Columns:
-    """What was asked for, in the order of features: arrays of equal length, and the figures of each part."""
+    """The requested columns in the order of features: arrays of equal length, and the figures of each part."""
 
     arrays: Mapping[str, np.ndarray]
     figures: Sequence[Mapping[str, Any]]
@@ -52,8 +52,8 @@ class Columns:
 
 
 def mark(connection: Connection, label_set_id: int, features: Iterable[int], writer: int) -> None:
-    """Say that results of these features are about to change in this transaction."""
-    # In order, as all writers do it: two that meet wait for each other, and never both.
+    """Mark the parts of these features: their results are about to change in this transaction."""
+    # In order, as in every writer: two that meet wait for each other, and never deadlock.
     parts = sorted({feature // PART for feature in features})
     marks = [{"label_set_id": label_set_id, "part": part, "writer": writer, "n": 1} for part in parts]
     connection.execute(_marking(connection.dialect.name), marks)
@@ -61,7 +61,7 @@ def mark(connection: Connection, label_set_id: int, features: Iterable[int], wri
 
 @cache
 def _marking(dialect: str) -> Any:
-    # One statement, compiled once, whatever the number of parts: each save of each worker runs it.
+    # One statement, compiled once for any number of parts: each save of each worker runs it.
     insert = insert_into(CHANGES, dialect)
     keys = ["label_set_id", "part", "writer"]
     return insert.on_conflict_do_update(index_elements=keys, set_={"n": CHANGES.c.n + 1})
@@ -73,7 +73,7 @@ def changed_parts(connection: Connection, label_set_id: int) -> list[int]:
 
 
 def bring_up_to_date(database: Database, label_set_id: int) -> None:
-    """Read the parts again that have changed, each in a transaction of its own: writers wait for one part at most."""
+    """Read the changed parts again, one transaction each, so that writers wait for one part at most."""
     with database.reading() as connection:
         parts = changed_parts(connection, label_set_id)
     for part in parts:
@@ -82,7 +82,10 @@ def bring_up_to_date(database: Database, label_set_id: int) -> None:
 
 
 def lock_set(connection: Connection, label_set_id: int) -> None:
-    """Whoever makes columns waits here: of two, the one that has read less must not be the last to write."""
+    """Lock the set while its columns are rebuilt.
+
+    Otherwise a rebuild that read fewer rows could overwrite a newer one.
+    """
     lock = select(LABEL_SETS.c.id).where(LABEL_SETS.c.id == label_set_id).with_for_update(key_share=True)
     connection.execute(lock).one()
 
@@ -90,7 +93,7 @@ def lock_set(connection: Connection, label_set_id: int) -> None:
 def _read_part(connection: Connection, label_set_id: int, part: int) -> None:
     lock_set(connection, label_set_id)
     of_part = (CHANGES.c.label_set_id == label_set_id) & (CHANGES.c.part == part)
-    # The marks before the rows: what is saved in between leaves a mark that is not among these.
+    # Read the marks before the rows: a result that is saved in between leaves a mark that is not among these.
     marks = connection.execute(select(CHANGES.c.writer, CHANGES.c.n).where(of_part)).all()
     if not marks:
         return
@@ -119,7 +122,7 @@ def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
         for name in ("density", *_SCORES, "baseline_token_lookup", "cost_usd")
     }
     scored = ~np.isnan(arrays["score"])
-    arrays["score_null_p"][~scored] = np.nan  # the chance of what has no score is of no interest
+    arrays["score_null_p"][~scored] = np.nan  # a chance means nothing without a score
     baseline, cost = arrays.pop("baseline_token_lookup"), arrays.pop("cost_usd")
     compared = scored & ~np.isnan(baseline)
     figures = {
@@ -136,18 +139,18 @@ def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
     arrays["feature_index"] = np.array(rows["feature_index"], dtype=np.int32)
     arrays["state"] = np.array([places[state] for state in rows["state"]], dtype=np.uint8)
     arrays["label"] = np.array([text_hash(label) for label in rows["label"]], dtype=np.uint64)
-    # A score that none of these features has takes no room.
+    # A score that none of these features has takes no space.
     kept = {n: a.tobytes() for n, a in arrays.items() if a.dtype != np.float64 or not np.isnan(a).all()}
     return {FIGURES: orjson.dumps(figures), **kept}
 
 
 def text_hash(label: str | None) -> int:
-    """A label in 64 bits; 0 for none."""
+    """Hash a label to 64 bits; 0 for no label."""
     return 0 if label is None else int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
 def read_columns(connection: Connection, label_set_id: int, names: Sequence[str]) -> Columns:
-    """These columns of all parts, in one statement: of one moment."""
+    """Read these columns of all parts in one statement, so that they belong to the same moment."""
     query = select(COLUMNS.c.part, COLUMNS.c.name, COLUMNS.c.version, COLUMNS.c.content).where(
         COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.name.in_([FIGURES, *names])
     )
@@ -173,7 +176,7 @@ def read_columns(connection: Connection, label_set_id: int, names: Sequence[str]
 
 
 def version_of(connection: Connection, label_set_id: int) -> str:
-    """Of the columns as they stand."""
+    """Return the version of the columns, which changes with the results."""
     query = select(COLUMNS.c.part, COLUMNS.c.version).where(
         COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES
     )
@@ -181,10 +184,13 @@ def version_of(connection: Connection, label_set_id: int) -> str:
 
 
 def count_states(connection: Connection) -> Counter[str]:
-    """Results of all label sets by state: from the figures of the parts, and from the rows of those that have changed since."""
+    """Count the results of all label sets by state.
+
+    The counts come from the figures of the parts, and from the rows of parts that have changed since.
+    """
     of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
     figures = select(COLUMNS.c.content).where(
-        # Label sets by name, for the index: the figures are few among large columns.
+        # Label sets are named for the index's sake: the figures are few among large columns.
         COLUMNS.c.label_set_id.in_(select(LABEL_SETS.c.id)), COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES,
         ~exists().where(of_part),
     )  # fmt: skip
@@ -203,7 +209,10 @@ def count_states(connection: Connection) -> Counter[str]:
 
 
 def count_labeled(connection: Connection, label_sets: Collection[int]) -> dict[int, int]:
-    """Count the features that have a label in each of these label sets: by figures, and by rows where those have changed since."""
+    """Count the labeled features in each of these label sets.
+
+    The counts come from the figures of the parts, and from the rows of parts that have changed since.
+    """
     if not label_sets:
         return {}
     of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
@@ -230,10 +239,10 @@ def _version(versions: Mapping[int, int]) -> str:
 
 
 def version_of_rows(connection: Connection, label_set_id: int) -> str:
-    """Of the results, and of what people say of them: it differs where anything differs that is exported."""
+    """Return the version of the results and their reviews; it changes whenever an export would change."""
     of_set = CHANGES.c.label_set_id == label_set_id
     marks = connection.execute(select(CHANGES.c.part, CHANGES.c.writer, CHANGES.c.n).where(of_set).order_by(*CHANGES.c))
-    # A review is only ever added or withdrawn.
+    # Reviews are only ever added or withdrawn.
     counts = func.max(REVIEWS.c.id), func.count(REVIEWS.c.withdrawn_at)
     reviews = tuple(connection.execute(select(*counts).where(REVIEWS.c.label_set_id == label_set_id)).one())
     parts = (version_of(connection, label_set_id), list(map(tuple, marks)), reviews)
@@ -241,7 +250,7 @@ def version_of_rows(connection: Connection, label_set_id: int) -> str:
 
 
 def keep_whole(connection: Connection, label_set_id: int, name: str, content: bytes) -> None:
-    """Keep what was computed of the whole label set; it says itself of which version it is."""
+    """Keep what was computed from the whole label set; `content` itself names its version."""
     insert = insert_into(COLUMNS, connection.dialect.name)
     values = {"label_set_id": label_set_id, "part": WHOLE, "name": name, "version": 0, "content": content}
     connection.execute(

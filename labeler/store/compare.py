@@ -1,4 +1,4 @@
-"""Two label sets of one SAE side by side: where they agree, and which has the better scores. From their columns."""
+"""Two label sets of one SAE side by side: where they agree, and which has the higher scores. Read from their columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labeler.store.summary import Median, median_of
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
 Arrays = Mapping[str, np.ndarray]
-_KEPT = "comparison 2"  # another number when it is made in another way
+_KEPT = "comparison 2"  # raise the number when a comparison is computed differently
 _READ = ("feature_index", "state", "label", "score", "score_low", "score_high")
 
 
@@ -38,24 +38,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences are b - a. Undefined scores are in no number here."""
+    """The comparison of label sets a and b. Differences are b - a; undefined scores are left out of every number."""
 
     a: int
     b: int
     n_both: int  # features that have a result in both
     states: dict[str, dict[str, int]]  # n by the state in a, then by the state in b
-    n_same_text: int  # labels that are the same to the letter, by a hash of 64 bits
+    n_same_text: int  # labels with the same text, by a hash of 64 bits
     n_scored: int  # features with a score in both
     mean_difference: float | None
     correlation: float | None  # Pearson, of the scores
     n_higher_in_a: int
     n_higher_in_b: int
-    n_apart_in_a: int  # higher in a, and the intervals do not touch
+    n_apart_in_a: int  # higher in a, with intervals that do not overlap
     n_apart_in_b: int
-    largest: tuple[Difference, ...]  # by the size of the difference, falling
-    n_only_in_a: int = 0  # features that have a result in a alone
+    largest: tuple[Difference, ...]  # by the size of the difference, largest first
+    n_only_in_a: int = 0  # features that have a result only in a
     n_only_in_b: int = 0
-    n_scored_in_one: int = 0  # features with a score in one of them alone
+    n_scored_in_one: int = 0  # features with a score in only one of them
     mean_interval: tuple[float, float] | None = None  # 95%, Student's t over features; None for fewer than 3
     median_a: Median | None = None  # over the features with a score in both
     median_b: Median | None = None
@@ -65,7 +65,7 @@ _JSON = TypeAdapter(Comparison)
 
 
 def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
-    """The last one of each `a` is kept, and holds until a result of either changes.
+    """Compare two label sets. The last comparison of each `a` is kept, and is valid until a result of either changes.
 
     Raises NotFoundError, and MismatchError for label sets of different SAEs.
     """
@@ -97,7 +97,7 @@ def _compared(connection: Connection, a: int, b: int, limit: int) -> Comparison:
 
 
 def _in_both(a: Arrays, b: Arrays) -> tuple[Arrays, Arrays]:
-    """The rows of the features that both have, side by side."""
+    """Return the rows of the features that both sets have, side by side."""
     features, others = a["feature_index"], b["feature_index"]
     if not features.size or not others.size:
         return {name: v[:0] for name, v in a.items()}, {name: v[:0] for name, v in b.items()}

@@ -1,4 +1,4 @@
-"""What has happened so far, added up over all processes of the service, for `/metrics`.
+"""Counts of all that has happened, added up over all processes of the service, for `/metrics`.
 
 a worker: Tally.add ... Tally.add ──keep, now and then, one statement──► table `counter` ──read_counters──► the API
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from labeler.llm.exchange import Exchange
 
 Labels = tuple[str, ...]
-Counts = Mapping[tuple[str, Labels], float]  # by how much, by name and labels
+Counts = Mapping[tuple[str, Labels], float]  # increments, by name and labels
 
 LLM_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)  # upper ends of buckets; the last one has none
 _KEEP_SECONDS = 5.0
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def add_up(connection: Connection, counts: Counts) -> None:
-    """Add these to what there is, as a part of the caller's transaction."""
+    """Add these counts to the stored ones, within the caller's transaction."""
     if not counts:
         return
-    # In order, as all do it: two that meet wait for each other, and never both.
+    # In order, as in every writer: two that meet wait for each other, and never deadlock.
     rows = [
         {"name": name, "label": json.dumps(labels), "value": float(value)}
         for (name, labels), value in sorted(counts.items())
@@ -47,7 +47,7 @@ def add_up(connection: Connection, counts: Counts) -> None:
 
 
 def read_counters(connection: Connection) -> dict[str, dict[Labels, float]]:
-    """Sums so far by labels, by name."""
+    """Return the sums so far by labels, by name."""
     found: dict[str, dict[Labels, float]] = {}
     for name, label, value in connection.execute(select(COUNTERS.c.name, COUNTERS.c.label, COUNTERS.c.value)):
         found.setdefault(name, {})[tuple(json.loads(label))] = value
@@ -55,7 +55,7 @@ def read_counters(connection: Connection) -> dict[str, dict[Labels, float]]:
 
 
 class Tally:
-    """What one process has counted and not yet written down. What a kill loses here is lost to the figures only."""
+    """The counts of one process that are not yet in the database. A killed process loses only these figures."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -64,7 +64,7 @@ class Tally:
         self._kept_at = time.monotonic()
 
     def exchange(self, exchange: Exchange) -> None:
-        """A request to an LLM."""
+        """Count a request to an LLM."""
         model, usage = exchange.model, exchange.usage
         with self._lock:
             self._counts["llm_requests", (model,)] += 1
@@ -73,7 +73,7 @@ class Tally:
                 return
             bucket = bisect.bisect_left(LLM_SECONDS, exchange.seconds)
             self._counts["llm_seconds_bucket", (model, str(bucket))] += 1
-            # A counter of numbers of any kind: the type says int for what `Counter` is mostly used for.
+            # The counter holds numbers of any kind; its type says int, as `Counter` is mostly used.
             more: dict[tuple[str, Labels], float] = {
                 ("llm_seconds_sum", (model,)): exchange.seconds,
                 ("llm_tokens", (model, "in")): usage.tokens_in,
@@ -88,7 +88,7 @@ class Tally:
         return time.monotonic() - self._kept_at >= _KEEP_SECONDS
 
     def keep(self) -> None:
-        """Write it down. A database that does not answer gets it the next time."""
+        """Write the counts to the database; where it does not answer, they wait for the next call."""
         self._kept_at = time.monotonic()
         with self._lock:
             counts, self._counts = self._counts, Counter()

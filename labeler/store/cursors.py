@@ -1,4 +1,4 @@
-"""Cursors: where the next page of a query begins. Opaque to clients; whatever comes back from one is checked."""
+"""Cursors: where the next page of a query begins. Clients cannot read them; each one that comes back is checked."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from labeler.errors import InputError
 
 _LONGEST = 500
-_LARGEST = 1e300  # of a number in a position
+_LARGEST = 1e300  # the largest number in a position
 
 
 def make_cursor(query: object, position: Sequence[int | float]) -> str:
-    """The cursor of this position in this query."""
+    """Make the cursor of this position in this query."""
     text = json.dumps([_digest(query), *position], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def read_cursor(query: object, cursor: str | None, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
-    """The position that `make_cursor` was given. Raises InputError for a damaged cursor and for one of another query.
+    """Return the position of a cursor. Raises InputError for a damaged cursor and for one of another query.
 
     A cursor is not signed: it holds positions only, and a forged one reads nothing that its query would not show.
     """

@@ -1,4 +1,4 @@
-"""A connection to SQLite or PostgreSQL, migrated, with errors that name the database and never its password."""
+"""A migrated connection to SQLite or PostgreSQL. Errors name the database and never its password."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _TRY_AGAIN = 0.2  # seconds between two attempts to reach a server
 
 
 class Database:
-    """An engine whose transactions are opened as each dialect needs them.
+    """An engine that opens transactions in the way that each dialect needs.
 
-    A server that cannot be reached is tried again for `patience` seconds before a transaction is begun; `hurry` is a
-    process that ends and will wait for nobody.
+    A server that cannot be reached is tried again for `patience` seconds before a transaction is begun; `hurry`
+    tells that the process is ending and must not wait.
     """
 
     def __init__(self, url: str, patience: float = 0.0, *, pooled: bool = False) -> None:
@@ -45,7 +45,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Reading, where all statements see the database as it was at the first of them."""
+        """Open a transaction for reading in which all statements see the database at one moment."""
         with self._clear_errors(), self._connect() as connection:
             if self.dialect == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -53,7 +53,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction; committed at the end, rolled back on an error."""
+        """Open one transaction for writing: it is committed at the end, and rolled back on an error."""
         with self._clear_errors(), self._connect() as connection:
             # SQLite must take the write lock at once: a transaction that reads first and writes later fails
             # with "database is locked", whatever the busy timeout.
@@ -72,7 +72,10 @@ class Database:
                 time.sleep(_TRY_AGAIN)
 
     def insist(self, work: Callable[[], T]) -> T:
-        """What `work` returns, done again where the server ends the connection in the middle of it: it may be done twice."""
+        """Return the result of `work`, which is called again where the server ends the connection in the middle of it.
+
+        So `work` may be done twice.
+        """
         deadline = time.monotonic() + self.patience
         while True:
             try:
@@ -85,7 +88,7 @@ class Database:
                 time.sleep(_TRY_AGAIN)
 
     def migrate(self) -> None:
-        """Bring the tables to this version. Several processes may do it at once."""
+        """Bring the tables to this version. Several processes may do so at once."""
         from alembic import command
         from alembic.config import Config
         from alembic.migration import MigrationContext
@@ -96,7 +99,8 @@ class Database:
         config.set_main_option("path_separator", "os")
         head = ScriptDirectory.from_config(config).get_current_head()
         with self.reading() as connection:
-            # Most often there is nothing to do, which a file that only can be read, or that another one writes to, allows.
+            # Most often there is nothing to do. Then a file is enough that is read-only, or that another process writes
+            # to.
             if MigrationContext.configure(connection).get_current_revision() == head:
                 return
         with self.writing() as connection:
@@ -129,14 +133,15 @@ class Database:
 
 
 def insert_into(table: Table, dialect: str) -> Any:
-    """An INSERT that knows ON CONFLICT, in the words of this dialect."""
+    """Return an INSERT of this dialect that knows ON CONFLICT."""
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def fetch_plain(connection: Connection, query: Select[Any]) -> list[tuple[Any, ...]]:
-    """The rows of a query of numbers, texts and bytes, from the driver: SQLAlchemy would only wrap them, at half the speed.
+    """Return the rows of a query of numbers, texts and bytes as the driver gives them.
 
-    From PostgreSQL in its binary format, which costs a third of the textual one.
+    SQLAlchemy would only wrap them, at half the speed. PostgreSQL sends them in its binary format, which costs a third
+    of the textual one.
     """
     if connection.dialect.name != "postgresql":
         return list(connection.execute(query).cursor.fetchall())
@@ -151,7 +156,7 @@ def _engine(url: str, pooled: bool) -> Engine:
     if "://" not in url:
         path = Path(url).expanduser()
         with clear_disk_errors(path):
-            # What is in it is for its owner: labels, keys as hashes, texts that were asked about.
+            # The content is for the owner only: labels, hashes of keys, texts that users asked about.
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         url = f"sqlite:///{path}"
     try:
@@ -165,8 +170,8 @@ def _engine(url: str, pooled: bool) -> Engine:
             # longer than any of our transactions.
             options = {"poolclass": QueuePool, "pool_size": 8} if pooled else {"poolclass": NullPool}
         elif parsed.drivername == "postgresql+psycopg" and "connect_timeout" not in parsed.query:
-            options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}  # a server that hangs answers nobody
-        # Errors end up in logs, where no label, review or text that was asked about belongs.
+            options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}  # a hanging server answers no one
+        # Errors end up in logs, where no label, review or user's text belongs.
         engine = create_engine(parsed, hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise InputError(
@@ -181,10 +186,10 @@ def _engine(url: str, pooled: bool) -> Engine:
 
 
 def _make_private(_dialect: Any, _record: Any, words: list[Any], _options: Any) -> None:
-    """Make a file that is not there yet readable by its owner alone; SQLite gives the files beside it the same mode."""
+    """Make a new file readable by its owner only; SQLite gives the files beside it the same mode."""
     name = str(words[0]) if words else ""
     if name and name != ":memory:" and not name.startswith("file:"):
-        with suppress(OSError):  # it is there, or SQLite says why it cannot be made
+        with suppress(OSError):  # the file exists, or SQLite says why it cannot be made
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 

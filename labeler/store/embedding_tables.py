@@ -7,7 +7,7 @@ from sqlmodel import Field, SQLModel
 
 
 class EmbeddingRow(SQLModel, table=True):
-    """Where a model places a text, kept once, whichever labels have that text."""
+    """The position of a text in a model's space, kept once, however many labels have that text."""
 
     __tablename__ = "embedding"
 
@@ -17,14 +17,15 @@ class EmbeddingRow(SQLModel, table=True):
 
 
 class EmbeddingSignsRow(SQLModel, table=True):
-    """The signs of the embeddings of one part of a label set: what a search goes through."""
+    """The signs of the embeddings of one part of a label set; a search reads these."""
 
     __tablename__ = "embedding_signs"
 
     label_set_id: int = Field(primary_key=True, foreign_key="label_set.id")
     part: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     model: str = Field(primary_key=True)
-    version: int = Field(sa_column=Column(BigInteger, nullable=False))  # of the part's columns; -1: labels are left out
+    # of the part's columns; -1: some labels are left out
+    version: int = Field(sa_column=Column(BigInteger, nullable=False))
     text_hashes: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     signs: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 

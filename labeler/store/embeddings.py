@@ -1,10 +1,10 @@
-"""Search by meaning: the labels whose embedding lies nearest to that of a query.
+"""Search by meaning: find the labels whose embeddings lie nearest to that of a query.
 
     texts_to_embed ──► keep_embeddings (once by model and text) ──► place_part: their signs, beside the columns of the part
     nearest_labels: the signs of all labels ──► the nearest NEAREST by Hamming distance ──► by cosine
 
-A sign is one bit a dimension, so a search over a million labels of 384 dimensions reads 48 MB, a piece at a time, and
-keeps nothing in memory between searches (binary first pass and rescoring: Yamada et al. 2021).
+A sign takes one bit per dimension. So a search over a million labels of 384 dimensions reads 48 MB, a piece at a time,
+and keeps nothing in memory between searches (binary first pass and rescoring: Yamada et al. 2021).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _CANDIDATE = np.dtype([("distance", np.int32), ("label_set", np.int32), ("part",
 
 
 def parts_to_embed(store: Store, label_set_id: int, model: str) -> list[int]:
-    """The parts of a label set that hold a label without an embedding, or that have changed since they were embedded."""
+    """List the parts with a label that has no embedding, and those that changed after they were embedded."""
     bring_up_to_date(store.database, label_set_id)
     with store.database.reading() as connection:
         return [part for _, part in _unplaced(connection, [label_set_id], model)]
 
 
 def texts_to_embed(store: Store, label_set_id: int, part: int, model: str) -> list[str]:
-    """The labels of a part that this model has not placed yet, each text once, in order."""
+    """List the labels of a part that have no embedding of this model yet, each text once, in order."""
     query = select(RESULTS.c.label).distinct().where(
         RESULTS.c.label_set_id == label_set_id,
         RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
@@ -55,7 +55,7 @@ def texts_to_embed(store: Store, label_set_id: int, part: int, model: str) -> li
 
 
 def keep_embeddings(store: Store, model: str, texts: Sequence[str], vectors: np.ndarray) -> None:
-    """Vectors (len(texts), n_dimensions) of these texts; a text that has one keeps it."""
+    """Keep the vectors (len(texts), n_dimensions) of these texts; a text that already has one keeps the old one."""
     rows = [
         {"model": model, "text_hash": _signed(text_hash(text)), "content": vector.tobytes()}
         for text, vector in zip(texts, _quantised(vectors), strict=True)
@@ -65,7 +65,7 @@ def keep_embeddings(store: Store, model: str, texts: Sequence[str], vectors: np.
 
 
 def place_part(store: Store, label_set_id: int, part: int, model: str) -> None:
-    """Make the signs of a part anew, from the embeddings that there are."""
+    """Compute the signs of a part again from the embeddings that exist."""
     with store.database.writing() as connection:
         lock_set(connection, label_set_id)
         here = (COLUMNS.c.label_set_id == label_set_id) & (COLUMNS.c.part == part)
@@ -90,7 +90,7 @@ def nearest_labels(
     store: Store, model: str, vector: np.ndarray, label_sets: Sequence[int], limit: int,
     after: tuple[float, int, int, int] | None = None,
 ) -> Hits:  # fmt: skip
-    """The labels nearest to a vector (n_dimensions,) by cosine, those behind the position of a hit.
+    """Find the labels nearest to a vector (n_dimensions,) by cosine, from the position of a hit on.
 
     `n_hits` is at most NEAREST; `complete` says whether all labels of these label sets have an embedding. Raises
     MismatchError where theirs have another number of dimensions.
@@ -112,7 +112,7 @@ def nearest_labels(
 
 
 def _placed(connection: Connection, model: str, label_sets: Sequence[int]) -> dict[int, list[int]]:
-    """The parts with signs, by label set."""
+    """Return the parts that have signs, by label set."""
     query = select(SIGNS.c.label_set_id, SIGNS.c.part).where(
         SIGNS.c.model == model, among(connection, SIGNS.c.label_set_id, list(label_sets))
     )
@@ -123,7 +123,7 @@ def _placed(connection: Connection, model: str, label_sets: Sequence[int]) -> di
 
 
 def _unplaced(connection: Connection, label_sets: Sequence[int], model: str) -> list[tuple[int, int]]:
-    """(label set, part) of those without signs, and of those whose signs are not of the labels as they stand."""
+    """List (label set, part) without signs, or with signs that are out of date."""
     same = and_(SIGNS.c.label_set_id == COLUMNS.c.label_set_id, SIGNS.c.part == COLUMNS.c.part, SIGNS.c.model == model)
     query = (
         select(COLUMNS.c.label_set_id, COLUMNS.c.part).join(SIGNS, same, isouter=True)
@@ -137,7 +137,7 @@ def _unplaced(connection: Connection, label_sets: Sequence[int], model: str) -> 
 
 
 def _changed(connection: Connection, label_sets: Sequence[int]) -> bool:
-    """Whether any of them has results that its columns do not know."""
+    """Return True where any of these label sets has results that its columns lack."""
     query = select(CHANGES.c.part).where(among(connection, CHANGES.c.label_set_id, list(label_sets))).limit(1)
     return connection.execute(query).first() is not None
 
@@ -145,7 +145,7 @@ def _changed(connection: Connection, label_sets: Sequence[int]) -> bool:
 def _compared(
     connection: Connection, model: str, signs: np.ndarray, label_set: int, parts: Sequence[int]
 ) -> np.ndarray:
-    """The texts of these parts that may be among the nearest ones."""
+    """Return the texts of these parts that may be among the nearest ones."""
     query = select(SIGNS.c.part, SIGNS.c.text_hashes, SIGNS.c.signs).where(
         SIGNS.c.label_set_id == label_set, SIGNS.c.model == model, SIGNS.c.part.between(parts[0], parts[-1])
     )
@@ -170,12 +170,12 @@ def _nearest(found: np.ndarray) -> np.ndarray:
 
 
 def _ranked(connection: Connection, model: str, vector: np.ndarray, nearest: np.ndarray) -> list[Hit]:
-    """The features whose labels these texts are, by cosine; NEAREST at most."""
+    """Rank the features that have these texts as labels by cosine; NEAREST at most."""
     texts, vectors = _embeddings(connection, model, np.unique(nearest["text"]))
     if not len(texts):
         return []
     _check_dimensions(model, vectors.shape[1], len(vector))
-    # Rounded, so that a query that was embedded twice has its pages in one order.
+    # Rounded, so that the pages of a query that was embedded twice keep one order.
     cosines = dict(zip(texts.tolist(), np.round(_cosines(vectors, vector), 5).tolist(), strict=True))
     hits = [
         Hit(label_set, feature, cosines[text])
@@ -186,7 +186,7 @@ def _ranked(connection: Connection, model: str, vector: np.ndarray, nearest: np.
 
 
 def _features(connection: Connection, nearest: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(feature, text) in one label set, where the text is among those that are nearest in that part of it."""
+    """Yield (feature, text) of one label set for texts that are among the nearest in its part."""
     parts = np.unique(nearest["part"]).tolist()
     for i in range(0, len(parts), _PARTS_AT_ONCE):
         query = select(COLUMNS.c.part, COLUMNS.c.name, COLUMNS.c.content).where(
@@ -203,7 +203,7 @@ def _features(connection: Connection, nearest: np.ndarray) -> Iterator[tuple[int
 
 
 def _embeddings(connection: Connection, model: str, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of these texts that have one, in order of hash: their hashes (n,), and int8 (n, n_dimensions)."""
+    """Return those of these texts that have embeddings, by hash: hashes (n,), and int8 (n, n_dimensions)."""
     query = select(EMBEDDINGS.c.text_hash, EMBEDDINGS.c.content).where(
         EMBEDDINGS.c.model == model, among(connection, EMBEDDINGS.c.text_hash, hashes.view(np.int64).tolist())
     )
@@ -218,19 +218,19 @@ def _embeddings(connection: Connection, model: str, hashes: np.ndarray) -> tuple
 
 
 def _quantised(vectors: np.ndarray) -> np.ndarray:
-    """As int8, each with its largest component at 127: lengths do not matter to a cosine."""
+    """Scale each vector to int8 with its largest component at 127: lengths do not matter to a cosine."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0) * 127).astype(np.int8)
 
 
 def _signs(vectors: np.ndarray) -> np.ndarray:
-    """One bit for each component above 0: uint64 (n, n_dimensions / 64, rounded up)."""
+    """Pack one bit for each component above 0: uint64 (n, n_dimensions / 64, rounded up)."""
     bits = np.packbits(vectors > 0, axis=1)
     return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
 
 
 def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Of each of (n, d) int8 with a vector (d,); 0 for a vector of length 0."""
+    """Return the cosine of each of (n, d) int8 with a vector (d,); 0 for a vector of length 0."""
     others = vectors.astype(np.float64)
     lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(query)
     return np.divide(others @ query, lengths, out=np.zeros(len(others)), where=lengths > 0)
@@ -245,5 +245,5 @@ def _check_dimensions(model: str, kept: int, asked: int) -> None:
 
 
 def _signed(text: int) -> int:
-    """A hash as databases keep it."""
+    """Return a hash as a signed number, which is how databases keep it."""
     return text - 2**64 if text >= 2**63 else text

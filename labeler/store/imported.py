@@ -1,6 +1,6 @@
-"""Label sets that were made elsewhere: kept as label sets of their own, with where they came from.
+"""Imported label sets: kept as label sets of their own, with their origin.
 
-Their evidence is not here. What stands in its place is a row whose manifest says `imported`, and whose path is no path.
+Their evidence is not here. In its place stands a row whose manifest says `imported`, and whose path is not a real one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from labeler.store.tables import EVIDENCE, LABEL_SETS
 
 @dataclass(frozen=True)
 class Origins:
-    """What a label set from elsewhere is stored under."""
+    """The origin of an imported label set: the records it is stored under."""
 
-    manifest: dict[str, Any]  # its `hash` is of the file: two files are two label sets, one file is one
+    manifest: dict[str, Any]  # its `hash` is the file's: two files are two label sets, one file is one
     file: str
     recipe: dict[str, Any]
     explainer: str
@@ -38,10 +38,10 @@ def is_imported(evidence_path: str) -> bool:
 def save_imported(
     store: Store, origins: Origins, batches: Iterable[tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]]
 ) -> int:
-    """The id of the new label set. `batches` are rows of `result` without their label set, and contexts by feature.
+    """Save an imported label set and return its id.
 
-    One transaction: an error while the batches are read leaves nothing behind. Raises ConflictError for a file that is
-    here already.
+    All batches are saved in one transaction, so an error while they are read leaves nothing behind. Raises
+    ConflictError for a file that was imported before.
     """
     with store.database.writing() as connection:
         _refuse_twice(connection, origins)
@@ -69,7 +69,10 @@ def _refuse_twice(connection: Connection, origins: Origins) -> None:
 
 
 def evidence_folder(store: Store, label_set_id: int) -> str:
-    """Where the evidence of a label set lies; of an imported one, that of the same evidence where it is known here."""
+    """Return the evidence folder of a label set.
+
+    For an imported one, it is the folder of the same evidence where that is known here.
+    """
     path = store.label_set(label_set_id).evidence_path
     if not is_imported(path):
         return path
@@ -80,7 +83,7 @@ def evidence_folder(store: Store, label_set_id: int) -> str:
 
 
 def imported_contexts(store: Store, label_set_id: int, features: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-    """The contexts that came along with these features, strongest first; none for a feature that brought none."""
+    """Return the contexts that were imported with these features, strongest first; none for a feature without any."""
     with store.database.reading() as connection:
         query = select(IMPORTED_CONTEXTS.c.feature_index, IMPORTED_CONTEXTS.c.contexts).where(
             IMPORTED_CONTEXTS.c.label_set_id == label_set_id,

@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import JSON, Column
 from sqlmodel import Field, SQLModel
 
-NO_FOLDER = "imported:"  # before a file's name, in place of the path of an evidence folder
+NO_FOLDER = "imported:"  # precedes a file's name, in place of the path of an evidence folder
 
 
 class ImportedContextsRow(SQLModel, table=True):
-    """The contexts that an imported file carried for one feature: its evidence lies elsewhere, if it still exists."""
+    """The contexts that an imported file carried for one feature. The evidence behind them may no longer exist."""
 
     __tablename__ = "imported_contexts"
 

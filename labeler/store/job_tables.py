@@ -1,4 +1,4 @@
-"""The tables of jobs: what was asked for, and the blocks it is cut into. A change here needs a migration."""
+"""The tables of jobs: requests, and the blocks that each is cut into. A change here needs a migration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _time(nullable: bool = True) -> Any:
 
 
 class JobRow(SQLModel, table=True):
-    """One request. Its progress is the sum over its blocks, and stands nowhere else."""
+    """One request. Its progress is the sum over its blocks, and is stored nowhere else."""
 
     __tablename__ = "job"
 
@@ -39,7 +39,8 @@ class JobRow(SQLModel, table=True):
     request_hash: str
     n_features: int
     n_blocks: int
-    turn: int = Field(default=0, sa_column=_zero(BigInteger))  # of its last claim: who waited longest goes first
+    # of its last claim: the job that waited longest goes first
+    turn: int = Field(default=0, sa_column=_zero(BigInteger))
     created_at: datetime = Field(default_factory=now, sa_column=_time(nullable=False))
     started_at: datetime | None = Field(default=None, sa_column=_time())
     ended_at: datetime | None = Field(default=None, sa_column=_time())
@@ -69,9 +70,9 @@ class BlockRow(SQLModel, table=True):
     state: str
     reason: str | None = None
     owner: str | None = None
-    attempts: int = Field(default=0, sa_column=_zero())  # claims; the last one alone may save
+    attempts: int = Field(default=0, sa_column=_zero())  # claims; only the last one may save
     beat: int = Field(default=0, sa_column=_zero(BigInteger))  # grows while the owner lives
-    wanted_back: int = Field(default=0, sa_column=_zero())  # another job starves: hand it back
+    wanted_back: int = Field(default=0, sa_column=_zero())  # another job needs this worker: hand the block back
     lost: int = Field(default=0, sa_column=_zero())  # attempts in a row that ended without progress
     done_when_lost: int = Field(default=0, sa_column=_zero())
     n_labeled: int = Field(default=0, sa_column=_zero())

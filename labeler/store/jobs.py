@@ -1,10 +1,10 @@
-"""Jobs: one request each, a recipe applied to a selection of features, or a gathering pass.
+"""Jobs: each is one request, to apply a recipe to a selection of features or to run a gathering pass.
 
     queued ──► running ──► done | failed
        └─ paused ─┘           │ retry: back to queued
        └─ cancelled ──────────┘
 
-A job is accepted in one transaction, cut into blocks that are rows. What it has done is the sum over its blocks.
+A job is accepted in one transaction and cut into blocks, each a row. Its progress is the sum over its blocks.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _ROWS_AT_ONCE = 2_000
 # Features: enough blocks to share a small job out, few enough to keep a large one cheap.
 BLOCK_SIZES = (16, 128)
 LONGEST_SELECTION = 1_000_000  # characters
-_LISTED = 200  # of them in a list of jobs
+_LISTED = 200  # characters of a selection that a list of jobs shows
 
 
 class Jobs:
-    """What one may ask of jobs. Raises NotFoundError, ConflictError (not in this state) or InputError."""
+    """The table of jobs. Raises NotFoundError, ConflictError (in the wrong state) or InputError."""
 
     def __init__(self, store: Store, block_sizes: tuple[int, int] = BLOCK_SIZES) -> None:
         self._store = store
@@ -57,9 +57,10 @@ class Jobs:
         budget_tokens: int | None = None,
         idempotency_key: str | None = None,
     ) -> JobInfo:
-        """A job that labels the selected features of an evidence; `scores_of` names the label set that `score<...` is about.
+        """Add a job that labels the selected features of an evidence.
 
-        With the idempotency key of an earlier, equal request the job of that one comes back.
+        `scores_of` names the label set that the condition `score<...` is about. A request with the idempotency key of
+        an earlier, equal request returns the earlier job.
         """
         asked = {
             "evidence": evidence_id, "recipe": recipe.hash, "features": features, "scores_of": scores_of,
@@ -80,7 +81,7 @@ class Jobs:
         if len(chosen) == 0:
             raise InputError(f"features {features[:_LISTED]!r}: no feature is selected")
         blocks = list(_cut(chosen, *self._block_sizes))
-        # Last: a request that is refused leaves no label set, which would be the newest one.
+        # Last: a refused request must leave no label set, which would be the newest one.
         label_set = self._store.label_set_for(manifest, path, recipe)
         values = {
             "kind": JobKind.LABEL, "evidence_id": evidence_id, "label_set_id": label_set.id, "features": features,
@@ -89,7 +90,7 @@ class Jobs:
         return self._insert(values, blocks, priority, idempotency_key, _hash(asked))
 
     def _label_set_of(self, evidence_id: int, recipe: Recipe) -> int:
-        """The label set that such a job goes into; 0 where it is to be made."""
+        """Return the label set that such a job fills; 0 where it must still be made."""
         this = (LABEL_SETS.c.evidence_id == evidence_id) & (LABEL_SETS.c.recipe_hash == recipe.hash)
         with self._database.reading() as connection:
             return connection.execute(select(LABEL_SETS.c.id).where(this)).scalar_one_or_none() or 0
@@ -97,7 +98,7 @@ class Jobs:
     def submit_gather(
         self, request: GatherRequest, *, priority: int = 5, idempotency_key: str | None = None
     ) -> JobInfo:
-        """A job that gathers evidence: prepare, then the shards in any order, then merge."""
+        """Add a job that gathers evidence: prepare, then the shards in any order, then merge."""
         asked = {"gather": request.to_dict(), "priority": priority}
         if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
             return earlier
@@ -148,7 +149,10 @@ class Jobs:
         return _info(row)
 
     def page(self, before: int | None = None, limit: int = 50, state: JobState | None = None) -> list[JobInfo]:
-        """Jobs by falling id, those before the cursor `before`: the last id of the page before. Long selections are cut."""
+        """List jobs by falling id, those before the cursor `before`: the last id of the previous page.
+
+        Long selections are cut.
+        """
         query = _infos(_cut_short(JOBS.c.features)).order_by(JOBS.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(JOBS.c.id < before)
@@ -158,7 +162,7 @@ class Jobs:
             return [_info(row) for row in connection.execute(query).mappings()]
 
     def pause(self, job_id: int, reason: str | None = None) -> JobInfo:
-        """No new feature is begun; what is in hand is finished or given back within seconds."""
+        """Pause a job: no new feature begins, and those in hand are finished or given back within seconds."""
         return self._change(
             job_id, ACTIVE, {"state": JobState.PAUSED, "reason": reason, "running_since": None}, "paused"
         )
@@ -168,22 +172,25 @@ class Jobs:
         return self._change(job_id, (JobState.PAUSED,), values, "resumed")
 
     def cancel(self, job_id: int, reason: str | None = None) -> JobInfo:
-        """No further feature is begun. What is labelled stays; `retry` takes up the rest."""
+        """Cancel a job: no new feature begins. Labels that exist stay, and `retry` does the rest."""
         values = {"state": JobState.CANCELLED, "reason": reason, "ended_at": now(), "running_since": None}
         return self._change(job_id, UNFINISHED, values, "cancelled")
 
     def fail(self, job_id: int, reason: str) -> JobInfo:
-        """What was asked for cannot be done: evidence that is gone, a subject that does not fit. `retry` tries again."""
+        """End a job whose request cannot be fulfilled.
+
+        For example its evidence is gone, or its subject does not fit. `retry` tries again.
+        """
         values = {"state": JobState.FAILED, "reason": reason, "ended_at": now(), "running_since": None}
         return self._change(job_id, UNFINISHED, values, "failed")
 
     def gathered(self, job_id: int, evidence_id: int) -> None:
-        """The pass of this job has become an evidence."""
+        """Record the evidence that the pass of this job has made."""
         with self._database.writing() as connection:
             connection.execute(JOBS.update().where(JOBS.c.id == job_id).values(evidence_id=evidence_id))
 
     def retry(self, job_id: int) -> JobInfo:
-        """Take up again what an ended job has not done: failed features, failed blocks, and the rest of a cancelled job."""
+        """Queue an ended job again, for its failed features, failed blocks, and the rest after a cancellation."""
         ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
         again = (BLOCKS.c.job_id == job_id) & ((BLOCKS.c.state == BlockState.FAILED) | (BLOCKS.c.n_failed > 0))
         values = {
@@ -194,12 +201,15 @@ class Jobs:
         with self._database.writing() as connection:
             self._changed(connection, job_id, ended, values, "retried")
             connection.execute(BLOCKS.update().where(again, BLOCKS.c.state != BlockState.LEASED).values(**fresh))
-            # Where nothing had failed there is nothing to do, and the job is over again.
+            # Where nothing had failed there is nothing to do, and the job ends again.
             end_if_over(connection, job_id)
         return self.get(job_id)
 
     def begin_again(self) -> None:
-        """No worker is alive: every block in hand waits again, and rates count from now."""
+        """Let every leased block wait again, and count rates from now.
+
+        Call this only while no worker is alive.
+        """
         with self._database.writing() as connection:
             in_hand = BLOCKS.update().where(BLOCKS.c.state == BlockState.LEASED)
             connection.execute(in_hand.values(state=BlockState.QUEUED, owner=None))
@@ -271,7 +281,7 @@ def _infos(features: Any = JOBS.c.features) -> Any:
 
 
 def _cut_short(text: Any) -> Any:
-    """In the query: a selection may be a megabyte long, and a list shows its beginning."""
+    """Cut a column in the query: a selection may take a megabyte, and a list shows only its beginning."""
     is_long = func.length(text) > _LISTED
     return case((is_long, func.substr(text, 1, _LISTED).concat("…")), else_=text).label(text.name)
 

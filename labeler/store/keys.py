@@ -29,7 +29,7 @@ _COLUMNS = ("id", "name", "scope", "rate", "created_at", "revoked_at")
 
 
 class Scope(StrEnum):
-    """What a key may do. Each includes those before it."""
+    """The rights of a key. Each scope includes those before it."""
 
     READ = "read"
     SUBMIT = "submit"  # jobs and reviews
@@ -42,7 +42,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as it is listed: without its secret, which nobody has but its owner."""
+    """A key in a list, without its secret, which only the key's owner has."""
 
     id: str
     name: str
@@ -53,7 +53,7 @@ class ApiKey:
 
 
 def create_key(store: Store, name: str, scope: Scope, rate: str = DEFAULT_RATE) -> tuple[ApiKey, str]:
-    """A new key, and its text, which is never to be seen again. Raises InputError."""
+    """Make a key, and return it with its text, which cannot be shown again. Raises InputError."""
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise InputError(f"name {name!r}: expected 1 to 100 printable characters")
     try:
@@ -75,7 +75,7 @@ def create_key(store: Store, name: str, scope: Scope, rate: str = DEFAULT_RATE) 
 
 
 def list_keys(store: Store) -> list[ApiKey]:
-    """Oldest first, the revoked ones too."""
+    """List the keys, oldest first, including revoked ones."""
     columns = [API_KEYS.c[name] for name in _COLUMNS]
     with store.database.reading() as connection:
         rows = connection.execute(select(*columns).order_by(API_KEYS.c.created_at, API_KEYS.c.id)).mappings()
@@ -83,7 +83,7 @@ def list_keys(store: Store) -> list[ApiKey]:
 
 
 def revoke_key(store: Store, key_id: str) -> ApiKey:
-    """From now on the key opens nothing. Revoking twice changes nothing. Raises NotFoundError."""
+    """Revoke a key, which then opens nothing. Revoking twice changes nothing. Raises NotFoundError."""
     with store.database.writing() as connection:
         connection.execute(
             API_KEYS.update().where(API_KEYS.c.id == key_id, API_KEYS.c.revoked_at.is_(None)).values(revoked_at=now())
@@ -95,20 +95,23 @@ def revoke_key(store: Store, key_id: str) -> ApiKey:
 
 
 def any_key(store: Store) -> bool:
-    """Whether a key was ever made. A revoked one counts: revoking the last key must not open the service."""
+    """Return True if a key was ever made.
+
+    A revoked one counts: revoking the last key must not open the service.
+    """
     with store.database.reading() as connection:
         return connection.execute(select(API_KEYS.c.id).limit(1)).first() is not None
 
 
 def verify_key(store: Store, text: str) -> ApiKey | None:
-    """The key, or None where there is no such key or it is revoked."""
+    """Return the key with this text; None where there is no such key or it is revoked."""
     match = _KEY.fullmatch(text)
     if match is None:
         return None
     key_id, secret = match.groups()
     with store.database.reading() as connection:
         row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).mappings().one_or_none()
-    # Compared also where there is no such row, so that an answer takes as long.
+    # Compared even without such a row, so that an answer takes the same time.
     same = hmac.compare_digest(_sha256(secret), row["sha256"] if row is not None else _sha256(""))
     if row is None or not same or row["revoked_at"] is not None:
         return None

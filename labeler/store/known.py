@@ -1,4 +1,4 @@
-"""What the database and the evidence know of features, for selections by condition."""
+"""Facts about features from the database and the evidence, for selections by condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labeler.store.tables import RESULTS
 
 
 class StoredFacts:
-    """Known (labeler/selection.py) of one label set and its evidence; nothing is read before it is asked for."""
+    """Known (labeler/selection.py) for one label set and its evidence; each fact is read when it is first needed."""
 
     def __init__(self, store: Store, label_set_id: int, evidence_id: int, scores_of: int | None = None) -> None:
         self._store, self._label_set_id, self._evidence_id = store, label_set_id, evidence_id
@@ -39,7 +39,10 @@ class StoredFacts:
         return self._features(self._earlier(), compare(RESULTS.c.score, value))
 
     def _earlier(self) -> int:
-        """The label set whose scores are meant: as said, else the default one among the others of this evidence."""
+        """Return the label set whose scores a condition means.
+
+        That is the named one, else the default one among the others of this evidence.
+        """
         if self._scores_of is not None:
             return self._of_same_sae(self._scores_of)
         evidence = find_evidence(self._store, str(self._evidence_id))
@@ -56,7 +59,7 @@ class StoredFacts:
         if other.sae_id != wanted.sae_id:
             raise MismatchError(
                 f"scores_of: label set {label_set_id} is of SAE {other.sae_id}, and evidence {wanted.id} of SAE {wanted.sae_id}: "
-                "their features have nothing to do with each other; name a label set of the same SAE"
+                "their features are different ones; name a label set of the same SAE"
             )
         return label_set_id
 

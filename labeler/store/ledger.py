@@ -1,4 +1,4 @@
-"""The ledger of LLM replies in the database: durable when `put` returns, shared by all who use the database."""
+"""The ledger of LLM replies in the database: durable when `put` returns, and shared by all users of the database."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _AT_ONCE = 500
 
 
 class SqlLedger:
-    """Requests in flight come and go by the hundred: those that meet share one query, or one commit.
+    """A ledger for hundreds of requests in flight: calls that coincide share one query, or one commit.
 
-    A reply that finds no commit under way has one of its own at once; those that come during a commit share the next one.
+    A reply that finds no commit in progress is committed at once; those that come during a commit share the next one.
     """
 
     def __init__(self, store: Store) -> None:
@@ -41,12 +41,15 @@ class SqlLedger:
 
     @property
     def n_unkept(self) -> int:
-        """Replies that have arrived and are not durable: on their way into the database, or lost with an error."""
+        """Count the replies that have arrived and are not durable.
+
+        They are still being written, or an error lost them.
+        """
         with self._lock:
             return self._n_on_their_way + self._n_lost
 
     def take_lost(self) -> int:
-        """How many replies could not be kept since this was last asked."""
+        """Return the number of replies that could not be kept since the last call."""
         with self._lock:
             n, self._n_lost = self._n_lost, 0
         return n
@@ -73,7 +76,7 @@ class SqlLedger:
 
     def _insert(self, replies: Sequence[tuple[str, StoredReply]]) -> None:
         insert = self._store._insert(REPLIES).on_conflict_do_nothing(index_elements=["key"])
-        # In the order of keys, as all do it: two that meet wait for each other, and never both.
+        # In the order of keys, as in every writer: two that meet wait for each other, and never deadlock.
         rows = [_row(key, reply) for key, reply in sorted(replies, key=itemgetter(0))]
         with self._store.database.writing() as connection:
             connection.execute(insert, rows)

@@ -1,4 +1,4 @@
-"""Look-ups: the label that stands for each of many features, in one request."""
+"""Look-ups: the default label of each of many features, in one request."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labeler.store.store import Store
 
 
 class Choose(StrEnum):
-    """Which label stands for a feature that has several."""
+    """The choice among the labels of a feature that has several."""
 
-    DEFAULT = "default"  # of the label set that speaks for the feature (labeler/store/choice.py)
+    DEFAULT = "default"  # of the default label set for the feature (labeler/store/choice.py)
     NEWEST = "newest"  # of the newest label set that has one
     BEST = "best"  # with the highest score
-    PERSON = "person"  # that a person wrote, of the newest label set that has one; else as `default`
+    PERSON = "person"  # written by a person, in the newest label set that has one; else as `default`
 
 
 def lookup_labels(
@@ -29,7 +29,7 @@ def lookup_labels(
     label_sets: Collection[int] | None = None,
     choose: Choose = Choose.DEFAULT,
 ) -> list[LabelRow | None]:
-    """The label of each (SAE id, feature index), in their order; None where no label set has one."""
+    """Return the label of each (SAE id, feature index), in their order; None where no label set has one."""
     wanted: dict[int, set[int]] = {}
     for sae, feature in pairs:
         wanted.setdefault(sae, set()).add(feature)
@@ -44,7 +44,7 @@ def lookup_labels(
 def _sets_of(
     connection: Connection, saes: Collection[int], label_sets: Collection[int] | None, choose: Choose
 ) -> dict[int, list[int]]:
-    """The label sets of each of these SAEs, the one that speaks first before the others; of all, or of those in `label_sets`."""
+    """List the label sets of each of these SAEs in order of preference; `label_sets` limits the choice."""
     found = candidates(connection, saes=saes, among=label_sets, counted=choose is not Choose.NEWEST)
     found.sort(key=lambda c: c.id if choose is Choose.NEWEST else c.rank, reverse=True)
     by_sae: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Labels that people wrote, as labels: rows like the others, beside them, without a score."""
+"""Labels that people wrote: rows like the other labels, beside them, without a score."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNSCORED = "a label that a person wrote is not scored"
 
 
 def person_rows(connection: Connection, set_id: int, features: Iterable[int]) -> list[LabelRow]:
-    """The newest label that a person wrote for each of these features, where there is one, in no order."""
+    """Return the newest label that a person wrote for each of these features, where one exists, in no order."""
     columns = [STANDINGS.c[name] for name in ("feature_index", "text", "reviewer", "written_at")]
     written = select(*columns).where(
         STANDINGS.c.label_set_id == set_id,
@@ -40,7 +40,7 @@ def _row(row: LabelRow, written: Any) -> LabelRow:
 
 
 def people_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
-    """The label that a person wrote in each label set of the SAE, the newest first, each with its `scores`: none."""
+    """Return people's labels of a feature in the SAE's label sets, the newest first, each with empty `scores`."""
     with store.database.reading() as connection:
         sets = sorted(sets_of(connection, LabelFilter(sae=sae)), reverse=True)
         rows = [row for label_set in sets for row in person_rows(connection, label_set, [feature_index])]
@@ -48,7 +48,7 @@ def people_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelR
 
 
 def rows_of_hits(store: Store, hits: Sequence[Hit]) -> list[LabelRow | None]:
-    """The label that each hit of a search has found; None where it has gone since."""
+    """Return the label that each hit of a search found; None where it has been deleted since."""
     found = labels_at(store, [(hit.label_set_id, hit.feature_index) for hit in hits])
     by_people: dict[int, list[int]] = {}
     for hit in hits:
@@ -67,7 +67,10 @@ def rows_of_hits(store: Store, hits: Sequence[Hit]) -> list[LabelRow | None]:
 
 
 def people_say(store: Store, label_set_id: int) -> dict[str, int]:
-    """How many labels of a label set were accepted, rejected or bettered when last reviewed, and how many people wrote."""
+    """Count the labels of a label set that were accepted, rejected or corrected by their newest review.
+
+    The labels that people wrote are counted too.
+    """
     of_set = STANDINGS.c.label_set_id == label_set_id
     query = select(STANDINGS.c.verdict, func.count(), func.count(STANDINGS.c.text)).where(of_set)
     with store.database.reading() as connection:

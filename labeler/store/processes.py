@@ -1,7 +1,7 @@
 """Names of processes, by which another process on the same machine can tell that one is dead.
 
-A name holds the boot of the machine, the namespace that the number of the process counts in, the number, and when the
-process began: numbers are given again. Where the system does not say all of it, no process is ever held to be dead.
+A name holds the machine's boot, the namespace of the process number, the number, and the start of the process, because
+numbers are used again. Where the system does not give all of these, no process is ever considered dead.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _PROC = Path("/proc")
 
 
 def this_process() -> str:
-    """The name of this process."""
+    """Return the name of this process."""
     return f"{_machine()}/{os.getpid()}/{_began(os.getpid()) or ''}"
 
 
 def is_dead(process: str) -> bool:
-    """True only where it is certain: the process was one of this machine, and has ended."""
+    """Return True only if the process certainly ran on this machine and has ended."""
     machine, _, rest = process.partition("/")
     pid, _, began = rest.partition("/")
     if not began or not pid.isdecimal() or machine != _machine():
@@ -28,14 +28,14 @@ def is_dead(process: str) -> bool:
 
 
 def described(process: str) -> str:
-    """The process as a person would name it."""
+    """Describe the process for a person."""
     machine, _, rest = process.partition("/")
     pid, (host, *_) = rest.partition("/")[0], machine.split("+")
     return f"process {pid}" if machine == _machine() else f"process {pid} on {host}"
 
 
 def _machine() -> str:
-    """The host's name, with its boot and our namespace of processes where the system says them."""
+    """Name the host, with its boot and the namespace of process numbers where the system gives them."""
     host = socket.gethostname().replace("/", "-").replace("+", "-")
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -45,9 +45,12 @@ def _machine() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When the process began, in ticks since the boot; None where there is none, or it has ended and waits for its parent."""
+    """Return the start of the process in ticks since the boot.
+
+    None where there is no such process, or it has ended and waits for its parent.
+    """
     try:
-        # The name of the program stands in parentheses, and may hold anything.
+        # The program's name stands in parentheses, and may hold any character.
         state, *fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""How far a job is, computed when asked: no number here is kept anywhere else."""
+"""The progress of a job, computed on request: no number here is stored anywhere else."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _COUNTED = (State.LABELED, State.SILENT, State.RARE, State.FAILED)
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Where a job stands now."""
+    """The progress of a job at this moment."""
 
     state: JobState
     counts: dict[str, int]  # features by state
-    blocks: dict[str, int]  # by state; of a gathering pass these are its steps
-    per_second: float | None  # features (or steps) since it last started; None before there is anything to go by
+    blocks: dict[str, int]  # by state; the blocks of a gathering pass are its steps
+    per_second: float | None  # features (or steps) per second since the last start; None before the first
     seconds_left: float | None
     requests: int
     tokens_in: int
@@ -36,14 +36,14 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class Failure:
-    """A feature without a label, and why."""
+    """A feature without a label, with the reason."""
 
     feature_index: int
     reason: str
 
 
 def progress_of(store: Store, job_id: int) -> JobProgress:
-    """Raises NotFoundError."""
+    """Compute the progress of a job. Raises NotFoundError."""
     info = Jobs(store).get(job_id)
     with store.database.reading() as connection:
         job = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).mappings().one()
@@ -64,8 +64,8 @@ def progress_of(store: Store, job_id: int) -> JobProgress:
 
 
 def failures_of(store: Store, job_id: int, after: int = -1, limit: int = 100) -> list[Failure]:
-    """The failed features of a job by rising index, those after the cursor `after`."""
-    # Block by block, as they lie in a row: a query over all failures of the label set would look for each in every block.
+    """List the failed features of a job by rising index, those after the cursor `after`."""
+    # Block by block, since a block's failures lie together: one query over all failures would search every block for each.
     failing = select(BLOCKS.c.id).where(BLOCKS.c.job_id == job_id, BLOCKS.c.n_failed > 0, BLOCKS.c.last > after)
     found: list[Failure] = []
     with store.database.reading() as connection:
@@ -107,8 +107,8 @@ def _errors(connection: Connection, job_id: int, label_set_id: int) -> dict[str,
         if connection.dialect.name == "postgresql"
         else func.substr(RESULTS.c.reason, 1, func.instr(RESULTS.c.reason, ":") - 1)
     )
-    # From the blocks that have failures, and by an outer join, which SQLite reads in this order: the other way round each
-    # failed feature would be looked for in every block.
+    # By way of the blocks with failures, and by an outer join, which SQLite reads in this order: otherwise each failed
+    # feature would be searched for in every block.
     result = RESULTS.c
     failed = (result.label_set_id == label_set_id) & (result.state == State.FAILED) & _inside()
     query = select(kind, func.count(result.feature_index)).select_from(BLOCKS.outerjoin(RESULTS, failed))
@@ -117,7 +117,7 @@ def _errors(connection: Connection, job_id: int, label_set_id: int) -> dict[str,
 
 
 def _inside() -> Any:
-    """Results of a block's features. Its range may hold features that were not selected."""
+    """Return the condition for results of a block's features. Its range may hold features that were not selected."""
     listed = BLOCKS.c.chosen.is_(None) | ("," + BLOCKS.c.chosen + ",").contains(
         "," + func.cast(RESULTS.c.feature_index, BLOCKS.c.chosen.type) + ","
     )
@@ -127,6 +127,6 @@ def _inside() -> Any:
 def _rate(since: datetime | None, n: int) -> float | None:
     if since is None:
         return None
-    # SQLite gives times without their zone, which is UTC.
+    # SQLite returns times without their zone, which is UTC.
     seconds = (now() - since.replace(tzinfo=since.tzinfo or UTC)).total_seconds()
     return n / seconds if n > 0 and seconds > 0 else None

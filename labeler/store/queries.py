@@ -1,7 +1,7 @@
-"""Labels as the service reads them: filtered and sorted pages by cursor, look-ups of many features, bulk columns.
+"""Reading labels for the service: filtered and sorted pages by cursor, look-ups of many features, bulk columns.
 
-Columns are read, never objects. Every page is a range of one index (migration 0004), so that it costs the same
-on the first page and on the last, at a thousand labels and at a million.
+Queries read columns, never objects. Every page is a range of one index (migration 0004), so that it costs the same on
+the first page and on the last, at a thousand labels and at a million.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labeler.store.standing import standing_as
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 
-_MOST_SETS = 200  # that are merged into one sorted page
+_MOST_SETS = 200  # label sets that are merged into one sorted page
 
 LISTED = (
     "label_set_id", "feature_index", "state", "label", "explainer", "reason", "score", "score_reason", "score_low", "score_high",
@@ -40,7 +40,7 @@ LabelRow = dict[str, Any]  # the columns of LISTED, and `sae`
 
 
 class Sort(StrEnum):
-    """The order of a page. By score or density, only features that have one are listed: an undefined one has no place."""
+    """The order of a page. A page by score or density lists only features that have a score or density."""
 
     INDEX = "index"
     SCORE = "score"
@@ -50,18 +50,18 @@ class Sort(StrEnum):
 
 
 class Reviewed(StrEnum):
-    """What people say of a label, by the newest review of its present text."""
+    """The state of a label's reviews, by the newest review of its present text."""
 
     YES = "yes"
     NO = "no"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    BETTERED = "bettered"  # a person wrote a better one
+    BETTERED = "bettered"  # a person corrected it
 
 
 @dataclass(frozen=True)
 class LabelFilter:
-    """Which labels. None: any."""
+    """The conditions on a page of labels. None: any."""
 
     sae: int | None = None
     label_set: int | None = None
@@ -71,11 +71,11 @@ class LabelFilter:
     text: str | None = None  # in the language of labeler.store.search
     score_min: float | None = None
     score_max: float | None = None
-    score_low_min: float | None = None  # the whole interval is at least so high
-    score_high_max: float | None = None  # the whole interval is at most so high
+    score_low_min: float | None = None  # the whole interval is at or above
+    score_high_max: float | None = None  # the whole interval is at or below
     density_min: float | None = None
     density_max: float | None = None
-    width_max: float | None = None  # the score's interval is at most so wide
+    width_max: float | None = None  # the widest interval of the score
     reviewed: Reviewed | None = None
 
 
@@ -88,7 +88,7 @@ class Page:
 def list_labels(
     store: Store, where: LabelFilter, sort: Sort = Sort.INDEX, limit: int = 50, cursor: str | None = None
 ) -> Page:
-    """One page of labels. Raises InputError for a cursor that is not of this query, and for too many label sets."""
+    """Return one page of labels. Raises InputError for another query's cursor, and for too many label sets."""
     by_value = sort is not Sort.INDEX
     after = read_cursor((where, sort), cursor, (float, int, int) if by_value else (int, int))
     with store.database.reading() as connection:
@@ -114,7 +114,7 @@ def _position(row: LabelRow, sort: Sort) -> tuple[Any, ...]:
 
 
 def sets_of(connection: Connection, where: LabelFilter) -> dict[int, int]:
-    """The SAE of each label set that can hold such labels, by the label set's id."""
+    """Return the SAE of each label set that can hold such labels, by the label set's id."""
     query = select(LABEL_SETS.c.id, EVIDENCE.c.sae_id).join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)
     for column, value in (
         (EVIDENCE.c.sae_id, where.sae),
@@ -133,7 +133,7 @@ def _page_of_set(
     listed, conditions = _listed(connection, set_id, where)
     falling = sort.startswith("-")
     names = ["feature_index"] if sort is Sort.INDEX else [sort.removeprefix("-"), "feature_index"]
-    # By which columns the database may find rows: those of a list by its features, all others by their order.
+    # The columns by which the database may find rows: those of a list by its features, all others by their order.
     found_by = {"feature_index"} if listed else {names[0], "state"} if sort is Sort.INDEX else {*names}
     keys = [_column(connection, name, set() if listed else found_by, is_number=True) for name in names]
     conditions += [RESULTS.c.label_set_id == set_id, *_conditions(connection, where, found_by)]
@@ -145,7 +145,7 @@ def _page_of_set(
     if not listed and where.text is None:
         query = select(*_COLUMNS).where(*conditions).order_by(*order).limit(limit)
         return [dict(zip(LISTED, row, strict=True)) for row in connection.execute(query)]
-    # Which features first, from an index alone, and then their rows: what is listed would be read whole to be sorted.
+    # First the features, from an index only, and then their rows: otherwise whole rows would be read to be sorted.
     query = select(RESULTS.c.feature_index).where(*conditions).order_by(*order).limit(limit)
     features = list(connection.execute(query).scalars())
     rows = {row["feature_index"]: row for row in rows_at(connection, set_id, features)}
@@ -153,7 +153,10 @@ def _page_of_set(
 
 
 def _listed(connection: Connection, set_id: int, where: LabelFilter) -> tuple[bool, list[Any]]:
-    """Conditions that name features: whether they are a short list, to be looked up, or hold for many rows."""
+    """Return the conditions that name features.
+
+    The flag says that they are a short list to look up, and not a condition on many rows.
+    """
     lists: list[list[int]] = []
     conditions: list[Any] = []
     if where.text is not None:
@@ -171,7 +174,7 @@ def _listed(connection: Connection, set_id: int, where: LabelFilter) -> tuple[bo
 
 
 def _beyond(set_id: int, keys: Sequence[Any], after: tuple[Any, ...], falling: bool) -> Any:
-    """What comes after the position (value, label set, feature) in this label set."""
+    """Return the condition for rows after the position (value, label set, feature) in this label set."""
     *value, of_set, feature = after
     if set_id == of_set:
         here, there = tuple_(*keys), tuple_(*(literal(v) for v in (*value, feature)))
@@ -205,10 +208,10 @@ def _conditions(connection: Connection, where: LabelFilter, found_by: set[str]) 
 
 
 def _column(connection: Connection, name: str, found_by: set[str], *, is_number: bool = False) -> Any:
-    """The column, so written that it is looked for in an index only where rows are to be found by it.
+    """Write the column so that an index on it is used only where `found_by` names it.
 
-    SQLite knows nothing of the distribution, and would filter by whichever index; PostgreSQL would walk the order of all
-    rows rather than sort a list.
+    SQLite has no statistics, and would use any index that filters; PostgreSQL would go through all rows in order rather
+    than sort a list.
     """
     column = RESULTS.c[name]
     if name in found_by:
@@ -219,7 +222,7 @@ def _column(connection: Connection, name: str, found_by: set[str], *, is_number:
 
 
 def rows_at(connection: Connection, set_id: int, features: Iterable[int]) -> list[LabelRow]:
-    """The results of these features of one label set, in no order."""
+    """Return the results of these features of one label set, in no order."""
     query = select(*_COLUMNS).where(
         RESULTS.c.label_set_id == set_id, among(connection, RESULTS.c.feature_index, list(features))
     )
@@ -227,7 +230,7 @@ def rows_at(connection: Connection, set_id: int, features: Iterable[int]) -> lis
 
 
 def among(connection: Connection, column: Any, values: list[int]) -> Any:
-    """`column IN values` with one bound value, whatever their number: statements stay short, and are prepared once."""
+    """Write `column IN values` with one bound value, so that statements stay short and are prepared once."""
     if connection.dialect.name == "postgresql":
         return column == any_(cast(values, ARRAY(column.type)))
     return column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
@@ -238,7 +241,7 @@ def one_label(store: Store, label_set_id: int, feature_index: int) -> LabelRow |
 
 
 def labels_at(store: Store, places: Sequence[tuple[int, int]]) -> list[LabelRow | None]:
-    """The result at each (label set, feature index), in their order; None where there is none."""
+    """Return the result at each (label set, feature index), in their order; None where there is none."""
     wanted: dict[int, list[int]] = {}
     for label_set, feature in places:
         wanted.setdefault(label_set, []).append(feature)
@@ -252,7 +255,7 @@ def labels_at(store: Store, places: Sequence[tuple[int, int]]) -> list[LabelRow 
 
 
 def labels_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
-    """The feature in every label set of its SAE, the newest first, each with all of its `scores`."""
+    """Return the feature's result in every label set of its SAE, the newest first, with all `scores`."""
     with store.database.reading() as connection:
         sets = sets_of(connection, LabelFilter(sae=sae))
         query = select(*_COLUMNS, RESULTS.c.scores).where(

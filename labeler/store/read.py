@@ -1,4 +1,4 @@
-"""Rows back into records."""
+"""Conversion of rows back into records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ ContextOf = Callable[[dict[str, Any]], Context]
 
 
 def result_from_row(row: dict[str, Any], context_of: ContextOf) -> LabeledFeature:
-    """The record that was saved; `context_of` makes a context of a stored simulation, since tokens are in the evidence."""
+    """Rebuild the record that was saved.
+
+    `context_of` makes the context of a stored simulation, because the tokens are in the evidence.
+    """
     return LabeledFeature(
         feature_index=row["feature_index"],
         state=State(row["state"]),

@@ -1,4 +1,4 @@
-"""Reviews of labels by people: accept, reject, a better text, or a comment. A person's label stands beside the others.
+"""Reviews of labels by people: accept, reject, a corrected text, or a comment.
 
 add_review ──► counts until it is withdrawn ──withdraw_review──► stays in the history, and counts no more
 """
@@ -25,8 +25,8 @@ LONGEST_LABEL, LONGEST_COMMENT = 200, 2000
 class Verdict(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
-    BETTER = "better"  # comes with a better text
-    COMMENT = "comment"  # words alone: what was said before of the label still stands
+    BETTER = "better"  # comes with a corrected text
+    COMMENT = "comment"  # words only: earlier verdicts on the label remain
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Review:
     label_set_id: int
     feature_index: int
     verdict: Verdict
-    text: str | None  # the better label
+    text: str | None  # the corrected label
     comment: str | None
     reviewer: str
     reviewed_label: str | None  # the text that was judged
     created_at: datetime
-    withdrawn_at: datetime | None = None  # since when it counts no more
+    withdrawn_at: datetime | None = None  # since then it does not count
     withdrawn_by: str | None = None
 
 
@@ -48,7 +48,7 @@ def add_review(
     store: Store, label_set_id: int, feature_index: int, verdict: Verdict, reviewer: str,
     text: str | None = None, comment: str | None = None,
 ) -> Review:  # fmt: skip
-    """Keep a review. Raises NotFoundError where the feature has no result in this label set, and InputError."""
+    """Save a review. Raises NotFoundError where the feature has no result in this label set, and InputError."""
     _check(verdict, text, comment)
     with store.database.writing() as connection:
         label = _judged_label(connection, label_set_id, feature_index, verdict)
@@ -64,10 +64,10 @@ def add_review(
 def withdraw_review(
     store: Store, label_set_id: int, feature_index: int, review_id: int, by: str, *, of_anyone: bool = False
 ) -> Review:
-    """Let a review count no more; it stays in the history, and what was said before it stands again.
+    """Withdraw a review: it no longer counts but stays in the history, and earlier reviews count again.
 
-    `by` withdraws the reviews under this name; with `of_anyone`, all. Twice is the same as once.
-    Raises NotFoundError where this label has no such review, and ConflictError where it is somebody else's.
+    `by` may withdraw only reviews under this name; with `of_anyone`, all. Withdrawing twice changes nothing. Raises
+    NotFoundError where this label has no such review, and ConflictError where it is by another person.
     """
     of_label = _of_label(label_set_id, feature_index)
     with store.database.writing() as connection:
@@ -89,7 +89,7 @@ def withdraw_review(
 
 
 def _judged_label(connection: Connection, label_set_id: int, feature_index: int, verdict: Verdict) -> str | None:
-    """The label as it is now. Raises NotFoundError where there is none to accept or to reject."""
+    """Return the present label. Raises NotFoundError where there is none to accept or to reject."""
     row = _lock_result(connection, label_set_id, feature_index)
     needs_label = verdict in (Verdict.ACCEPT, Verdict.REJECT)
     if row is None or (row.label is None and needs_label):
@@ -101,13 +101,13 @@ def _judged_label(connection: Connection, label_set_id: int, feature_index: int,
 
 
 def _lock_result(connection: Connection, label_set_id: int, feature_index: int) -> Any:
-    """Reviews of one label come one after the other, so that the newest is the last to be written down."""
+    """Lock the result, so that reviews of one label come one after the other and the newest is written last."""
     place = (RESULTS.c.label_set_id == label_set_id) & (RESULTS.c.feature_index == feature_index)
     return connection.execute(select(RESULTS.c.label).where(place).with_for_update(key_share=True)).one_or_none()
 
 
 def _stand(connection: Connection, label_set_id: int, feature_index: int) -> None:
-    """Write down what the reviews of a label that count come to: the newest verdict, and the newest text."""
+    """Save the sum of a label's reviews that count: the newest verdict, and the newest text."""
     key = {"label_set_id": label_set_id, "feature_index": feature_index}
     counts = REVIEWS.c.withdrawn_at.is_(None) & (REVIEWS.c.verdict != Verdict.COMMENT)
     query = select(REVIEWS).where(_of_label(**key), counts).order_by(REVIEWS.c.id.desc())
@@ -142,12 +142,12 @@ def _check(verdict: Verdict, text: str | None, comment: str | None) -> None:
 
 
 def reviews_of_label(store: Store, label_set_id: int, feature_index: int) -> list[Review]:
-    """Oldest first."""
+    """List the reviews of one label, oldest first."""
     return _reviews(store, _of_label(label_set_id, feature_index))
 
 
 def reviews_of_feature(store: Store, sae: int, feature_index: int) -> list[Review]:
-    """Of all labels of a feature, oldest first."""
+    """List the reviews of all labels of a feature, oldest first."""
     of_sae = (
         select(LABEL_SETS.c.id)
         .join(EVIDENCE, EVIDENCE.c.id == LABEL_SETS.c.evidence_id)

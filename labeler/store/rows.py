@@ -1,4 +1,4 @@
-"""A result as a row, and back: what is stored is what was computed."""
+"""Conversion of a result into a row, and back, without loss."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def row_of(label_set_id: int, feature: LabeledFeature) -> dict[str, Any]:
 
 
 def _fields(record: Score | FeatureStatistics) -> dict[str, Any]:
-    """As `asdict`, which copies each value too and takes six times as long; a feature has ten scores and more."""
+    """Return the record's fields as a dict.
+
+    `asdict` would copy each value too and take six times as long; a feature has ten scores and more.
+    """
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 

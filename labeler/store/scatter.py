@@ -1,4 +1,6 @@
-"""Score against density, a point for each feature of a label set: what is drawn of a million features. From the columns."""
+"""Score against density, a point for each feature of a label set. Read from the columns, for plots of a million
+features.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from labeler.store.store import Store
 
 @dataclass(frozen=True)
 class Scatter:
-    """Arrays of equal length in the order of features, of those that have a result. NaN: undefined."""
+    """The points of the features with a result: arrays of equal length in the order of features. NaN: undefined."""
 
     feature_index: np.ndarray  # int32
     score: np.ndarray
@@ -23,7 +25,7 @@ class Scatter:
 
 
 def scatter_of(store: Store, label_set_id: int) -> Scatter:
-    """Of the results as they stand now. Raises NotFoundError."""
+    """Return the points of the present results. Raises NotFoundError."""
     store.label_set(label_set_id)
     bring_up_to_date(store.database, label_set_id)
     with store.database.reading() as connection:

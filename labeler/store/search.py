@@ -2,12 +2,13 @@
 
     red "blue sky" -green        with `red` and the phrase, without `green`; words are stemmed as English
 
-There are no other signs and no operators: `or` is a word like any other. PostgreSQL leaves out English stop words, in labels
-and in searches (`the year` finds what `year` finds, and `the` alone nothing), where SQLite looks for them too.
+There are no other signs and no operators: `or` is a word like any other. PostgreSQL leaves out English stop words, in
+labels and in searches: `the year` finds the same as `year`, and `the` by itself finds nothing. SQLite searches for stop
+words too.
 
-Triggers keep the index (migration 0004): a label that is saved is found at once, and so is one that a person wrote. In
-SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set; with 2^31 added, it is
-that of the person's label.
+Triggers maintain the index (migration 0004), so that a saved label is found at once, and so is one that a person wrote.
+In SQLite a row's id is label_set_id * 2^32 + feature_index, so that one range of ids is one label set. With 2^31 added,
+it is the id of the person's label.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sqlalchemy import text as sql
 from labeler.errors import InputError
 from labeler.store.store import Store
 
-RANKED_AT_MOST = 20_000  # hits; of more, the first ones found are ranked, and `complete` is false
+RANKED_AT_MOST = 20_000  # hits; of more, only the first ones found are ranked, and `complete` is false
 # Hits that are fetched, looked up and sorted; with more, the rows in order are asked whether they are among the hits.
 _FEW = {"sqlite": 3_000, "postgresql": 10_000}
 _PERSON = 1 << 31
@@ -35,8 +36,8 @@ _TERM = re.compile(r'(-?)(?:"([^"]*)"|([^\s"]+))')
 class Hit:
     label_set_id: int
     feature_index: int
-    rank: float  # higher is better; of one search only, and not comparable between databases
-    by_person: bool = False  # it is the label that a person wrote which was found
+    rank: float  # the higher, the closer the match; of one search only, and not comparable between databases
+    by_person: bool = False  # the search found the label that a person wrote
 
     @property
     def position(self) -> tuple[float, int, int, int]:
@@ -46,14 +47,14 @@ class Hit:
 @dataclass(frozen=True)
 class Hits:
     hits: tuple[Hit, ...]
-    n_hits: int  # of the search, at most RANKED_AT_MOST
-    complete: bool  # False: there are more than were ranked
+    n_hits: int  # hits of the search, at most RANKED_AT_MOST
+    complete: bool  # False: more hits exist than were ranked
 
 
 def search_labels(
     store: Store, words: str, label_sets: Sequence[int], limit: int, after: tuple[float, int, int, int] | None = None
 ) -> Hits:
-    """The best hits in these label sets, those behind the position of a hit. Raises InputError."""
+    """Find the best hits in these label sets, from the position of a hit on. Raises InputError."""
     with store.database.reading() as connection:
         found, values = _hits(connection, label_sets)
         values |= {"query": _query(connection, words), "most": RANKED_AT_MOST + 1, "limit": limit}
@@ -72,14 +73,14 @@ def search_labels(
 
 
 def _hits(connection: Connection, label_sets: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """The hits of :query in these label sets, :most of them, and the other values that the statement needs."""
+    """Write the query for hits of :query in these label sets, at most :most, with the values it needs."""
     if connection.dialect.name == "postgresql":
         return (
             "SELECT label_set_id, feature_index, by_person::integer AS by_person, ts_rank(document, q)::float8 AS rank "
             "FROM (SELECT * FROM label_search, websearch_to_tsquery('english', :query) q WHERE document @@ q "
             "AND label_set_id = ANY(CAST(:sets AS integer[])) LIMIT :most) AS found"
         ), {"sets": list(label_sets)}
-    # The range is what the index can go by; for a single label set it says all.
+    # The index can use the range; for a single label set, the range is the whole condition.
     values: dict[str, Any] = {
         "low": min(label_sets, default=0) << 32,
         "high": (max(label_sets, default=0) + 1 << 32) - 1,
@@ -95,7 +96,7 @@ def _hits(connection: Connection, label_sets: Sequence[int]) -> tuple[str, dict[
 
 
 def index_person_label(connection: Connection, label_set_id: int, feature_index: int, text: str) -> None:
-    """Let the label that a person wrote be found, beside the other one of this feature."""
+    """Add the label that a person wrote to the search, beside the feature's other label."""
     values: dict[str, Any] = {"words": text}
     if connection.dialect.name == "postgresql":
         statements = [
@@ -116,7 +117,7 @@ def index_person_label(connection: Connection, label_set_id: int, feature_index:
 
 
 def forget_person_label(connection: Connection, label_set_id: int, feature_index: int) -> None:
-    """Let the label that a person wrote be found no more: it was withdrawn."""
+    """Remove a withdrawn label of a person from the search."""
     if connection.dialect.name == "postgresql":
         statement = "DELETE FROM label_search WHERE label_set_id = :label_set_id AND feature_index = :feature_index AND by_person"
         values = {"label_set_id": label_set_id, "feature_index": feature_index}
@@ -133,7 +134,10 @@ def _row_of_person(label_set_id: int, feature_index: int) -> int:
 
 
 def few_or_matching(connection: Connection, set_id: int, words: str) -> list[int] | Any:
-    """The features of a label set whose label has these words; where there are many, the condition on a row of `result`."""
+    """Return the features of a label set whose labels have these words.
+
+    Where there are many, return the condition on a row of `result` instead.
+    """
     query = _query(connection, words)
     if connection.dialect.name == "postgresql":
         hits = (
@@ -155,13 +159,13 @@ def few_or_matching(connection: Connection, set_id: int, words: str) -> list[int
 
 
 def _expected(connection: Connection, hits: str, values: dict[str, Any]) -> float:
-    """How many hits PostgreSQL expects: it would visit each of them to count them."""
+    """Return PostgreSQL's estimate of the number of hits: it would visit each of them to count them."""
     plan = connection.execute(sql(f"EXPLAIN (FORMAT JSON) {hits}"), values).scalar_one()
     return float(plan[0]["Plan"]["Plan Rows"])
 
 
 def _query(connection: Connection, words: str) -> str:
-    """The search as this database reads it. Raises InputError where it holds no word to look for."""
+    """Write the search in the language of this database. Raises InputError where no word to search for is left."""
     terms = [(is_wanted, f'"{term}"') for is_wanted, term in terms_of(words) if _is_word(term)]
     wanted = [term for is_wanted, term in terms if is_wanted]
     unwanted = [term for is_wanted, term in terms if not is_wanted]
@@ -173,7 +177,7 @@ def _query(connection: Connection, words: str) -> str:
 
 
 def terms_of(words: str) -> list[tuple[bool, str]]:
-    """The words and phrases of a search, as they stand there: (whether it is wanted, the term)."""
+    """Return the words and phrases of a search in their order: (True for a wanted one, the term)."""
     return [(not minus, phrase or word) for minus, phrase, word in _TERM.findall(words)]
 
 

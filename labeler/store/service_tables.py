@@ -1,4 +1,4 @@
-"""The tables of the service: what people say of labels, and who may ask. A change here needs a migration."""
+"""The tables of the service: reviews, API keys, requests for activations, counters. A change here needs a migration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labeler.store.tables import now
 
 
 class Utc(TypeDecorator[datetime]):
-    """A time in UTC; SQLite gives it back without its zone."""
+    """A time in UTC; SQLite returns it without its zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -22,7 +22,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class ReviewRow(SQLModel, table=True):
-    """What a person says of a label. It stands beside the label, and never replaces one."""
+    """A person's review of a label. It stands beside the label, and never replaces one."""
 
     __tablename__ = "review"
     __table_args__ = (Index("ix_review_label", "label_set_id", "feature_index"),)
@@ -31,17 +31,17 @@ class ReviewRow(SQLModel, table=True):
     label_set_id: int = Field(foreign_key="label_set.id")
     feature_index: int
     verdict: str  # "accept", "reject", "better" or "comment"
-    text: str | None = None  # the better label
+    text: str | None = None  # the corrected label
     comment: str | None = None
     reviewer: str
     reviewed_label: str | None = None  # the text that was judged: a later run may write another one
     created_at: datetime = Field(default_factory=now, sa_column=Column(Utc, nullable=False))
-    withdrawn_at: datetime | None = Field(default=None, sa_column=Column(Utc))  # since when it counts no more
+    withdrawn_at: datetime | None = Field(default=None, sa_column=Column(Utc))  # since then it does not count
     withdrawn_by: str | None = None
 
 
 class StandingRow(SQLModel, table=True):
-    """What all reviews of a label that were not withdrawn come to, for those who look at a million labels at once."""
+    """The sum of a label's reviews that were not withdrawn, for queries over a million labels."""
 
     __tablename__ = "standing"
     __table_args__ = (Index("ix_standing_verdict", "label_set_id", "verdict", "feature_index"),)
@@ -50,13 +50,13 @@ class StandingRow(SQLModel, table=True):
     feature_index: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     verdict: str  # of the newest review
     reviewed_label: str | None = None  # the text that it judged
-    text: str | None = None  # the newest label that a person wrote, whatever was said since
-    reviewer: str | None = None  # who wrote it
+    text: str | None = None  # the newest label that a person wrote, whatever the later reviews say
+    reviewer: str | None = None  # the author of the text
     written_at: datetime | None = Field(default=None, sa_column=Column(Utc))
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """An API key, of which only the hash is kept. Rows stay when keys are revoked: they say whose an id was."""
+    """An API key, stored only as a hash. Rows stay when keys are revoked, so that old ids keep their names."""
 
     __tablename__ = "api_key"
 
@@ -70,11 +70,11 @@ class ApiKeyRow(SQLModel, table=True):
 
 
 class ActivationRow(SQLModel, table=True):
-    """A text whose activations were asked for, and the answer; both are deleted after a while."""
+    """A text whose activations a user wants, and the answer; both are deleted after a while."""
 
     __tablename__ = "activation_request"
 
-    id: str = Field(primary_key=True)  # not to be guessed: whoever has it may read the answer
+    id: str = Field(primary_key=True)  # cannot be guessed: a client that knows it may read the answer
     state: str  # "waiting", "running", "done", "failed"
     asked: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     answer: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
@@ -83,7 +83,7 @@ class ActivationRow(SQLModel, table=True):
 
 
 class CounterRow(SQLModel, table=True):
-    """What happened so far, added up over all workers, for `/metrics`."""
+    """Counts of all that has happened, added up over all workers, for `/metrics`."""
 
     __tablename__ = "counter"
 

@@ -1,4 +1,4 @@
-"""What people say of labels, as a condition on rows of `result`."""
+"""The reviews of labels, as a condition on rows of `result`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _FEW = 3_000
 
 
 def standing_as(connection: Connection, set_id: int, verdicts: Sequence[Verdict]) -> tuple[list[int] | None, Any]:
-    """That the newest review of a label has one of these verdicts (none: that there is no review), as a condition.
+    """Return a condition: the newest review of a label has one of these verdicts (none: the label has no review).
 
-    With it the features that can be so, where they are few: what was said of another text than the present one counts
-    for nothing.
+    Where few features can meet the condition, they are returned with it. Reviews of an earlier text do not count.
     """
     here = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
     of_present = here & STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)

@@ -1,4 +1,4 @@
-"""The values of jobs and blocks: what is asked for, the states it goes through, a block in the hands of a worker."""
+"""The values of jobs and blocks: the request, its states, and a block that a worker has leased."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ DONE_COUNTS = (State.LABELED, State.SILENT, State.RARE)
 
 
 class Order(StrEnum):
-    """What the holder of a block is to do."""
+    """The next action of a block's holder."""
 
     GO_ON = "go on"
-    STOP = "stop"  # the job is paused or cancelled, or a starving job needs this worker: give the block back
+    STOP = "stop"  # the job is paused or canceled, or another job needs this worker: give the block back
     LOST = "lost"  # another attempt has the block: drop it
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A block in the hands of one worker."""
+    """A block that one worker has leased."""
 
     block_id: int
     job_id: int
@@ -69,14 +69,14 @@ class Lease:
 
     @property
     def features(self) -> Sequence[int]:
-        """Ascending feature indices; for a gathering pass, the number of its shard."""
+        """Return the ascending feature indices; for a gathering pass, the number of its shard."""
         every = range(self.first, self.last + 1)
         return every if self.chosen is None else parse_features(self.chosen, self.last + 1)
 
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life of the holder of a block."""
+    """A sign of life from the holder of a block."""
 
     block_id: int
     attempt: int
@@ -85,7 +85,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class GatherRequest:
-    """A gathering pass as a job: what `labeler gather` is told. Paths are as the gather workers see them."""
+    """A gathering pass as a job: the options of `labeler gather`. Paths are those of the gather workers."""
 
     subject: str
     sae: str
@@ -105,7 +105,7 @@ class GatherRequest:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "config": self.config.to_dict()}
-        # Requests without a name stay what they were: an idempotency key knows them by it.
+        # Requests without a name keep their old form, by which an idempotency key recognizes them.
         return values if self.name is not None else {k: v for k, v in values.items() if k != "name"}
 
     @classmethod
@@ -115,12 +115,12 @@ class GatherRequest:
 
 @dataclass(frozen=True)
 class JobInfo:
-    """What was asked for, and the state it is in."""
+    """A request and its present state."""
 
     id: int
     kind: JobKind
     state: JobState
-    reason: str | None  # why it is paused, failed or cancelled
+    reason: str | None  # why it is paused, failed or canceled
     evidence_id: int | None
     label_set_id: int | None
     features: str | None

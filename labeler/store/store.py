@@ -1,4 +1,7 @@
-"""What the rest of the project may ask of the database. Frozen values out; no session, no ORM object leaves."""
+"""The questions that the rest of the project may ask of the database.
+
+Answers are frozen values; no session and no ORM object leaves this module.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ _ROWS_AT_ONCE = 200  # of a result's 31 columns; SQLite binds at most 32,766 val
 
 @dataclass(frozen=True)
 class LabelSetInfo:
-    """Which label set this is, and of what."""
+    """A label set, with the names of its subject, SAE and models."""
 
     id: int
     evidence_id: int
     evidence_hash: str
     evidence_path: str
-    subject: str  # as people call it, and so the SAE: no path of this machine (labeler/names.py)
+    subject: str  # names for people, as is `sae`; not paths of this machine (labeler/names.py)
     hookpoint: str
     sae: str
     n_features: int
@@ -43,14 +46,15 @@ class LabelSetInfo:
 
     @property
     def name(self) -> str:
-        """The subject and the SAE, such as `smollm2 / sae19`."""
+        """Return the subject and the SAE, such as `smollm2 / sae19`."""
         return f"{self.subject} / {self.sae}"
 
 
 def open_store(url: str, *, patience: float = 0.0, migrate: bool = True, pooled: bool = False) -> Store:
-    """The store at a file or URL, made and migrated where need be. Raises StorageError, FormatError or InputError.
+    """Open the store at a file or URL; make and migrate it as necessary. Raises StorageError, FormatError or
+    InputError.
 
-    `patience` in seconds: how long a server that restarts is waited for. `pooled` keeps SQLite's connections too, for a
+    `patience` is how many seconds to wait for a server that restarts. `pooled` keeps SQLite's connections too, for a
     process that never forks.
     """
     database = Database(url, patience, pooled=pooled)
@@ -70,7 +74,7 @@ class Store:
         self.database.close()
 
     def label_set_for(self, manifest: dict[str, Any], evidence_path: str, recipe: Recipe) -> LabelSetInfo:
-        """The label set of this recipe on this evidence, made if it is new. Two processes get the same one."""
+        """Return the label set of this recipe on this evidence, made if it is new. Two processes get the same one."""
         names = (recipe.explainer.name, recipe.simulator.name)
         with self.database.writing() as connection:
             label_set_id = self.label_set_in(connection, manifest, evidence_path, recipe.to_dict(), names)
@@ -85,7 +89,10 @@ class Store:
         names: tuple[str, str],
         created_at: datetime | None = None,
     ) -> int:
-        """The id for `label_set_for`, in a transaction of the caller's; `names` are the explainer's and the simulator's."""
+        """Return the id for `label_set_for`, in the caller's transaction.
+
+        `names` are the explainer's and the simulator's.
+        """
         values = {
             "evidence_id": self._evidence_in(connection, manifest, evidence_path), "recipe_hash": recipe["hash"],
             "recipe": recipe, "explainer": names[0], "simulator": names[1], "created_at": created_at or now(),
@@ -93,12 +100,12 @@ class Store:
         return self._get_or_create(connection, LABEL_SETS, values, ("evidence_id", "recipe_hash"))
 
     def add_evidence(self, manifest: dict[str, Any], path: str) -> int:
-        """The id of this evidence, made known if it is new; `path` is where it lies now."""
+        """Return the id of this evidence, added if it is new; `path` is its present place."""
         with self.database.writing() as connection:
             return self._evidence_in(connection, manifest, path)
 
     def evidence(self, evidence_id: int) -> tuple[dict[str, Any], str]:
-        """(manifest, path) of an evidence."""
+        """Return the (manifest, path) of an evidence."""
         with self.database.reading() as connection:
             row = connection.execute(
                 select(EVIDENCE.c.manifest, EVIDENCE.c.path).where(EVIDENCE.c.id == evidence_id)
@@ -116,7 +123,7 @@ class Store:
         return evidence_id
 
     def _sae_in(self, connection: Connection, manifest: dict[str, Any]) -> int:
-        """The SAE's id; one that is here under another path of the same name, as exports know it, is the same SAE."""
+        """Return the SAE's id. An SAE with the same name under another path, as exports know it, is the same SAE."""
         values, keys = _sae_values(manifest), ("subject", "revision", "hookpoint", "sha256")
         same = [SAES.c[key] == values[key] for key in keys if key != "subject"]
         known = connection.execute(select(SAES).where(*same).order_by(SAES.c.id)).mappings().all()
@@ -127,7 +134,7 @@ class Store:
             return self._get_or_create(connection, SAES, values, keys)
         sae_id = int((exact or alike)[0]["id"])
         given = {name: values[name] for name in ("subject_name", "name") if values[name] is not None}
-        if given:  # the last name that was given holds
+        if given:  # the newest name wins
             connection.execute(SAES.update().where(SAES.c.id == sae_id).values(given))
         return sae_id
 
@@ -144,7 +151,7 @@ class Store:
         return insert_into(table, self.database.dialect)
 
     def label_sets(self) -> list[LabelSetInfo]:
-        """All label sets, oldest first."""
+        """List all label sets, oldest first."""
         with self.database.reading() as connection:
             return [LabelSetInfo(**named(r)) for r in connection.execute(_infos().order_by(LABEL_SETS.c.id)).mappings()]
 
@@ -156,7 +163,7 @@ class Store:
         return LabelSetInfo(**named(row))
 
     def label_set_like(self, evidence_hash: str, recipe_hash: str) -> LabelSetInfo | None:
-        """The label set of a recipe on evidence; None where it is not made yet."""
+        """Return the label set of a recipe on evidence; None where it is not made yet."""
         this = (EVIDENCE.c.hash == evidence_hash) & (LABEL_SETS.c.recipe_hash == recipe_hash)
         with self.database.reading() as connection:
             row = connection.execute(_infos().where(this)).mappings().one_or_none()
@@ -183,7 +190,7 @@ class Store:
         return dict(value or {})
 
     def finished(self, label_set_id: int, low: int, high: int, *, retry_failed: bool = True) -> set[int]:
-        """The features in [low, high) that need no work; failed ones do, unless told otherwise."""
+        """Return the features in [low, high) that need no work; failed ones do, except without `retry_failed`."""
         wanted = (RESULTS.c.label_set_id == label_set_id) & RESULTS.c.feature_index.between(low, high - 1)
         if retry_failed:
             wanted &= RESULTS.c.state != State.FAILED
@@ -191,24 +198,24 @@ class Store:
             return set(connection.execute(select(RESULTS.c.feature_index).where(wanted)).scalars())
 
     def save(self, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
-        """Keep results, all or none. A feature that is saved again replaces what was there, but a failure no result."""
+        """Save results, all or none. A new result replaces an old one, but a failure replaces no result."""
         if not features:
             return
         with self.database.writing() as connection:
             self.save_in(connection, label_set_id, features)
 
     def save_in(self, connection: Connection, label_set_id: int, features: Sequence[LabeledFeature]) -> None:
-        """`save`, as a part of a transaction of the caller's."""
+        """Do as `save` does, within the caller's transaction."""
         self.save_rows_in(connection, label_set_id, [row_of(label_set_id, feature) for feature in features])
 
     def save_rows_in(self, connection: Connection, label_set_id: int, rows: Sequence[dict[str, Any]]) -> None:
-        """`save_in` for rows of the table `result`."""
-        # In the order of features, as every writer does: two that meet wait for each other, and never both.
+        """Do as `save_in` does, for rows of the table `result`."""
+        # In the order of features, as in every writer: two that meet wait for each other, and never deadlock.
         rows = sorted(rows, key=itemgetter("feature_index"))
         mark(connection, label_set_id, (row["feature_index"] for row in rows), self._writer)
         statement = self._insert(RESULTS)
         replaced = {c.name: statement.excluded[c.name] for c in RESULTS.c if not c.primary_key}
-        # Another job of this recipe may have done what failed here, and its result was paid for.
+        # Another job of this recipe may have labeled a feature that failed here, and its result was paid for.
         is_better = (statement.excluded.state != State.FAILED) | (RESULTS.c.state == State.FAILED)
         upsert = statement.on_conflict_do_update(
             index_elements=["label_set_id", "feature_index"], set_=replaced, where=is_better
@@ -219,7 +226,7 @@ class Store:
     def outcomes_in(
         self, connection: Connection, label_set_id: int, features: Sequence[int]
     ) -> dict[int, tuple[State, Usage]]:
-        """The state of those of these features that have a result, and what it has cost."""
+        """Return the state and the usage of those of these features that have a result."""
         result = RESULTS.c
         query = select(
             result.feature_index, result.state, result.requests, result.tokens_in, result.tokens_out, result.cost_usd
@@ -227,7 +234,7 @@ class Store:
         return {feature: (State(state), Usage(*cost)) for feature, state, *cost in connection.execute(query)}
 
     def rows(self, label_set_id: int, batch: int = 2000) -> Iterator[dict[str, Any]]:
-        """All results of a label set in the order of features, `batch` in memory at a time."""
+        """Yield all results of a label set in the order of features, `batch` in memory at a time."""
         self.label_set(label_set_id)
         after = -1
         while True:
@@ -240,7 +247,7 @@ class Store:
             after = rows[-1]["feature_index"]
 
     def has_results(self, label_set_id: int) -> bool:
-        """Whether any feature of the label set has come to a state. Raises NotFoundError."""
+        """Return True if the label set has a result for any feature. Raises NotFoundError."""
         self.label_set(label_set_id)
         one = select(RESULTS.c.feature_index).where(RESULTS.c.label_set_id == label_set_id).limit(1)
         with self.database.reading() as connection:
@@ -253,7 +260,7 @@ class Store:
         return None if row is None else dict(row)
 
     def best(self, label_set_id: int, n: int) -> list[dict[str, Any]]:
-        """The `n` highest scores; labels without a score are in neither list."""
+        """Return the `n` results with the highest scores, leaving out labels without a score."""
         return self._ranked(label_set_id, n, RESULTS.c.score.desc())
 
     def worst(self, label_set_id: int, n: int) -> list[dict[str, Any]]:
@@ -270,11 +277,11 @@ class Store:
         return summarise(self.database, label_set_id, n_features)
 
     def count_changes(self, label_set_id: int) -> None:
-        """What `summary` would have to do first: count again where results have changed."""
+        """Count again where results have changed, which `summary` would have to do first."""
         bring_up_to_date(self.database, label_set_id)
 
     def named_scores(self, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-        """The values of a score that has no column of its own, and why it is undefined where it is, counted."""
+        """Return the values of a score that has no column of its own, and the reasons of undefined ones, counted."""
         return named_scores(self.database, label_set_id, name)
 
 
@@ -282,7 +289,7 @@ NAMED = [SAES.c.subject, SAES.c.subject_name, SAES.c.path, SAES.c.name]  # what 
 
 
 def named(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row of SAEs with `subject` and `sae` as people call them, in place of ids and paths of this machine."""
+    """Return a row of SAEs with names for `subject` and `sae` in place of ids and local paths."""
     rest = {column: value for column, value in row.items() if column not in ("subject_name", "name", "path")}
     subject = row["subject_name"] or subject_name(row["subject"])
     return {**rest, "subject": subject, "sae": row["name"] or sae_name(row["path"])}

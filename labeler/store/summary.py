@@ -1,4 +1,4 @@
-"""A label set in numbers, from its columns: a million features take a moment, and nothing at all while none changes."""
+"""A label set in numbers, from its columns. A million features take a moment, and an unchanged set no time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Median:
     """The median of one score over a label set, with a 95% interval; the labels are the unit."""
 
     value: float
-    low: float | None  # None for fewer than 6 labels, between whose scores no 95% interval lies
+    low: float | None  # None for fewer than 6 labels: no 95% interval lies between their scores
     high: float | None
     n: int
 
@@ -52,19 +52,19 @@ class LabelSetSummary:
     histogram: tuple[int, ...]  # scores in 20 equal bins over [-1, 1]
     undefined: dict[str, int]  # labels without a score, by reason
     share_beating_baseline: float | None  # of the labels with a score and a baseline
-    n_discoveries: int | None  # labels better than chance at a false-discovery rate of 5%; None without a null
+    n_discoveries: int | None  # labels above chance at a false-discovery rate of 5%; None without a null
     requests: int
     tokens_in: int
     tokens_out: int
     cost_usd: float | None  # None where any part is unknown
-    medians: dict[str, Median] = field(default_factory=dict)  # by column, of those that have a value
+    medians: dict[str, Median] = field(default_factory=dict)  # by column, where it has a value
     n_compared: int | None = None  # labels with a score and a baseline; None in a summary that an older version kept
 
 
 def summarise(database: Database, label_set_id: int, n_features: int) -> LabelSetSummary:
-    """Of the results as they stand now. What was computed is kept, and holds until a result changes."""
+    """Sum up the present results. The summary is kept, and is valid until a result changes."""
     with database.reading() as connection:
-        # In this order: where nothing is marked, what the columns say is no older than this moment.
+        # In this order: where nothing is marked, the columns are as new as this moment.
         if not changed_parts(connection, label_set_id):
             kept = whole(connection, label_set_id, _KEPT)
             if kept is not None and (stored := orjson.loads(kept))["version"] == version_of(connection, label_set_id):
@@ -115,7 +115,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
 
 
 def median_of(values: np.ndarray) -> Median | None:
-    """By order statistics: the interval that the bootstrap of a median tends to, without drawing it.
+    """Return the median with the interval that its bootstrap tends to, computed from order statistics.
 
     The k-th lowest and the k-th highest score hold the median between them unless fewer than k of n fall on one side,
     which has the binomial probability P(B(n, 1/2) < k).
@@ -131,7 +131,7 @@ def median_of(values: np.ndarray) -> Median | None:
 
 
 def _outermost(n: int) -> int:
-    """The largest k with P(B(n, 1/2) < k) <= .025; 0 where even the lowest and the highest are too near."""
+    """Return the largest k with P(B(n, 1/2) < k) <= .025; 0 where even the extreme scores are too near."""
     if n > 1000:
         return math.floor((n + 1 - 1.959964 * math.sqrt(n)) / 2.0)
     tail, k = 0, 0
@@ -141,9 +141,9 @@ def _outermost(n: int) -> int:
 
 
 def named_scores(database: Database, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-    """The values of a score that has no column of its own, and how often it was undefined, by reason.
+    """Return the values of a score that has no column of its own, and count the reasons of undefined ones.
 
-    They are kept as the summary is: every row is read for them.
+    They are kept as the summary is, because computing them reads every row.
     """
     bring_up_to_date(database, label_set_id)
     with database.reading() as connection:
@@ -174,9 +174,10 @@ def _read_scores(connection: Connection, label_set_id: int, name: str) -> tuple[
 
 
 def _discoveries(p_values: np.ndarray) -> int | None:
-    """How many have a false-discovery rate of 5% or less (Benjamini and Hochberg 1995); None where none was tested.
+    """Count the p-values with a false-discovery rate of 5% or less (Benjamini and Hochberg 1995); None without any.
 
-    They are the k lowest p-values, k the largest with p_k * m / k at that rate: no p-value above the rate is among them.
+    These are the k lowest p-values. k is the largest with p_k * m / k at that rate, so no p-value above the rate is
+    among them.
     """
     m = p_values.size
     if m == 0:

@@ -14,7 +14,7 @@ def now() -> datetime:
 
 
 def in_utc(time: datetime) -> datetime:
-    """SQLite gives a time back without its zone, which is always UTC."""
+    """Put the zone on a time from SQLite, which returns it without one: always UTC."""
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
@@ -43,8 +43,8 @@ class SAERow(SQLModel, table=True):
     architecture: str
     sha256: str
     n_features: int
-    d_in: int | None = None  # NULL where those who gathered evidence do not say
-    # For people, where somebody gave them; what results hang on are the columns above.
+    d_in: int | None = None  # NULL where the source of the evidence does not give it
+    # Names for people, where any were given; results depend on the columns above.
     subject_name: str | None = None
     name: str | None = None
 
@@ -107,7 +107,7 @@ class ResultRow(SQLModel, table=True):
     score_weighted_high: float | None = None
     detection: float | None = None
     fuzzing: float | None = None
-    # NULL where those who gathered evidence do not say.
+    # NULL where the source of the evidence does not give them.
     density: float | None = None
     max_activation: float | None = None
     n_firings: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
@@ -124,7 +124,7 @@ class ResultRow(SQLModel, table=True):
 
 
 class ReplyRow(SQLModel, table=True):
-    """The ledger of LLM replies: what was paid for is never asked again."""
+    """The ledger of LLM replies: no reply that was paid for is bought again."""
 
     __tablename__ = "llm_reply"
 
@@ -141,7 +141,10 @@ class ReplyRow(SQLModel, table=True):
 
 
 class BatchRow(SQLModel, table=True):
-    """A batch of requests under way at an endpoint: written before it is asked for, so that none is asked for twice."""
+    """A batch of requests in progress at an endpoint.
+
+    The row is written before the batch is requested, so that none is requested twice.
+    """
 
     __tablename__ = "llm_batch"
 

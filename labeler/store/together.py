@@ -1,4 +1,4 @@
-"""Calls that meet are done as one: while one group is under way in its thread, the next one gathers."""
+"""Merges calls that coincide: while one group is at work in its thread, the next one gathers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ _Group = list[tuple[Any, "asyncio.Future[Any]"]]
 
 
 class Together:
-    """`await together(item)` gives what `work([..., item, ...])` returned in its place, or raises what that raised.
+    """Joins concurrent calls into one: `await together(item)` gives the result of `work([..., item, ...])` for the
+    item.
 
-    Nobody waits for company: a call that finds nothing under way goes at once. A caller that is cancelled leaves
-    only when the work on its item has ended, so that what it has handed over is never half done.
+    An error of `work` is raised to all callers of the group. No call waits for company: one that finds no group at work
+    starts at once. A caller that is canceled leaves only when the work on its item has ended, so that this work is
+    never half done.
     """
 
     def __init__(self, work: Callable[[Sequence[Any]], Sequence[Any]], at_once: int) -> None:
@@ -35,7 +37,7 @@ class Together:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._waiting = self._waiting[: self._at_once], self._waiting[self._at_once :]
-        # Callbacks and no task: the end of a loop cancels tasks, and what was handed over is to be done.
+        # Callbacks and no task: the end of a loop cancels tasks, but this work must be done.
         self._under_way = loop.run_in_executor(None, self._work, [item for item, _ in group])
         self._under_way.add_done_callback(lambda work: self._finish(group, work))
 

@@ -1,4 +1,4 @@
-"""Who is taken for dead, and when: by silence alone, whatever any clock on a wall says."""
+"""Detection of dead processes: only silence counts, whatever any wall clock says."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class Watch(Generic[B]):
-    """Which signs of life have stood still for `seconds`, by this process's own monotonic clock.
+    """Finds the signs of life that have stood still for `seconds`, by this process's own monotonic clock.
 
-    No wall clock, of this machine or of the database, has a say: one that jumps takes nothing away and keeps nothing.
+    No wall clock matters, neither this machine's nor the database's: one that jumps causes no wrong decision.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,7 +31,7 @@ class Watch(Generic[B]):
 def take_back_runs(claims: Claims, watch: Watch[RunBeat], now: float) -> None:
     """Free the features of runs that are silent, or whose processes have ended on this machine."""
     if n_dead := claims.take_back_from_the_dead():
-        log.info("%d runs have ended without giving back what they had in hand; it is free again", n_dead)
+        log.info("%d runs have ended without releasing their features; these are free again", n_dead)
     for beat in watch.silent(claims.beats(), now):
         if claims.take_back(beat):
-            log.warning("run %s: no sign of life; what it had in hand is free again", beat.run)
+            log.warning("run %s: no sign of life; its features are free again", beat.run)

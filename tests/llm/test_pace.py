@@ -149,10 +149,10 @@ def test_limits_are_read_by_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('[models."a"]\nrequest_per_minute = 7\n', "request_per_minute is no key"),
+        ('[models."a"]\nrequest_per_minute = 7\n', "request_per_minute is not a known key"),
         ('[models."a"]\nrequests_per_minute = 0\n', "is 0; expected a whole number above 0"),
         ('[models."a"]\nrequests_per_minute = "7"\n', "is '7'; expected"),
-        ("[models]\na = 7\n", "7 is no table"),
+        ("[models]\na = 7\n", "7 is not a table"),
         ("[model.a]\n", r"expected tables \[models"),
         ("models = ", "is not TOML"),
     ],

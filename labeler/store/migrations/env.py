@@ -1,4 +1,4 @@
-"""Run by Alembic with a connection that `store.database` opened."""
+"""Migrations on a connection that `store.database` opened; Alembic runs this file."""
 
 from alembic import context
 from sqlmodel import SQLModel

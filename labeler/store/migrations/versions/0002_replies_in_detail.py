@@ -1,4 +1,4 @@
-"""Replies with log-probabilities or vectors, at a part of their price; batches under way."""
+"""Replies with log-probabilities or vectors, at a part of their price; batches in progress."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the service reads by: sorted indices, full-text search, reviews, API keys."""
+"""Reading for the service: sorted indices, full-text search, reviews, API keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -53,7 +53,7 @@ def upgrade() -> None:
         op.drop_index(name, "result")
     if sqlite:
         _put_long_columns_last()
-    # What is filtered by beside the order stands in the index, so that a row that does not fit is never fetched.
+    # The index holds the columns that filter beside the order, so that rows that do not match are never fetched.
     for name, columns in _INDICES.items():
         op.create_index(name, "result", ["label_set_id", *columns])
     for statement in _SQLITE_SEARCH if sqlite else _POSTGRESQL_SEARCH:
@@ -63,7 +63,7 @@ def upgrade() -> None:
 
 
 def _put_long_columns_last() -> None:
-    # SQLite reads a row from its beginning, page by page: a column behind a long one costs the pages of the long one.
+    # SQLite reads a row from its beginning, page by page: a column after a long one costs the pages of the long one.
     columns = [c["name"] for c in sa.inspect(op.get_bind()).get_columns("result") if c["name"] not in _LAST]
     with op.batch_alter_table("result", recreate="always", partial_reordering=[(*columns, *_LAST)]):
         pass

@@ -1,4 +1,4 @@
-"""How a label came about: its alternatives, and why it was kept."""
+"""The origin of a label: its alternatives, and why it was kept."""
 
 import sqlalchemy as sa
 from alembic import op

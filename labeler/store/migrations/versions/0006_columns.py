@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("content", sa.LargeBinary(), nullable=False),
     )
     if op.get_bind().dialect.name == "postgresql":
-        # Numbers without a pattern: to compress them costs time, and gains nothing.
+        # Numbers without a pattern: compression would cost time and gain nothing.
         op.execute("ALTER TABLE result_column ALTER COLUMN content SET STORAGE EXTERNAL")
     op.execute(
         "INSERT INTO result_change (label_set_id, part, writer, n) "

@@ -1,4 +1,4 @@
-"""What those who gathered evidence do not say is NULL, and not zero."""
+"""Counts that the source of the evidence does not give are NULL, not zero."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,7 +35,7 @@ def _of_saes(nullable: bool) -> None:
     if op.get_bind().dialect.name != "sqlite":
         op.alter_column("sae", "d_in", existing_type=sa.Integer(), nullable=nullable)
         return
-    # Other tables point at this one: SQLite would not let go of it to put a copy in its place.
+    # Other tables refer to this one: SQLite would not drop it to put a copy in its place.
     default = "" if nullable else " NOT NULL DEFAULT 0"
     op.execute(f"ALTER TABLE sae ADD COLUMN d_in_allowed INTEGER{default}")
     op.execute("UPDATE sae SET d_in_allowed = d_in" if nullable else "UPDATE sae SET d_in_allowed = coalesce(d_in, 0)")
@@ -44,7 +44,7 @@ def _of_saes(nullable: bool) -> None:
 
 
 def _triggers() -> list[str]:
-    # SQLite copies a table to change it, and its triggers, which keep the search, are not copied along.
+    # SQLite copies a table to change it, and does not copy its triggers, which maintain the search.
     connection = op.get_bind()
     if connection.dialect.name != "sqlite":
         return []

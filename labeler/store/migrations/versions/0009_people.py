@@ -1,4 +1,4 @@
-"""What people say of labels as it stands now, and their own labels in the search; what is filtered by, in the indices."""
+"""The current reviews of labels, people's own labels in the search, and the filtered columns in the indices."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -70,7 +70,7 @@ def upgrade() -> None:
     op.execute(_NEWEST)
     for statement in _POSTGRESQL if op.get_bind().dialect.name == "postgresql" else _SQLITE:
         op.execute(statement)
-    # Columns that were made before densities were among them are made anew.
+    # Columns that were made without densities are made again.
     op.execute(
         "INSERT INTO result_change (label_set_id, part, writer, n) SELECT label_set_id, part, 0, 1 FROM result_column "
         "WHERE part >= 0 AND name = 'figures' ON CONFLICT (label_set_id, part, writer) DO NOTHING"

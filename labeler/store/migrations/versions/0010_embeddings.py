@@ -23,7 +23,7 @@ def upgrade() -> None:
         *(sa.Column(name, sa.LargeBinary(), nullable=False) for name in ("text_hashes", "signs")),
     )
     if op.get_bind().dialect.name == "postgresql":
-        # Numbers without a pattern: to compress them costs time, and gains nothing.
+        # Numbers without a pattern: compression would cost time and gain nothing.
         for table, column in (
             ("embedding", "content"),
             ("embedding_signs", "signs"),

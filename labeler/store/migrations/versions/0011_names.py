@@ -1,4 +1,4 @@
-"""Names by which people recognize a subject and an SAE, where they gave any; else paths give them on reading."""
+"""Names of a subject and an SAE for people, where any were given; otherwise their paths are read as names."""
 
 import sqlalchemy as sa
 from alembic import op

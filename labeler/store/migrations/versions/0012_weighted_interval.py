@@ -1,4 +1,4 @@
-"""The interval of the weighted score as columns, read out of the scores that are stored already."""
+"""The interval of the weighted score as columns, read from the stored scores."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""A review can be withdrawn: it counts no more, and stays in the history."""
+"""A review can be withdrawn: it no longer counts, and stays in the history."""
 
 import sqlalchemy as sa
 from alembic import op

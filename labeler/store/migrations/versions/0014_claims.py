@@ -1,4 +1,4 @@
-"""Features in the hands of a run, so that two runs never pay for the same one."""
+"""Features that a run has claimed, so that two runs never pay for the same one."""
 
 import sqlalchemy as sa
 from alembic import op
