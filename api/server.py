@@ -45,7 +45,7 @@ log = logging.getLogger("api.server")
 
 
 class Wait(Enum):
-    """What a connection waits for. All of it is the client's to do."""
+    """The kinds of waiting of a connection. Each waits for something that the client must do."""
 
     HEAD = auto()  # of its first request
     IDLE = auto()  # for the next request, until its head is whole
@@ -145,7 +145,7 @@ class GuardedProtocol(H11Protocol):
 
 
 class ServerConfig(uvicorn.Config):
-    """How the service is served. Raises the process's limit on open files as far as it may."""
+    """Settings of the server. They raise the process's limit on open files as far as it may."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         super().__init__(
@@ -176,7 +176,7 @@ def serve(app: ASGIApp, host: str, port: int) -> None:
 
 
 def raise_file_limit() -> int:
-    """How many files this process may have open, after it has asked for as many as it wants."""
+    """Raise the limit on open files as far as possible, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -187,7 +187,7 @@ class Client:
     def submit(
         self, evidence: int | str, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
     ) -> wire.Job:
-        """Submit a job that labels features of an evidence, given by id or as a folder in the service's data folder.
+        """Submit a job that labels features of an evidence, given by id or folder.
 
         `rest` has further fields of `POST /v1/jobs`: recipe, explainer, simulator, budget, priority.
         """

@@ -1,4 +1,4 @@
-"""Contexts as heat maps: tokens with the classes of their colours. What no feature fires on stays plain text."""
+"""Contexts as heat maps: tokens with the classes of their colors. Silent tokens stay plain text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def held_out_groups(folder: EvidenceFolder, simulations: Sequence[Simulation], m
 
 
 def brought_groups(contexts: Sequence[tuple[Sequence[str], Sequence[float]]], most: float) -> list[Group]:
-    """Of a label set that was imported: (tokens, activations) of what its file carried, the strongest first."""
+    """Group the contexts that an imported file brought, (tokens, activations), the strongest first."""
     shown = [
         (Source.TOP, Shown(heat(tokens, activations, most), None, max(activations, default=0.0), ""))
         for tokens, activations in contexts

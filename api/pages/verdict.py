@@ -1,4 +1,4 @@
-"""What the numbers of a score say, in a sentence: against labels of other features, and against the token look-up."""
+"""The verdict on a score in a sentence: against labels of other features, and against the token look-up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ALIKE = 1e-6  # numbers nearer than this differ by rounding alone: 1.00 is not 
 
 
 def verdict(row: Mapping[str, Any] | None) -> str | None:
-    """Of a result as a row with its `scores`; None where there is no label."""
+    """Write the verdict on a result, a row with its `scores`, or return None where there is no label."""
     if row is None or row["label"] is None:
         return None
     if row["score"] is None:
