@@ -16,7 +16,7 @@ from labeler.records import Context, Simulation, Source, Split
 from labeler.showing import in_characters, simulated_in_characters
 
 _LEFT = 20  # tokens before the window, for a reader: neither explainer nor simulator saw them
-_STEPS = 10  # of colour
+_STEPS = 10  # steps of color
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def heat(
         silent.clear()
         title = activation(value) if predicted is None else f"{activation(value)}, simulated {activation(guess)}"
         classes = f"{_step('h', value, most)} {_step('s', guess, highest)}".strip()
-        # Both are of letters and digits alone.
+        # Both have only letters and digits.
         parts.append(Markup(f'<i class="{classes}" title="{title}">{_plain(token)}</i>'))
     return Markup("").join([*parts, _plain("".join(silent))])
 
 
 def _step(letter: str, value: float, most: float) -> str:
-    """Anything that fires has a colour."""
+    """Return the class of a value. Any activation above 0 has a color."""
     return f"{letter}{min(_STEPS, max(1, math.ceil(value / most * _STEPS)))}" if value > 0 and most > 0 else ""
 
 
@@ -124,7 +124,7 @@ _KNOWN = {"\n": '<span class="nl">↵</span>\n', "\t": '<span class="nl">→</sp
 
 
 def _plain(text: str) -> Markup:
-    """Text in which nothing hides."""
+    """Return the text with a sign for each invisible character."""
     escaped = str(escape(text))
     return Markup(escaped if escaped.isprintable() else _HIDDEN.sub(_visible, escaped))
 

@@ -52,7 +52,7 @@ class Asked:
 def sae_page(
     request: Request, store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, cursor: Cursor = None
 ) -> Response:
-    """Asked by htmx, the form and its table alone. A filter that cannot be read comes back with the reason at its field."""
+    """Show the page, or for htmx only the form and its table. An unreadable filter comes back with the reason."""
     info = catalogue.find_sae(store, sae)
     sets, chosen = sets_and_chosen(store, info, set)
     asked = read_asked(request.query_params, chosen)
@@ -62,7 +62,7 @@ def sae_page(
         "sorts": {sort.value: _address(info, chosen, asked, sort) for sort in Sort},
         "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
     }  # fmt: skip
-    if is_partial(request):  # htmx takes in what is answered with 200 alone
+    if is_partial(request):  # htmx accepts only answers with 200
         return render(request, "listing.html.j2", **values)
     status = 422 if asked.problems else 200
     return render(request, "sae.html.j2", status, **values, **_about(store, info, chosen))

@@ -8,7 +8,7 @@ from typing import Any
 from labeler.export.charts import number
 
 _CHANCE = 0.05
-_ALIKE = 1e-6  # numbers nearer than this differ by rounding alone: 1.00 is not above 1.00
+_ALIKE = 1e-6  # numbers nearer than this differ only by rounding: 1.00 is not above 1.00
 
 
 def verdict(row: Mapping[str, Any] | None) -> str | None:

@@ -49,7 +49,7 @@ def read(store: StoreOf, _: Reader, request_id: RequestId, response: Response) -
 def ask_about(store: Store, settings: Settings, sae: str, text: str, later: BackgroundTasks) -> ActivationRequest:
     """Store a text for the workers. They are told after the answer, so a slow queue does not delay it.
 
-    Raises NotFoundError for an SAE that is not known, ConflictError or RequestProblem where nobody could answer.
+    Raises NotFoundError for an unknown SAE, ConflictError or RequestProblem where no worker could answer.
     """
     if settings.redis is None:
         raise ConflictError(

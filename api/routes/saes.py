@@ -53,7 +53,7 @@ def list_evidence(
 def add_evidence(
     store: StoreOf, settings: SettingsOf, _: Submitter, asked: EvidenceRequest, response: Response
 ) -> Evidence:
-    """Make a folder known that was gathered elsewhere; the same folder again is the same evidence."""
+    """Register an evidence folder gathered elsewhere. The same folder gives the same evidence again."""
     path = below(asked.path, settings.data, "path")
     found = catalogue.find_evidence(store, str(store.add_evidence(EvidenceFolder(path).manifest, str(path))))
     response.headers["Location"] = f"/v1/evidence/{found.id}"

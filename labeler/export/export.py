@@ -1,4 +1,4 @@
-"""Export of a label set as JSONL, CSV or Parquet that pandas reads alone, with the card inside or beside.
+"""Export of a label set as JSONL, CSV or Parquet that pandas can read, with the card inside or beside.
 
 Files are streamed, so memory does not grow with the number of features. They appear whole or not at all.
 """
