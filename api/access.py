@@ -1,4 +1,4 @@
-"""Who may ask for what: API keys with scopes and rates; without keys, this machine alone."""
+"""Access to the service: API keys with scopes and rates; without keys, only this machine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Access:
         )
 
     def caller(self, request: Request, given: HTTPAuthorizationCredentials | None, needed: Scope) -> Caller:
-        """Raises RequestProblem: 401, 403 or 429."""
+        """Check the caller's key, scope and rate. Raises RequestProblem: 401, 403 or 429."""
         key = self.key_of(request, given)
         if key is None:
             return Caller("local", "local", Scope.ADMIN)
@@ -66,7 +66,7 @@ class Access:
         return Caller(key.id, key.name, key.scope)
 
     def key_of(self, request: Request, given: HTTPAuthorizationCredentials | None) -> ApiKey | None:
-        """The key that is given; None for this machine while no key was ever made. Raises RequestProblem: 401 or 403."""
+        """Return the given key, or None for this machine while no key exists. Raises RequestProblem: 401 or 403."""
         if not self._has_keys():
             if not _is_from_here(request):
                 raise RequestProblem(
@@ -99,7 +99,7 @@ class Access:
         try:
             allowed = limiter.hit(rate, "key", key.id)
         except LimitStorageError:
-            log.warning("Redis does not answer; rates are counted in this process alone")
+            log.warning("Redis does not answer; rates are counted only in this process")
             limiter = self._alone
             allowed = limiter.hit(rate, "key", key.id)
         if not allowed:
@@ -113,7 +113,7 @@ def access_of(request: Request) -> Access:
 
 
 def _is_from_here(request: Request) -> bool:
-    """A connection from this machine that nobody is seen to have forwarded."""
+    """Say whether a connection comes from this machine, and no proxy seems to have forwarded it."""
     if request.client is None or request.scope["http_version"] == "1.0":
         return False
     return is_loopback(request.client.host) and not any(map(_FORWARDED.fullmatch, request.headers.keys()))
@@ -127,7 +127,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_binding(store: Store, host: str) -> None:
-    """Raises InputError for an address that others can reach, while there is no key."""
+    """Raise InputError for an address that others can reach, while there is no key."""
     if not is_loopback(host) and not any_key(store):
         raise InputError(
             f"--host {host}: others can reach this address, and there is no API key: make one with `labeler keys create NAME`, "
@@ -145,7 +145,7 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
 
 
 async def refusal(request: Request) -> Response | None:
-    """The answer to a request that nobody known sends, whose body is not worth reading: its key is looked at, not its scope."""
+    """Return the refusal of a request without a valid key, before its body is read. Scopes are checked later."""
     access, given = access_of(request), _any_key_of(request)
     try:
         if given is not None or not access.keys_were_seen:
@@ -158,7 +158,7 @@ async def refusal(request: Request) -> Response | None:
 
 
 def _any_key_of(request: Request) -> HTTPAuthorizationCredentials | None:
-    """The key in the place that is looked at first; which places a route takes it from is its own to say."""
+    """Return the key from the first place that has one. Each route decides which places it accepts."""
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return HTTPAuthorizationCredentials(scheme=kind, credentials=key.strip())

@@ -1,4 +1,4 @@
-"""Bodies of requests: who sends one is known before it is read, and its time, its memory and its depth are bounded."""
+"""Bodies of requests, read only from known senders. Their time, memory and depth are bounded."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class BodyGuard:
         return None
 
     def _has_room_for(self, body: _Body) -> bool:
-        """Whether it fits into memory with all others; those that have been unfinished longest make room."""
+        """Make room for a body, by giving up the longest unfinished ones. Returns whether it fits."""
         n_held = sum(other.n for other in self._bodies)
         for other in list(self._bodies):
             if n_held <= _MOST_HELD:
@@ -147,7 +147,7 @@ _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
 def nests_deeper(body: bytes | bytearray, most: int) -> bool:
-    """Whether brackets outside strings nest deeper than `most`; of what is no JSON, nothing is said."""
+    """Say whether brackets outside strings nest deeper than `most`. The text need not be valid JSON."""
     if body.count(b"[") + body.count(b"{") <= most:
         return False
     outside = np.frombuffer(_STRING.sub(b"", body), np.uint8)

@@ -1,4 +1,4 @@
-"""What a search finds, by words or by meaning: for the route and for the page."""
+"""Search over labels by words or by meaning, for the route and for the page."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Folders:
             return self._open[path]
 
     def view(self, store: Store, sae: int, index: int, label_set: int | None) -> tuple[EvidenceFolder, FeatureView]:
-        """A feature as the evidence of a label set shows it; without one, as the newest evidence of its SAE does.
+        """Read a feature from the evidence of a label set; without one, from the newest evidence of its SAE.
 
         Raises DamagedError, or NotFoundError with the reason for those who ask: it names no path of this machine.
         """

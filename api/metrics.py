@@ -1,5 +1,6 @@
-"""Figures for Prometheus: requests as they come; features, jobs, queues and what the workers have counted as the database
-has them when it is asked.
+"""Figures for Prometheus. Requests are counted as they come.
+
+Features, jobs, queues and the counts of workers are read from the database when Prometheus asks.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _used(connection: Connection) -> Metric:
 
 
 def _added_up(counters: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
-    """What the workers have counted."""
+    """Yield the sums of the workers' counts."""
     for name, help_text, labels in (
         ("llm_requests", "Requests to LLMs, answered or not.", ("model",)),
         ("llm_failures", "Requests to LLMs without a reply, by kind of failure.", ("model", "kind")),

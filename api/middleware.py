@@ -1,4 +1,4 @@
-"""What every request passes on its way in: an id and a line in the log, the length of its head, the name it was asked under."""
+"""Middleware for every request: an id, a log line, limits on its head, and a host name check."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class HeadGuard:
 
 
 class NameGuard:
-    """Refuses requests under a foreign name: a page whose name is made to point here must not speak for its visitor."""
+    """Refuses requests under a foreign host name: a page whose name points here must not act for its visitor."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app

@@ -52,7 +52,7 @@ StoreOf = Annotated[Store, Depends(_store)]
 FinderOf = Annotated[Finder, Depends(_finder)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 Limit = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]
-Cursor = Annotated[Text | None, Query(max_length=500, description="`next_cursor` of the page before.")]
+Cursor = Annotated[Text | None, Query(max_length=500, description="The `next_cursor` of the page before.")]
 SaeReference = Annotated[
     Text,
     Path(
@@ -62,13 +62,13 @@ SaeReference = Annotated[
     ),
 ]
 SaeQuery = Annotated[
-    Text | None, Query(max_length=64, description="Of this SAE: its id, or the SHA-256 of its weights.")
+    Text | None, Query(max_length=64, description="Only this SAE: its id, or the SHA-256 of its weights.")
 ]
 By = Annotated[
     SearchBy, Query(description="`meaning`: nearest by embedding, where the service has an embeddings endpoint.")
 ]
 SetId = Annotated[int, Path(ge=1, le=_LARGEST, description="The label set's id.", examples=[1])]
-SetQuery = Annotated[int | None, Query(ge=1, le=_LARGEST, description="Of this label set.")]
+SetQuery = Annotated[int | None, Query(ge=1, le=_LARGEST, description="Only this label set.")]
 FeatureIndex = Annotated[int, Path(ge=0, le=_LARGEST, examples=[123])]
 JobId = Annotated[int, Path(ge=1, le=_LARGEST, examples=[1])]
 Words = Annotated[Text, AfterValidator(_composed)]

@@ -1,4 +1,4 @@
-"""Paths of this machine as others see them: below the data folder relative to it, all others by their last two parts.
+"""Paths of this machine as others see them: relative to the data folder, or shortened to two parts.
 
 `PathGuard` translates answers on their way out, whichever route, page or error they come from; exports and cards, which are
 made in pieces or kept in files, are made of values that `Paths` has translated.
@@ -69,7 +69,7 @@ class Paths:
 
 
 def _instead_of(root: str, below: str, itself: str) -> list[tuple[re.Pattern[str], str]]:
-    """What to write where a path begins with the root, and where it is the root itself."""
+    """Return the replacements for a path that begins with the root, and for the root itself."""
     begin = rf"(?<![\w.~/-]){re.escape(root)}"
     return [(re.compile(rf"{begin}/", re.ASCII), below), (re.compile(rf"{begin}(?![\w-])", re.ASCII), itself)]
 
@@ -79,7 +79,7 @@ def _is_path(text: str) -> bool:
 
 
 def _is_here(path: str) -> bool:
-    """Whether it begins like a path of this machine, and not like an address of this service."""
+    """Say whether a text begins like a path of this machine, and not like an address of this service."""
     return _is_folder("/" + path.split("/")[1])
 
 

@@ -53,7 +53,7 @@ def answer_to(error: LabelerError | RequestProblem) -> Response:
     if isinstance(error, RequestProblem):
         return problem(error.status, error.detail, error.headers)
     if isinstance(error, StorageError):
-        # The message names files and servers, which are nothing to the one who asks.
+        # The message names files and servers, which the client must not see.
         log.error("storage", extra={"error": str(error)})
         return problem(503, "the database does not answer; try again in a while", {"Retry-After": "5"})
     if isinstance(error, DamagedError):

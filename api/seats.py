@@ -14,7 +14,7 @@ from api.problems import RequestProblem
 
 
 class Seats:
-    """Taken and given back in the event loop alone, so that between the count and the taking nobody else takes one."""
+    """A limited number of seats. Only the event loop takes and returns them, so that counts are exact."""
 
     def __init__(self, what: str, most: int, most_a_key: int) -> None:
         self._what, self._most, self._most_a_key = what, most, most_a_key
@@ -41,7 +41,7 @@ class Seats:
 
 
 class SeatedResponse(StreamingResponse):
-    """A stream that has a seat from its first byte to its last, or to the moment its reader is gone."""
+    """A stream that holds a seat from its first byte to its last, or until its reader is gone."""
 
     def __init__(self, content: Any, seats: Seats, key: str, **more: Any) -> None:
         super().__init__(content, **more)

@@ -34,7 +34,7 @@ _FILES_KEPT = 512  # for the database, the arrays of open evidence folders, and 
 # asyncio accepts so many in one go, each with a file, before anything here sees the first of them.
 _ACCEPTED_AT_ONCE = 16
 _QUEUED_BY_KERNEL = 1024
-_MOST_DRAINED = 256 << 10  # bytes of a body that nobody reads
+_MOST_DRAINED = 256 << 10  # bytes of a body that no one reads
 _READ_AT_ONCE = 64 << 10  # of one connection, before the others have their turn
 _STALLED_SECONDS = 5.0  # without a reader, after which an answer is given up where room is needed
 _STOP_SECONDS = 8.0  # for what is at work when the service ends
@@ -45,7 +45,7 @@ log = logging.getLogger("api.server")
 
 
 class Wait(Enum):
-    """What a connection waits for. All of it is the client's to do."""
+    """The kinds of waiting of a connection. Each waits for something that the client must do."""
 
     HEAD = auto()  # of its first request
     IDLE = auto()  # for the next request, until its head is whole
@@ -58,7 +58,7 @@ SECONDS = {Wait.HEAD: 10.0, Wait.IDLE: 15.0, Wait.BODY: math.inf, Wait.READER: 6
 
 
 class GuardedProtocol(H11Protocol):
-    """One connection, closed when what it waits for takes too long."""
+    """One connection, which is closed when its wait for the client takes too long."""
 
     config: ServerConfig
     waits_for: Wait | None = None
@@ -84,7 +84,7 @@ class GuardedProtocol(H11Protocol):
             self.flow.pause_reading()
 
     def on_response_complete(self) -> None:
-        self.cycle.body = bytearray()  # what nobody has read
+        self.cycle.body = bytearray()  # bytes that no one has read
         self._wait(None)
         super().on_response_complete()
         self._look()
@@ -145,7 +145,7 @@ class GuardedProtocol(H11Protocol):
 
 
 class ServerConfig(uvicorn.Config):
-    """How the service is served. Raises the process's limit on open files as far as it may."""
+    """Settings of the server. They raise the process's limit on open files as far as it may."""
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         super().__init__(
@@ -176,7 +176,7 @@ def serve(app: ASGIApp, host: str, port: int) -> None:
 
 
 def raise_file_limit() -> int:
-    """How many files this process may have open, after it has asked for as many as it wants."""
+    """Raise the limit on open files as far as possible, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -196,7 +196,7 @@ def n_connections(n_files: int) -> int:
 class OnceAMinute(logging.Filter):
     """Lets the same warning pass at once, and then at most once a minute, with how often it was due.
 
-    Whoever can connect can cause these, without a key; errors of ours, with their tracebacks, pass always.
+    Anyone who can connect can cause these warnings, without a key. Internal errors, with tracebacks, always pass.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Exports on their way out: written to a temporary file at the pace of the database, and read from it at that of the client.
+"""Exports in temporary files: the database writes at its pace, and the client reads at its own.
 
 So a slow client holds no database, a broken download goes on where it broke, and what is sent is of one moment.
 """
@@ -80,7 +80,7 @@ class Spool:
         self._lock, self._turn = threading.Lock(), threading.Semaphore(_AT_ONCE)
 
     def get(self, name: str, pieces: Callable[[], Iterator[bytes]], key: str) -> Spooled:
-        """The file of this name, begun for this key if it is not there: `pieces` is run in a thread of its own.
+        """Return the file of this name. A missing one is begun for this key: `pieces` runs in its own thread.
 
         Raises RequestProblem (429) where too many wait already.
         """

@@ -1,7 +1,7 @@
-"""What was asked of LLMs for a result, and what they answered: prompts made once more, replies from the ledger.
+"""The LLM requests behind a result: prompts made again, replies read from the ledger.
 
-Prompts are no rows: they follow from the evidence and the recipe, to the letter. So the feature is labelled again by an
-LLM that asks nobody and notes what it is asked.
+Prompts are not stored: evidence and recipe determine them exactly. So the feature is labeled again by an
+LLM that sends nothing and records each request.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from labeler.records import Usage
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, and its reply; None where the ledger has none."""
+    """A request and its reply, which is None if the ledger has none."""
 
     prompt: AnyPrompt
     reply: StoredReply | None
 
 
 def asked_for(folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger: Ledger) -> tuple[Asked, ...]:
-    """All requests behind a result, in the order in which they were asked; empty where no LLM is asked.
+    """Return all requests behind a result, in the order of asking, or none if no LLM was asked.
 
-    It ends where a reply is missing that later prompts depend on. Raises NotFoundError or FormatError.
+    The list ends at a missing reply that later prompts depend on. Raises NotFoundError or FormatError.
     """
     evidence = read_evidence(folder, feature_index, recipe)
     replay = _Replay(ledger)
-    # The labels of the null are look-ups, about which nobody is asked, except where they stand in the question.
+    # The labels of the null are look-ups. They cost no request, but a question may contain them.
     null = NullLabels(folder, recipe).for_feature(feature_index) if recipe.intervenes else []
     asyncio.run(label_feature(evidence, recipe, replay, null))
     return tuple(replay.asked)
 
 
 class _Replay(Answering):
-    """An LLM that answers from the ledger alone."""
+    """An LLM that answers only from the ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -1,10 +1,10 @@
-"""The service from Python: typed values in and out, pages turned by themselves, errors that say what to do.
+"""The Python client of the service: typed values, automatic paging, and errors that say what to do.
 
     with Client("http://127.0.0.1:8000") as client:
         for label in client.labels(set=1, score_min=0.5, sort="-score"):
             print(label.feature_index, label.label, label.score)
 
-Errors are those of labeler.errors, with the service's own words; `ServiceError` where it refuses or fails.
+Errors are those of labeler.errors, in the service's own words; `ServiceError` if the service refuses or fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RESTART_SECONDS = 60.0
 
 
 class ServiceError(LabelerError):
-    """The service refused (a key, a rate) or failed."""
+    """The service failed, or refused a request for its key or its rate."""
 
     exit_code = 3
 
@@ -51,7 +51,7 @@ _ERRORS: dict[int, type[LabelerError]] = {
 
 
 class Client:
-    """`url` and `key` default to LABELER_URL and LABELER_KEY. Reads are tried again while the service cannot be reached."""
+    """A client of the service. `url` and `key` default to LABELER_URL and LABELER_KEY. Reads are tried again."""
 
     def __init__(
         self, url: str | None = None, key: str | None = None, *, timeout: float = 60.0, attempts: int = 3,
@@ -78,7 +78,7 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    # What there is
+    # SAEs, evidence and label sets
 
     def saes(self) -> Iterator[wire.Sae]:
         return self._items("/v1/saes", wire.Sae)
@@ -93,7 +93,7 @@ class Client:
         return self._get(f"/v1/evidence/{_id('evidence', evidence)}", wire.EvidenceDetail)
 
     def add_evidence(self, path: str) -> wire.Evidence:
-        """Make a folder of the service's data folder known, written by `labeler gather`."""
+        """Register a folder that `labeler gather` wrote into the service's data folder."""
         return self._post("/v1/evidence", wire.Evidence, {"path": path})
 
     def sets(self, sae: int | str | None = None) -> Iterator[wire.LabelSet]:
@@ -103,7 +103,7 @@ class Client:
         return self._get(f"/v1/sets/{label_set}", wire.LabelSetDetail)
 
     def default_set(self, sae: int | str | None = None, feature: int | None = None) -> wire.LabelSet:
-        """The label set that speaks where none is named: for a feature of an SAE, an SAE, or all. Raises NotFoundError."""
+        """Return the label set used where none is named: for a feature, for an SAE, or for all. Raises NotFoundError."""
         return self._get("/v1/sets/default", wire.LabelSet, sae=sae, feature=feature)
 
     def card(self, label_set: int) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Client:
         return self._get(f"/v1/features/{_id('SAE', sae)}/{index}", wire.Feature, set=set)
 
     def labels(self, **filters: Any) -> Iterator[wire.Label]:
-        """Every label that the filters of `GET /v1/labels` let through, in the order of `sort`."""
+        """Yield every label that passes the filters of `GET /v1/labels`, in the order of `sort`."""
         return self._items("/v1/labels", wire.Label, **filters)
 
     def label(self, label_set: int, index: int) -> wire.Label:
@@ -130,11 +130,11 @@ class Client:
     def lookup(
         self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default"
     ) -> list[wire.Label | None]:
-        """The label of each (SAE id, feature index), in their order, however many."""
+        """Return the label of each (SAE id, feature index), in their order. Any number may be asked for."""
         found: list[wire.Label | None] = []
         for low in range(0, len(pairs), wire.MOST_PAIRS):
             body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose}
-            # A look-up changes nothing, and is asked again as a read is.
+            # A look-up changes nothing, so it is tried again like a read.
             reply = self._request("POST", "/v1/labels:lookup", json=body, attempts=self._attempts)
             found += self._read(wire.LookupResponse, reply).labels
         return found
@@ -142,7 +142,7 @@ class Client:
     def search(
         self, words: str, limit: int = 50, sae: int | str | None = None, set: int | None = None, by: str = "words"
     ) -> wire.SearchPage:
-        """The best hits, on one page of at most 500, by "words" or by "meaning"."""
+        """Search labels by "words" or by "meaning", and return the best hits, at most 500."""
         return self._get("/v1/search", wire.SearchPage, q=words, limit=limit, sae=sae, set=set, by=by)
 
     def reviews(self, label_set: int, index: int) -> list[wire.Review]:
@@ -155,14 +155,14 @@ class Client:
         return self._post(f"/v1/labels/{label_set}/{index}/reviews", wire.Review, body)
 
     def withdraw_review(self, label_set: int, index: int, review: int) -> wire.Review:
-        """Let a review count no more; it stays in the list, with the time of its withdrawal."""
+        """Withdraw a review. It no longer counts, but stays in the list, with the time of its withdrawal."""
         answer = self._request("DELETE", f"/v1/labels/{label_set}/{index}/reviews/{review}", attempts=self._attempts)
         return wire.Review.model_validate_json(answer.content)
 
     def export(self, label_set: int, format: str | None, path: Path, *, spreadsheet: bool = False) -> int:
-        """Write all rows of a label set to `path`; returns the number of bytes. The file appears whole or not at all.
+        """Write all rows of a label set to `path` and return the number of bytes. The file appears whole or not at all.
 
-        `format` None: as the file's ending says. `spreadsheet`: CSV whose texts no spreadsheet runs as formulas. A broken
+        `format` None: by the file's ending. `spreadsheet`: CSV whose texts no spreadsheet runs as formulas. A broken
         download goes on where it broke, unless the label set has changed since. Raises ConflictError for a label set
         without results.
         """
@@ -187,9 +187,9 @@ class Client:
     def submit(
         self, evidence: int | str, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
     ) -> wire.Job:
-        """A job that labels features of an evidence, by its id or its folder in the service's data folder.
+        """Submit a job that labels features of an evidence, given by id or folder.
 
-        `rest` is what `POST /v1/jobs` takes: recipe, explainer, simulator, budget, priority.
+        `rest` has further fields of `POST /v1/jobs`: recipe, explainer, simulator, budget, priority.
         """
         if isinstance(evidence, str):
             evidence = self.add_evidence(evidence).id
@@ -200,21 +200,21 @@ class Client:
         return self._post("/v1/jobs:gather", wire.Job, request, idempotency_key)
 
     def jobs(self, state: str | None = None) -> Iterator[wire.Job]:
-        """The newest first."""
+        """Yield the jobs, the newest first."""
         return self._items("/v1/jobs", wire.Job, state=state)
 
     def job(self, job: int) -> wire.JobDetail:
         return self._get(f"/v1/jobs/{job}", wire.JobDetail)
 
     def change_job(self, job: int, word: str) -> wire.JobDetail:
-        """`word` is pause, resume, cancel or retry."""
+        """Change a job. `word` is pause, resume, cancel or retry."""
         return self._post(f"/v1/jobs/{job}/{word}", wire.JobDetail, None)
 
     def failures(self, job: int) -> Iterator[wire.Failure]:
         return self._items(f"/v1/jobs/{job}/failures", wire.Failure)
 
     def watch(self, job: int) -> Iterator[wire.JobDetail]:
-        """Every change of a job, until it has ended or is paused. A service that was there and restarts is waited for."""
+        """Yield every change of a job, until it has ended or is paused. The client waits for a service that restarts."""
         met, lost_at = False, None
         while True:
             try:
@@ -242,14 +242,17 @@ class Client:
     # Texts
 
     def ask_activations(self, sae: int, text: str) -> wire.Activations:
-        """Ask which features fire on a text. Answers at once; `read_activations` has the answer later."""
+        """Ask which features fire on a text. Returns at once; `read_activations` reads the answer later."""
         return self._post("/v1/activations", wire.Activations, {"sae": sae, "text": text})
 
     def read_activations(self, request: str) -> wire.Activations:
         return self._get(f"/v1/activations/{request}", wire.Activations)
 
     def activations(self, sae: int, text: str, every: float = 0.2) -> wire.Activations:
-        """Which features fire on a text, once a gather worker has read it. Raises ServiceError with the reason where none does."""
+        """Find the features that fire on a text, and wait for the answer.
+
+        A gather worker reads the text. If none does, ServiceError gives the reason.
+        """
         found = self.ask_activations(sae, text)
         while found.state in OPEN:
             time.sleep(every)
@@ -258,7 +261,7 @@ class Client:
             raise ServiceError(200, found.reason or "the text was not read")
         return found
 
-    # Keys, for those who may
+    # Keys, for clients with an admin key
 
     def keys(self) -> list[wire.Key]:
         return self._get("/v1/keys", wire.Keys).items
@@ -281,7 +284,7 @@ class Client:
 
     def _post(self, url: str, kind: type[M], body: Mapping[str, Any] | None, idempotency_key: str | None = None) -> M:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        # With a key, asking twice asks for one job.
+        # With an idempotency key, two requests make one job.
         attempts = self._attempts if idempotency_key else 1
         return self._read(kind, self._request("POST", url, json=body, headers=headers, attempts=attempts))
 
@@ -317,7 +320,7 @@ class Client:
         )
 
     def _error(self, reply: httpx2.Response) -> LabelerError:
-        """The error in the service's own words, with the address that was asked."""
+        """Make the error, in the service's own words and with its address."""
         try:
             problem = reply.json()
             detail, is_ours = str(problem["detail"]), str(problem["type"]).startswith("urn:labeler:")
@@ -335,18 +338,18 @@ class Client:
 
 @dataclass
 class _Download:
-    """A file on its way, as far as it has come."""
+    """A file that is being downloaded, as far as it has come."""
 
     http: httpx2.Client
     url: str
     params: Mapping[str, Any]
     file: BinaryIO
     error: Callable[[httpx2.Response], LabelerError]
-    tag: str | None = None  # the version that is in the file
+    tag: str | None = None  # the version of the bytes in the file
 
     def go_on(self) -> None:
-        """Write what is missing of this version; where the service has another by now, all of that."""
-        # Not compressed on the way: it would cost the service more than the network saves.
+        """Write the missing bytes of this version, or the whole file if the service has a newer version."""
+        # Sent without compression, which would cost the service more than the network saves.
         headers = {"Accept-Encoding": "identity"}
         if self.tag is not None and self.file.tell():
             headers |= {"Range": f"bytes={self.file.tell()}-", "If-Range": self.tag}
@@ -370,12 +373,12 @@ def _not_ours(reply: httpx2.Response) -> str:
 
 
 def _shown(url: httpx2.URL) -> str:
-    """The address without a password, which may stand before the host, and without a question."""
+    """Return the address without a password and without a query."""
     return str(url.copy_with(userinfo=b"", query=None)).rstrip("/")
 
 
 def _id(what: str, reference: int | str) -> int | str:
-    """Raises InputError for a path, which is no name that the service knows."""
+    """Read an id or a hash. Raises InputError for a path, which the service does not know."""
     if "/" in str(reference):
         raise InputError(f"{what} {reference!r}: this is a path; the service knows it by an id or a hash")
     return reference

@@ -1,4 +1,4 @@
-"""Processes that belong together: started in order, started again when they die, stopped together, never left behind."""
+"""A supervisor of processes: it starts them in order, restarts dead ones, stops all, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from types import TracebackType
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a process that died is started again
 _READY_WITHIN = 1 << 20  # bytes of a log
-_HEALTHY = 60.0  # seconds; whoever lived for so long does not keep dying
+_HEALTHY = 60.0  # seconds; a process that lived this long does not keep dying
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run."""
+    """A program to run, with its command and its input."""
 
     name: str
     command: Sequence[str]
-    stdin: bytes = b""  # given whole: configuration that should not be seen in a list of processes
-    is_last: bool = False  # to be stopped, since the others need it to stop well
-    ready: bytes | None = None  # what it writes to its log once it is ready; None: something else tells
+    stdin: bytes = b""  # sent on standard input: configuration that a list of processes must not show
+    is_last: bool = False  # stopped last, since the others need it to stop well
+    ready: bytes | None = None  # the text in its log once it is ready; None: another sign tells
 
 
 class Supervisor:
@@ -46,7 +46,7 @@ class Supervisor:
             self._log_starts[program.name] = log.tell()
             process = subprocess.Popen(
                 program.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                # A session of its own: Ctrl-C is for the supervisor alone, which stops them in order.
+                # A session of its own: Ctrl-C reaches only the supervisor, which stops them in order.
                 start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         assert process.stdin is not None
@@ -56,7 +56,7 @@ class Supervisor:
         self._started_at[program.name] = self._clock()
 
     def is_ready(self, name: str) -> bool:
-        """Whether the program has said in its log, since it was started, that it is ready."""
+        """Say whether the program has written to its log, since its start, that it is ready."""
         program, _process = self._running[name]
         if program.ready is None:
             return False
@@ -65,7 +65,7 @@ class Supervisor:
             return program.ready in log.read(_READY_WITHIN)
 
     def watch_once(self) -> list[str]:
-        """Start again what has died; the names of those that did. One that keeps dying waits longer each time."""
+        """Start dead programs again, and return their names. One that keeps dying waits longer each time."""
         died = []
         for name, (program, process) in list(self._running.items()):
             if process.poll() is None:
@@ -90,7 +90,7 @@ class Supervisor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop them, each with time to put its things down; then leave nothing of any of them."""
+        """Stop all programs, each with time to finish. Then kill every process that is left."""
         deadline = time.monotonic() + self._stop_seconds
         for is_last in (False, True):
             processes = [process for program, process in self._running.values() if program.is_last is is_last]

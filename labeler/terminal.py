@@ -1,7 +1,7 @@
-"""What a person sees in a terminal: records in, Rich renderables out. Nothing here prints by itself.
+"""Terminal output: records in, Rich renderables out. Nothing here prints by itself.
 
 Texts of models and corpora are data: they enter Rich as `Text`, never as markup, and control characters become
-visible signs, so that no token can move the cursor or recolour the screen.
+visible signs, so that no token can move the cursor or recolor the screen.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ STATE_STYLES = {
 }
 _SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡"}
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-# From grey to full colour at about one lightness: white text reads on all of it, and it shows on black and on white.
+# From gray to full color at about one lightness: white text reads on all of it, and it shows on black and on white.
 _TRUTH = ((98, 110, 124), (11, 95, 208))
 _SIMULATED = ((122, 108, 92), (176, 72, 6))
 
 
 def visible(text: str) -> str:
-    """`text` with every control, format and surrogate character replaced by a sign that a terminal only shows."""
+    """Replace every control, format and surrogate character of `text` by a visible sign."""
     return "".join(_sign(c) for c in text)
 
 
@@ -69,19 +69,19 @@ def _sign(char: str) -> str:
 
 
 def stdout() -> Console:
-    """Where results go; wide enough for tables also where nobody says how wide it is."""
+    """Return the console for results. It is wide enough for tables even if its width is unknown."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def is_plain(console: Console) -> bool:
-    """True where colours do not show: a pipe, a file, NO_COLOR."""
+    """Return True where colors do not show: a pipe, a file, NO_COLOR."""
     return console.color_system is None or console.no_color
 
 
 @dataclass(frozen=True)
 class _ByConsole:
-    """Drawn with colours, or with brackets where the console has none."""
+    """A drawing with colors, or with brackets where the console has none."""
 
     draw: Callable[[bool], ConsoleRenderable]
 
@@ -100,7 +100,7 @@ def painted(
     predicted_maximum: float | None = None,
     plain: bool = False,
 ) -> Text:
-    """The tokens of a context, each on a background as strong as its activation relative to `maximum`.
+    """Draw the tokens of a context, each on a background as strong as its activation relative to `maximum`.
 
     With `predicted`, a second line has the same tokens on backgrounds of the prediction, relative to
     `predicted_maximum` (default: the highest prediction here). With `plain`, a firing token is `<<token|1..10>>`.
@@ -131,7 +131,7 @@ def _background(level: float, ramp: tuple[Any, Any]) -> Style:
 
 
 def _pair(simulation: Simulation, maximum: float, predicted_maximum: float, plain: bool) -> Table:
-    """Truth and simulation of one held-out context, one above the other."""
+    """Draw truth and simulation of one held-out context, one above the other."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -153,7 +153,7 @@ def _pair(simulation: Simulation, maximum: float, predicted_maximum: float, plai
 def feature_panel(
     result: LabeledFeature, n_contexts: int = 3, *, explained: Iterable[Context] = ()
 ) -> ConsoleRenderable:
-    """Everything known of one feature, with up to `n_contexts` contexts of each source and split.
+    """Draw everything known of one feature, with up to `n_contexts` contexts of each source and split.
 
     `explained` holds what the explainer saw (`evidence.of(Split.EXPLAIN)`); held-out contexts are in the result.
     """
@@ -229,7 +229,7 @@ def _score_lines(result: LabeledFeature) -> Iterable[tuple[str, str]]:
 
 
 def _beside(score: Score, main: Score) -> str:
-    """What else is known of a score, where it is: `; token look-up 0.81; 3 left out`."""
+    """Write further facts of a score: `; token look-up 0.81; 3 left out`."""
     baseline = score.baseline_token_lookup
     known = [f"token look-up {number(baseline)}"] if baseline is not None else []
     if score.n_failed and score.n_failed != main.n_failed:
@@ -238,7 +238,7 @@ def _beside(score: Score, main: Score) -> str:
 
 
 def with_interval(score: Score) -> str:
-    """`0.72  [0.61, 0.80], 20 sequences`, or why there is no value."""
+    """Write `0.72  [0.61, 0.80], 20 sequences`, or the reason why there is no value."""
     if score.value is None:
         return f"undefined: {visible(score.reason or '')}"
     known = score.low is not None and score.high is not None
@@ -265,7 +265,7 @@ def _simulated(
 
 
 def _spread(members: Sequence[Any], n: int) -> list[Any]:
-    """`n` of the members, evenly from first to last: sampled contexts come by falling peak."""
+    """Choose `n` members evenly from first to last, since sampled contexts are sorted by peak."""
     if n < 2 or len(members) <= n:
         return list(members[: max(0, n)])
     return [members[round(i * (len(members) - 1) / (n - 1))] for i in range(n)]
@@ -276,7 +276,7 @@ def _heading(source: Source, split: Split, shown: int, total: int) -> Text:
 
 
 def activation_histogram(histogram: Sequence[int]) -> Text:
-    """Firing tokens per half-octave of activation, as block characters between the lowest and the highest bin."""
+    """Draw firing tokens per half-octave of activation as block characters, from the lowest to the highest bin."""
     filled = [i for i, n in enumerate(histogram) if n]
     first, last = filled[0], filled[-1]
     bars = _bars(histogram[first : last + 1])
@@ -286,7 +286,7 @@ def activation_histogram(histogram: Sequence[int]) -> Text:
 
 
 def _bars(counts: Sequence[int]) -> str:
-    """One block per count; whatever is not zero shows."""
+    """Draw one block per count. Every nonzero count shows."""
     highest = max(counts)
     return "".join(_BLOCKS[math.ceil(n / highest * (len(_BLOCKS) - 1))] for n in counts)
 
@@ -295,7 +295,7 @@ def _bars(counts: Sequence[int]) -> str:
 
 
 def score_histogram(values: Iterable[float], undefined_count: int) -> ConsoleRenderable:
-    """Labels per 0.1 of score. Undefined scores are counted below, never drawn at 0."""
+    """Draw labels per 0.1 of score. Undefined scores are counted below, never drawn at 0."""
     scores = list(values)
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", no_wrap=True)
@@ -312,13 +312,13 @@ def score_histogram(values: Iterable[float], undefined_count: int) -> ConsoleRen
 
 
 def _bar(share: float, width: int) -> str:
-    """A horizontal bar to an eighth of a character; whatever is not zero shows."""
+    """Draw a horizontal bar, exact to an eighth of a character. Every nonzero value shows."""
     eighths = math.ceil(share * width * 8)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
 def coverage_table(counts: Mapping[State, int]) -> Table:
-    """How many features are in which state, with their share."""
+    """Draw a table of the features in each state, with their share."""
     total = sum(counts.values())
     table = _table("state", "features", "share", "", right=("features", "share"))
     for state in State:
@@ -331,7 +331,7 @@ def coverage_table(counts: Mapping[State, int]) -> Table:
 
 
 def quality_table(quality: Mapping[str, Any]) -> Table:
-    """What the pass measured of the SAE itself (the manifest's `quality`)."""
+    """Draw a table of the SAE's own quality (the manifest's `quality`)."""
     table = _table("the SAE itself", "", right=("",))
     for name, key, show in (
         ("features active per token (L0)", "l0", lambda x: number(x, 1)),
@@ -351,7 +351,7 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
 
 
 def density_bars(quality: Mapping[str, Any]) -> Text:
-    """The manifest's density histogram as block characters, between the lowest and the highest bin that is filled."""
+    """Draw the manifest's density histogram as block characters, from the lowest to the highest filled bin."""
     counts, edges = quality["density_features"], quality["density_log10_edges"]
     filled = [i for i, n in enumerate(counts) if n]
     low, high = (f"{10 ** edges[i]:.1e}" for i in (filled[0], filled[-1] + 1))
@@ -359,7 +359,7 @@ def density_bars(quality: Mapping[str, Any]) -> Text:
 
 
 def _loss_rows(quality: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Nothing where the cross-entropy was not measured."""
+    """Return the rows about cross-entropy, or none if it was not measured."""
     if "cross_entropy_recovered" not in quality:
         return
     recovered = quality["cross_entropy_recovered"]
@@ -369,7 +369,7 @@ def _loss_rows(quality: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "cross-entropy recovered", f"{percent(recovered)} against the mean"
     zero = quality.get("cross_entropy_recovered_zero")
     yield "", "undefined against zeros" if zero is None else f"{percent(zero)} against zeros"
-    yield "cross-entropy, nats a token", " ".join(
+    yield "cross-entropy, nats per token", " ".join(
         f"{number(quality[key], 3)} {what}"
         for key, what in (("cross_entropy", "as it is,"), ("cross_entropy_sae", "reconstructed,"),
                           ("cross_entropy_mean", "at the mean"))
@@ -377,7 +377,7 @@ def _loss_rows(quality: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def training_line(progress: TrainProgress) -> str:
-    """Where training stands, in one line."""
+    """Write the state of training in one line."""
     explained = "—" if progress.explained_variance is None else percent(progress.explained_variance)
     return (
         f"loss {progress.loss:.4g}, L0 {number(progress.l0, 1)}, explained {explained}, "
@@ -386,7 +386,7 @@ def training_line(progress: TrainProgress) -> str:
 
 
 def training_table(final: TrainProgress) -> Table:
-    """What training came to, on its last batch."""
+    """Draw a table of the final figures of training, on its last batch."""
     table = _table("at the end of training", "", right=("",))
     explained = final.explained_variance
     for name, value in (
@@ -401,7 +401,7 @@ def training_table(final: TrainProgress) -> Table:
 
 
 def label_table(rows: Iterable[LabeledFeature], title: str | None = None) -> Table:
-    """One line a feature, in the order given: score with interval, baseline, density, label or reason."""
+    """Draw one line per feature, in the order given: score with interval, baseline, density, label or reason."""
     numeric = ("feature", "score", "baseline", "density")
     table = _table("feature", "score", "interval", "baseline", "density", "label", right=numeric)
     table.title, table.title_justify = Text(title, "bold") if title else None, "left"
@@ -431,7 +431,7 @@ def _label(feature: LabeledFeature) -> Text:
 
 
 def label_sets_table(label_sets: Iterable[Mapping[str, Any]]) -> Group:
-    """Some lines for each label set, from mappings, in 80 columns; what a mapping lacks shows as a dash.
+    """Draw some lines for each label set, from mappings, in 80 columns. A missing value shows as a dash.
 
     Keys: id, name, hookpoint, explainer, simulator, evidence, corpus, recipe, n_labeled, n_features, n_failed,
     median_score, cost_usd, created_at.
@@ -480,13 +480,13 @@ def percent(share: float | None) -> str:
 
 # Progress
 
-_BEAT_SECONDS = 1.0  # how often it is looked whether a line is due
+_BEAT_SECONDS = 1.0  # time between checks whether a line is due
 
 
 def progress(
     console: Console | None = None, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
 ) -> Progress:
-    """A progress bar on stderr with rate and time left; where nobody watches, a line at once and every `every` seconds."""
+    """Show a progress bar on stderr, with rate and time left. Without a terminal, write a line every `every` seconds."""
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -522,9 +522,9 @@ def _rate(task: Task) -> str:
 
 
 class _Lines(Progress):
-    """For logs: no cursor movement, one line when a task begins, one every `every` seconds, and one when it ends.
+    """Progress for logs, without cursor movement: a line at the start, one every `every` seconds, one at the end.
 
-    The lines of a task come also while nothing of it is done, so that nobody takes a slow step for one that hangs.
+    The lines come even while a task makes no progress, so that a slow step does not look like one that hangs.
     """
 
     def __init__(self, *columns: ProgressColumn, console: Console, get_time: Callable[[], float], every: float) -> None:
@@ -551,7 +551,7 @@ class _Lines(Progress):
             self.say_if_due()
 
     def say_if_due(self) -> None:
-        """Say where the current task is, if that was last said long enough ago."""
+        """Write the state of the current task, if the last line is long enough ago."""
         with self._lock:
             if self._current is not None and self._current not in self._ended:
                 self._say(self._current)
@@ -583,7 +583,7 @@ class _Lines(Progress):
         if task.finished:
             self._ended.add(task_id)
         left = f"{task.time_remaining:,.0f} s left" if task.time_remaining and not task.finished else ""
-        # Where no rate tells that something happens, the time does.
+        # Without a rate, the elapsed time shows that something happens.
         since = f"for {task.elapsed:,.0f} s" if (task.elapsed or 0) >= 1 and not (_rate(task) or task.finished) else ""
         words = [task.description, _done(task), _rate(task), left or since]
         self.console.print("  ".join(w for w in words if w), markup=False, highlight=False, soft_wrap=True)

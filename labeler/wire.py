@@ -1,4 +1,4 @@
-"""What travels over HTTP: the service answers with these values, and the client reads them."""
+"""Values sent over HTTP: the service answers with them, and the client reads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _utc(time: datetime) -> datetime:
 
 
 def _clean(text: str) -> str:
-    """Text that every database and every log can hold."""
+    """Check that every database and every log can hold a text."""
     if "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("a null character or half of a surrogate pair is not text")
     return text
@@ -49,7 +49,7 @@ class Wire(BaseModel):
 
 
 class Asked(Wire):
-    """A body of a request: a key that is not known is an error, and not a wish that is silently dropped."""
+    """The body of a request. An unknown key is an error, so that no wish is silently dropped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ class Problem(Wire):
     status: int
     detail: str = Field(examples=["label set 77: there is none here; GET /v1/sets lists those there are"])
     request_id: str
-    errors: list[dict[str, Any]] | None = Field(None, description="What is wrong with which part of the request.")
+    errors: list[dict[str, Any]] | None = Field(None, description="The faults, each with its part of the request.")
 
 
 class Sae(Wire):
@@ -77,11 +77,11 @@ class Sae(Wire):
     subject: str = Field(examples=["EleutherAI/pythia-70m"])
     revision: str
     hookpoint: str = Field(examples=["gpt_neox.layers.3"])
-    name: str = Field(description="Subject and SAE as people call them.", examples=["pythia-70m / res-jb"])
-    path: str = Field(description="The SAE's name, and no path of the machine that serves this.")
+    name: str = Field(description="The names of subject and SAE that people see.", examples=["pythia-70m / res-jb"])
+    path: str = Field(description="The SAE's name, without a path of the server.")
     format: str
     architecture: str
-    sha256: str = Field(description="Of the weights.")
+    sha256: str = Field(description="SHA-256 of the weights.")
     n_features: int = Field(examples=[32768])
     d_in: int | None
 
@@ -108,7 +108,7 @@ class Label(Wire):
     state: State
     label: str | None = Field(examples=["`raise` at the beginning of a statement"])
     explainer: str | None = Field(examples=["openai:gpt-5-mini"])
-    reason: str | None = Field(description="Why there is no label.")
+    reason: str | None = Field(description="The reason why there is no label.")
     score: float | None = Field(examples=[0.71])
     score_reason: str | None
     score_low: float | None = Field(description="95% interval.", examples=[0.55])
@@ -137,7 +137,7 @@ class LookupRequest(Asked):
     sets: list[Id] | None = Field(None, max_length=1000, description="Only labels of these label sets.")
     choose: Choose = Field(
         Choose.DEFAULT,
-        description="Which label stands for a feature that has several: by `default` that of the set with the most labels, and a "
+        description="The label to show for a feature that has several: by `default` that of the set with the most labels; a "
         "look-up set comes after an LLM's.",
     )
 
@@ -152,7 +152,7 @@ class SearchBy(StrEnum):
 
 
 class Hit(Label):
-    rank: float = Field(description="Higher is better; comparable within one search only. By meaning: the cosine.")
+    rank: float = Field(description="Higher is better; comparable only within one search. By meaning: the cosine.")
 
 
 class SearchPage(Page[Hit]):
@@ -168,7 +168,7 @@ class LabelSet(Wire):
     sae_id: int
     evidence_id: int
     subject: str
-    name: str = Field(description="Subject and SAE as people call them.", examples=["pythia-70m / res-jb"])
+    name: str = Field(description="The names of subject and SAE that people see.", examples=["pythia-70m / res-jb"])
     hookpoint: str
     n_features: int
     explainer: str
@@ -200,7 +200,7 @@ class Review(Wire):
     reviewer: str
     reviewed_label: str | None = Field(description="The text that was judged.")
     created_at: Time
-    withdrawn_at: Time | None = Field(None, description="Since when the review counts no more; null while it counts.")
+    withdrawn_at: Time | None = Field(None, description="The time of withdrawal; null while the review counts.")
     withdrawn_by: str | None = None
 
 
@@ -231,13 +231,13 @@ class FeatureLabel(Label):
 class Context(Wire):
     """A window of tokens, and how strongly the feature fires on each. `predicted`: what the simulator expected."""
 
-    document: int | None = Field(description="Null for what came along with an imported label set.")
+    document: int | None = Field(description="Null for contexts of an imported label set.")
     split: Split
     source: Source
     tokens: list[str]
     activations: list[float]
     predicted: list[float] | None = None
-    reason: str | None = Field(None, description="Why there is no prediction.")
+    reason: str | None = Field(None, description="The reason why there is no prediction.")
     n_flagged: int = Field(
         0, description="Predictions that rest on less than a thousandth of the simulator's probability."
     )
@@ -250,24 +250,24 @@ class OutputToken(Wire):
 
 class Neighbour(Wire):
     feature_index: int
-    cosine: float = Field(description="Of the decoder directions.")
+    cosine: float = Field(description="Cosine of the decoder directions.")
 
 
 class Feature(Wire):
     sae: int
     feature_index: int
-    label_set_id: int | None = Field(description="The label set that is shown, of which `explain` and `held_out` are.")
+    label_set_id: int | None = Field(description="The label set shown; `explain` and `held_out` belong to it.")
     statistics: dict[str, Any] | None
     labels: list[FeatureLabel] = Field(
-        description="One for each label set, the newest first; then those that people wrote."
+        description="One label for each label set, the newest first; then those that people wrote."
     )
-    reviews: list[Review] = Field(description="What people say, with their own labels.")
-    explain: list[Context] = Field(description="What the explainer saw.")
-    held_out: list[Context] = Field(description="What the label was tested on: truth and simulation.")
+    reviews: list[Review] = Field(description="Reviews by people, with their own labels.")
+    explain: list[Context] = Field(description="Contexts that the explainer saw.")
+    held_out: list[Context] = Field(description="Contexts that the label was tested on: truth and simulation.")
     promoted: list[OutputToken]
     suppressed: list[OutputToken]
     neighbours: list[Neighbour]
-    contexts_reason: str | None = Field(description="Why contexts are missing here.")
+    contexts_reason: str | None = Field(description="The reason why contexts are missing.")
 
 
 class Difference(Wire):
@@ -290,7 +290,7 @@ class Median(Wire):
 
 
 class Comparison(Wire):
-    """Two label sets of one SAE. Differences are b - a; undefined scores are in no number."""
+    """Two label sets of one SAE. Differences are b - a; undefined scores are left out."""
 
     a: int
     b: int
@@ -305,11 +305,15 @@ class Comparison(Wire):
     n_apart_in_a: int
     n_apart_in_b: int
     largest: list[Difference]
-    n_only_in_a: int = Field(0, description="Features that have a result in a alone.")
+    n_only_in_a: int = Field(0, description="Features that have a result only in a.")
     n_only_in_b: int = 0
-    n_scored_in_one: int = Field(0, description="Features with a score in one of them alone.")
-    mean_interval: tuple[float, float] | None = Field(None, description="95%, of the mean difference over features.")
-    median_a: Median | None = Field(None, description="Of the scores of a, over the features with a score in both.")
+    n_scored_in_one: int = Field(0, description="Features with a score in only one of them.")
+    mean_interval: tuple[float, float] | None = Field(
+        None, description="95% interval of the mean difference over features."
+    )
+    median_a: Median | None = Field(
+        None, description="Correlation of the scores of a and b, over the features with a score in both."
+    )
     median_b: Median | None = None
 
 
@@ -328,19 +332,19 @@ class JobRequest(Asked):
         examples=["unlabeled and density>1e-5"],
     )  # fmt: skip
     recipe: Text | dict[Text, Any] = Field(
-        "lookup", description="A recipe by name, or what a recipe file says.", examples=["standard"]
+        "lookup", description="The name of a recipe, or the content of a recipe file.", examples=["standard"]
     )
     explainer: Text | None = Field(
-        None, max_length=200, description="In place of the recipe's.", examples=["openai:gpt-5-mini"]
+        None, max_length=200, description="Replaces the recipe's.", examples=["openai:gpt-5-mini"]
     )
     simulator: Text | None = Field(None, max_length=200)
-    scores_of: Id | None = Field(None, description="The label set that `score<...` is about.")
+    scores_of: Id | None = Field(None, description="The label set whose scores `score<...` compares.")
     priority: int = Field(5, ge=0, le=9, description="0 goes first.")
     budget: Budget = Budget(usd=None, tokens=None)
 
 
 class EvidenceRequest(Asked):
-    """Evidence that is there already: a folder written by `labeler gather`, in the service's data folder."""
+    """Present evidence: a folder that `labeler gather` wrote into the service's data folder."""
 
     path: Text = Field(max_length=500, examples=["evidence/layer-3"])
 
@@ -376,7 +380,7 @@ class Progress(Wire):
     requests: int
     tokens_in: int
     tokens_out: int
-    cost_usd: float | None = Field(description="Null where the price of any part is unknown.")
+    cost_usd: float | None = Field(description="Null if the price of any part is unknown.")
     errors: dict[str, int] = Field(description="Failed features by kind of failure.")
 
 
@@ -387,7 +391,7 @@ class Job(Wire):
     reason: str | None
     evidence_id: int | None
     label_set_id: int | None
-    features: str | None  # as it was asked for; of a long one, a list of jobs has the beginning and "…"
+    features: str | None  # the selection as it was sent; a list of jobs shortens a long one with "…"
     recipe: dict[str, Any] | None
     gather: dict[str, Any] | None
     priority: int
@@ -410,7 +414,7 @@ class Failure(Wire):
 
 
 class ActivationsRequest(Asked):
-    """A text that the subject of an SAE is to read."""
+    """A text for the subject of an SAE to read."""
 
     sae: Id = Field(examples=[1])
     text: Text = Field(min_length=1, max_length=MOST_CHARACTERS, examples=["raise ValueError(name)"])
@@ -418,39 +422,41 @@ class ActivationsRequest(Asked):
 
 class Firing(Wire):
     feature_index: int
-    activation: float = Field(description="In the units of the SAE.")
+    activation: float = Field(description="Activation in the units of the SAE.")
 
 
 class ReadToken(Wire):
     token: str
-    bytes: str | None = Field(None, description="In hex, of a token that is but a part of a character; else null.")
-    n_firing: int = Field(description="Features that fire on it.")
-    top: list[Firing] = Field(description="The strongest of them.")
+    bytes: str | None = Field(
+        None, description="The bytes in hex if the token is only a part of a character; else null."
+    )
+    n_firing: int = Field(description="Number of features that fire on the token.")
+    top: list[Firing] = Field(description="The strongest of these features.")
 
 
 class FiringFeature(Wire):
     """A feature, and where in the text it fires."""
 
     feature_index: int
-    at: list[int] = Field(description="The tokens on which it fires.")
+    at: list[int] = Field(description="Indices of the tokens on which it fires.")
     activations: list[float] = Field(description="Its activation on each of these.")
     label: Label | None = Field(
-        description="The label that speaks for the feature, with its set, its score and the highest activation in the corpus."
+        description="The label shown for the feature, with its set, its score and the highest activation in the corpus."
     )
 
 
 class Activations(Wire):
-    """A text that was asked about; the answer comes when `state` is `done`, and is deleted an hour after the text came."""
+    """A submitted text. Its answer is there once `state` is `done`, and is deleted an hour after the text came."""
 
     id: str
     state: RequestState
-    reason: str | None = Field(description="Why it failed, or what it waits for.")
+    reason: str | None = Field(description="The reason of a failure or a wait.")
     sae: int
     text: str
     created_at: Time
     n_firing: int | None = Field(None, description="Features that fire anywhere in the text.")
     tokens: list[ReadToken] | None = None
-    features: list[FiringFeature] | None = Field(None, description="The highest first; of many, the first 200.")
+    features: list[FiringFeature] | None = Field(None, description="The highest first, at most 200.")
 
 
 class Key(Wire):

@@ -174,7 +174,7 @@ def test_failures_of_one_kind_are_told_together(run: Any, stub_server: StubServe
     stub_server.behave = lambda number, body: stub.MALFORMED
     done = run(*words(planted_evidence, stub_server, "--features", "0-3"))
     # Nobody is sent to buy what would be read from the ledger.
-    assert "4 failures came of replies that were paid for and are kept" in done.err
+    assert "4 failures came from replies that were paid for and are kept" in done.err
     assert "again: labeler label" not in done.err
     assert [line for line in done.err.splitlines() if "failed: " in line] == [
         line for line in done.err.splitlines() if line.startswith("error: 4 features failed: malformed")

@@ -116,7 +116,7 @@ def test_watching_a_job_does_not_stop_it(tmp_path: Path) -> None:
         said = watch.stop()
     assert (
         said
-        == f"stopped: watching alone: job {job} goes on, and its state is kept; watch it again with labeler jobs watch {job}"
+        == f"stopped: only watching: job {job} goes on, and its state is kept; watch it again with labeler jobs watch {job}"
     )
     assert Jobs(store).get(job).state == "queued"
     store.close()

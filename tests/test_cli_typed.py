@@ -75,7 +75,7 @@ def test_home_is_known_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert with_home("sae", ["~/x", "hf:a/b"]) == [f"{tmp_path}/x", "hf:a/b"]
     assert with_home("features", "@~/list") == f"@{tmp_path}/list"
     assert with_home("text", "~/x") == "~/x"
-    with pytest.raises(InputError, match="write the folder out"):
+    with pytest.raises(InputError, match="write the full path"):
         with_home("db", "~no-such-user-here/x")
 
 
@@ -99,11 +99,11 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_loaded(
         ):
             refused = run(*words)
             assert (refused.code, refused.out) == (2, "")
-            assert f"{tmp_path / 'file'} is a file, and this has to be a folder; name another --" in refused.err
+            assert f"{tmp_path / 'file'} is a file, but a folder is needed; name another --" in refused.err
             assert "load" not in refused.err
     run("migrate")
     below = run("export", "--format", "csv", "--out", tmp_path / "file" / "x.csv")
-    assert (below.code, "is a file, and this has to be a folder" in below.err) == (2, True)
+    assert (below.code, "is a file, but a folder is needed" in below.err) == (2, True)
 
 
 def test_a_device_that_is_not_here_is_refused_with_what_is(run: Any, planted: Planted, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_words_that_are_nearly_right(run: Any) -> None:
         (["label", "x", "--explaner", "y"], "--explainer"),
     ):
         wrong = run(*words)
-        assert (wrong.code, f"{meant}" in wrong.err, "--help` says what there is" in wrong.err) == (2, True, True), (
+        assert (wrong.code, f"{meant}" in wrong.err, "--help` lists what there is" in wrong.err) == (2, True, True), (
             wrong.err
         )
 

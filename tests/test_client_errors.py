@@ -132,7 +132,7 @@ def test_paths_of_a_service_are_those_in_its_data_folder(
     assert asked[1]["out"] == "/elsewhere"
     assert (inside.code, outside.code) == (2, 2)
     assert "its data, on which `labeler up` runs here" in outside.err
-    assert "Copy what is to be read there and name it relative to that folder" in outside.err
+    assert "Copy the input into it and name every path, --out too, relative to that folder" in outside.err
     remote = run(*words[:-1], "http://example.invalid:8000", "--out", "its data/evidence")
     assert asked[2]["out"] == "its data/evidence"
     assert "runs here" not in remote.err

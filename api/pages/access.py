@@ -1,4 +1,4 @@
-"""Who looks at a page: an API key in a cookie, given once in a form; without any key, this machine alone."""
+"""Access to the pages: an API key in a cookie, given once in a form. Without any key, only this machine has access."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def check_origin(request: Request) -> None:
-    """A form that changes something is taken from pages of this service alone. Raises RequestProblem."""
+    """Accept a form that changes something only from pages of this service. Raises RequestProblem."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     same = site in ("same-origin", "none") if site is not None else False
     if site is None and origin is not None:

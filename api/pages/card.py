@@ -1,4 +1,4 @@
-"""The card of a label set as a page to read and to print: how the labels were made, and what they are worth."""
+"""The card of a label set as a page to read and print. It says how the labels were made and how good they are."""
 
 from __future__ import annotations
 

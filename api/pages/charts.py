@@ -25,7 +25,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars on WIDTH x HEIGHT, standing on its lower edge, and labelled places of the x axis."""
+    """Bars on WIDTH x HEIGHT, standing on its lower edge, and labeled places of the x axis."""
 
     bars: tuple[Bar, ...]
     ticks: tuple[tuple[float, str], ...]

@@ -1,4 +1,4 @@
-"""Contexts as heat maps: tokens with the classes of their colours. What no feature fires on stays plain text."""
+"""Contexts as heat maps: tokens with the classes of their colors. Silent tokens stay plain text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labeler.records import Context, Simulation, Source, Split
 from labeler.showing import in_characters, simulated_in_characters
 
 _LEFT = 20  # tokens before the window, for a reader: neither explainer nor simulator saw them
-_STEPS = 10  # of colour
+_STEPS = 10  # steps of color
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def held_out_groups(folder: EvidenceFolder, simulations: Sequence[Simulation], m
 
 
 def brought_groups(contexts: Sequence[tuple[Sequence[str], Sequence[float]]], most: float) -> list[Group]:
-    """Of a label set that was imported: (tokens, activations) of what its file carried, the strongest first."""
+    """Group the contexts that an imported file brought, (tokens, activations), the strongest first."""
     shown = [
         (Source.TOP, Shown(heat(tokens, activations, most), None, max(activations, default=0.0), ""))
         for tokens, activations in contexts
@@ -108,13 +108,13 @@ def heat(
         silent.clear()
         title = activation(value) if predicted is None else f"{activation(value)}, simulated {activation(guess)}"
         classes = f"{_step('h', value, most)} {_step('s', guess, highest)}".strip()
-        # Both are of letters and digits alone.
+        # Both have only letters and digits.
         parts.append(Markup(f'<i class="{classes}" title="{title}">{_plain(token)}</i>'))
     return Markup("").join([*parts, _plain("".join(silent))])
 
 
 def _step(letter: str, value: float, most: float) -> str:
-    """Anything that fires has a colour."""
+    """Return the class of a value. Any activation above 0 has a color."""
     return f"{letter}{min(_STEPS, max(1, math.ceil(value / most * _STEPS)))}" if value > 0 and most > 0 else ""
 
 
@@ -124,7 +124,7 @@ _KNOWN = {"\n": '<span class="nl">↵</span>\n', "\t": '<span class="nl">→</sp
 
 
 def _plain(text: str) -> Markup:
-    """Text in which nothing hides."""
+    """Return the text with a sign for each invisible character."""
     escaped = str(escape(text))
     return Markup(escaped if escaped.isprintable() else _HIDDEN.sub(_visible, escaped))
 

@@ -36,12 +36,12 @@ from labeler.store.reviews import Verdict, add_review, reviews_of_feature, withd
 router = APIRouter()
 _NEAREST = 8
 ReviewId = Annotated[int, Path(ge=1, le=2**31 - 1)]
-Embed = Annotated[int, Query(ge=0, le=1, description="1: the feature alone, for a frame in another page.")]
+Embed = Annotated[int, Query(ge=0, le=1, description="1: only the feature, for a frame in another page.")]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which feature, and in which label set."""
+    """A feature in a label set, with the addresses of its pages."""
 
     sae: SaeInfo
     index: int
@@ -99,7 +99,7 @@ def _recipes(store: Store, labels: list[dict[str, Any]]) -> dict[int, dict[str, 
 
 
 def _evidence(store: Store, folders: Folders, place: Place) -> dict[str, Any]:
-    """What the evidence folder says; where it cannot be read, the reason, and the rest of the page stands."""
+    """Read the page's values from the evidence folder, or give the reason why it cannot be read."""
     try:
         chosen = None if place.chosen is None else place.chosen.id
         folder, view = folders.view(store, place.sae.id, place.index, chosen)
@@ -142,14 +142,14 @@ def _neighbours(store: Store, place: Place, view: FeatureView) -> list[tuple[int
     ]
 
 
-# What was asked of LLMs
+# Requests to LLMs
 
 
 @router.get("/saes/{sae}/features/{index}/prompts")
 def prompts_page(
     request: Request, store: StoreOf, _: Viewer, sae: SaeReference, index: FeatureIndex, set: SetQuery = None
 ) -> Response:
-    """Every prompt behind a label, made once more, and its reply from the ledger."""
+    """Show every prompt behind a label, made again, and its reply from the ledger."""
     place = _place(store, sae, index, set)
     asked: tuple[Asked, ...] = ()
     reason = None
@@ -175,7 +175,7 @@ def prompts_page(
 
 @dataclass(frozen=True)
 class ReviewForm:
-    """What a person typed, and what is wrong with it: the form comes back with both."""
+    """The texts that a person typed, and the problem with them, for the form that comes back."""
 
     text: str = ""
     comment: str = ""
@@ -212,7 +212,7 @@ def review(
 def withdraw(
     request: Request, store: StoreOf, caller: Editor, form: Form, sae: SaeReference, index: FeatureIndex, review: ReviewId
 ) -> Response:  # fmt: skip
-    """Let a review count no more; it stays in the list, crossed out."""
+    """Withdraw a review: it no longer counts, and stays in the list, crossed out."""
     place = _place(store, sae, index, _set_in(form))
     assert place.chosen is not None
     of_anyone = caller.scope.includes(Scope.ADMIN)
@@ -231,13 +231,13 @@ def _verdict_of(word: str, given: ReviewForm) -> Verdict:
     """The verdict that a button gives. `save`, which is also Enter, keeps what the fields hold. Raises InputError."""
     if word == "save":
         if not (given.text or given.comment):
-            raise InputError("text: write a better text or a comment, then save it")
+            raise InputError("text: write a corrected text or a comment, then save it")
         return Verdict.BETTER if given.text else Verdict.COMMENT
     if word not in list(Verdict):
         raise InputError(f"verdict: choose {', '.join(Verdict)}")
     verdict = Verdict(word)
     if verdict is Verdict.BETTER and not given.text:
-        raise InputError("text: write the better text first")
+        raise InputError("text: write the corrected text first")
     if verdict is not Verdict.BETTER and given.text:
         raise InputError(f"text: save this text, or clear the field to {verdict} the label as it is")
     return verdict

@@ -46,7 +46,7 @@ def home(request: Request, store: StoreOf, _: Viewer, cursor: Cursor = None) -> 
 
 @router.get("/home/jobs")
 def jobs_now(request: Request, store: StoreOf, _: Viewer) -> Response:
-    """The part of the page that asks for itself anew."""
+    """Show the running jobs, the part of the page that reloads itself."""
     return render(request, "home_jobs.html.j2", jobs=running_jobs(store))
 
 

@@ -1,4 +1,4 @@
-"""Jobs: the list, and one job as it goes on, with what may be done to it and what has failed."""
+"""Pages of jobs: the list, and one job with its progress, controls and failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def job_list(
 
 @router.get("/jobs/lines")
 def job_lines(request: Request, store: StoreOf, _: Viewer, ids: Ids) -> Response:
-    """The progress of jobs of the list that go on: one request for all of them, which asks for itself anew."""
+    """Show the progress of running jobs in the list, in one request for all, which the page repeats."""
     jobs = [(Jobs(store).get(int(job)), progress_of(store, int(job))) for job in ids.split(",")]
     return render(request, "job_lines.html.j2", jobs=jobs, active=ACTIVE, swaps=True)
 

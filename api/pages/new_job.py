@@ -2,7 +2,7 @@
 
     form ──Show the plan──► requests, tokens, money ──Submit──► /jobs/{id}
 
-Who changes the form after the plan was shown, is shown the plan of what it says now.
+If the form was changed after the plan was shown, the new plan is shown first.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ def _asked(given: dict[str, str]) -> JobRequest:
 
 
 def make_plan(store: Store, folders: Folders, settings: Settings, asked: JobRequest, recipe: Recipe) -> Plan:
-    """What labelling the selected features that have no result will take. Raises InputError, or RequestProblem: too many plans."""
+    """Plan the labeling of the selected features without a result.
+
+    Raises InputError, or RequestProblem for too many plans at once.
+    """
     path = store.evidence(asked.evidence)[1]
     folder = folders.folder(path)
     label_set = next(
@@ -132,7 +135,7 @@ def _form(
 
 
 def _choices(store: Store, given: str) -> list[tuple[catalogue.EvidenceInfo, catalogue.SaeInfo]]:
-    """The newest evidence, and in any case the one that is given: a list without it would show another one as chosen."""
+    """List the newest evidence, and always the given one: a list without it would show another one as chosen."""
     return catalogue.newest_gathered(store, _CHOICES, ids_in(given))
 
 

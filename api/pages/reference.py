@@ -62,7 +62,7 @@ def _parameter(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _example(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Any:
-    """What the schema's own examples and defaults say a body looks like."""
+    """Make an example of a body from the schema's own examples and defaults."""
     if "$ref" in schema:
         return _example(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]], document)
     for given in ("examples", "default"):

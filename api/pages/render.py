@@ -53,7 +53,7 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
 
 
 def is_partial(request: Request) -> bool:
-    """Whether htmx asks for a part of a page. When the reader goes back, it asks for the whole page."""
+    """Say whether htmx asks for a part of a page. When the reader goes back, it asks for the whole page."""
     is_back = request.headers.get("hx-history-restore-request") == "true"
     return request.headers.get("hx-request") == "true" and not is_back
 
@@ -105,7 +105,7 @@ Handler = Callable[[Request, Exception], Response | Awaitable[Response]]
 
 
 def show_errors_as_pages(app: FastAPI) -> None:
-    """What answers with problem+json, answers with a page to who wants one."""
+    """Let routes that answer with problem+json answer with a page to readers who want one."""
 
     def shown(handler: Handler) -> Handler:
         async def handle(request: Request, error: Exception) -> Response:
@@ -119,7 +119,7 @@ def show_errors_as_pages(app: FastAPI) -> None:
 
 
 async def as_page(request: Request, answer: Response) -> Response:
-    """A problem as a page, to who wants one; any other answer as it is."""
+    """Turn a problem into a page for a reader who wants one; return any other answer as it is."""
     if answer.media_type != MEDIA_TYPE or not _wants_page(request):
         return answer
     page = await run_in_threadpool(

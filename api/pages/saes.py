@@ -1,4 +1,4 @@
-"""An SAE: how good it is, how its scores lie, and a table of its features that can be filtered, sorted and paged."""
+"""The page of an SAE: its quality, its scores, and a table of its features to filter, sort and page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ROOM = 200  # characters of what is typed into a field
 
 @dataclass(frozen=True)
 class Asked:
-    """What the form above the table says, and the same as the store understands it."""
+    """The fields of the form above the table, and the same values as the store understands them."""
 
     fields: dict[str, str]  # of the form, those that are filled
     where: LabelFilter
@@ -52,7 +52,7 @@ class Asked:
 def sae_page(
     request: Request, store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, cursor: Cursor = None
 ) -> Response:
-    """Asked by htmx, the form and its table alone. A filter that cannot be read comes back with the reason at its field."""
+    """Show the page, or for htmx only the form and its table. An unreadable filter comes back with the reason."""
     info = catalogue.find_sae(store, sae)
     sets, chosen = sets_and_chosen(store, info, set)
     asked = read_asked(request.query_params, chosen)
@@ -62,7 +62,7 @@ def sae_page(
         "sorts": {sort.value: _address(info, chosen, asked, sort) for sort in Sort},
         "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
     }  # fmt: skip
-    if is_partial(request):  # htmx takes in what is answered with 200 alone
+    if is_partial(request):  # htmx accepts only answers with 200
         return render(request, "listing.html.j2", **values)
     status = 422 if asked.problems else 200
     return render(request, "sae.html.j2", status, **values, **_about(store, info, chosen))
@@ -82,7 +82,7 @@ def _rows(store: Store, asked: Asked, cursor: str | None) -> Page:
 def sets_and_chosen(
     store: Store, sae: SaeInfo, wanted: int | None, feature: int | None = None
 ) -> tuple[list[SetInfo], SetInfo | None]:
-    """The label sets of an SAE, the newest first, and the one that is asked for, else the one that speaks for the SAE or feature.
+    """Return the label sets of an SAE, the newest first, and the chosen one: the given or the default one.
 
     Of very many sets the newest, and the chosen one. Raises NotFoundError.
     """
@@ -91,7 +91,7 @@ def sets_and_chosen(
     found = next((s for s in sets if s.id == asked), None)
     if wanted is not None and found is None:
         raise NotFoundError(
-            f"label set {wanted}: SAE {sae.id} has no such one; it has {', '.join(str(s.id) for s in sets) or 'none yet'}"
+            f"label set {wanted}: SAE {sae.id} has no such label set; it has {', '.join(str(s.id) for s in sets) or 'none yet'}"
         )
     return sets, found
 
@@ -167,7 +167,7 @@ def _about(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]
 
 
 def manifest_of(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]:
-    """What the gathering pass says of itself; nothing where there was none."""
+    """Return the manifest of the gathering pass, or an empty one where there was none."""
     if chosen is not None:
         return store.manifest_of(chosen.id)
     try:

@@ -29,7 +29,7 @@ def scatter(request: Request, store: StoreOf, _: Viewer, set: SetId) -> Response
 
 
 def _kept_drawing(store: Store, label_set_id: int) -> bytes:
-    """As JSON. What was drawn is kept beside the columns, and holds until a result changes."""
+    """Return the drawing as JSON. It is kept beside the columns until a result changes."""
     with store.database.reading() as connection:
         if not changed_parts(connection, label_set_id):
             head = version_of(connection, label_set_id).encode()

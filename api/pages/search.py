@@ -46,7 +46,7 @@ def search_page(
 
 
 def _shown(by: SearchBy) -> SearchBy | None:
-    """What goes into addresses: nothing for words, which are usual."""
+    """Return the value for addresses: nothing for a search by words, which is the default."""
     return None if by is SearchBy.WORDS else by
 
 
@@ -75,6 +75,6 @@ def _patterns(query: str) -> Sequence[str]:
 
 
 def _stem(word: str) -> str:
-    """What is left without an English ending, where enough is left. The search stems more finely; this only marks."""
+    """Cut an English ending from a word, if enough is left. The search stems more finely; this only marks."""
     stem = _ENDINGS.sub("", word)
     return stem if len(stem) >= 3 else word

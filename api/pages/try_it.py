@@ -85,7 +85,7 @@ def read(request: Request, store: StoreOf, settings: SettingsOf, caller: Viewer,
 
 @router.get("/try/{request_id}/result")
 def result(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
-    """The part of the page that asks for itself anew while it waits."""
+    """Show the answer, the part of the page that reloads itself while it waits."""
     found = Activations(store).get(request_id)
     shown = _result(store, request.app.state.folders, found)
     return render(request, "try_result.html.j2", found=found, open=OPEN, **shown)
@@ -93,7 +93,7 @@ def result(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -
 
 @router.get("/try/{request_id}/firings")
 def firings(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) -> Response:
-    """What the page's script needs: [feature, activation] by token, where each feature of the table fires, and labels."""
+    """Return the values for the page's script: the places and activations of each feature, and the labels."""
     found = Activations(store).get(request_id)
     answer = answer_in_characters(found.answer or {"tokens": [], "features": []})
     named = dict.fromkeys(feature for token in answer["tokens"] for feature, _ in token["top"])
@@ -135,7 +135,7 @@ def _result(store: Store, folders: Folders, found: ActivationRequest) -> dict[st
 
 
 def _maxima(store: Store, folders: Folders, found: ActivationRequest, answer: dict[str, Any]) -> dict[int, float]:
-    """The highest activation of each feature that fires: in the corpus, or in this text where that is higher or all there is."""
+    """Return the highest activation of each firing feature, in the corpus or, if higher or unknown there, in this text."""
     highest: dict[int, float] = {}
     for feature, value in _firings(answer):
         highest[feature] = max(value, highest.get(feature, 0.0))
@@ -158,7 +158,7 @@ def _firings(answer: dict[str, Any]) -> Iterator[tuple[int, float]]:
 
 
 def _heats(answer: dict[str, Any], maxima: dict[int, float]) -> list[int]:
-    """0 where nothing fires, else 1 to 10: how near to its own maximum the feature is that is nearest to it."""
+    """Return a heat per token: 0 if nothing fires, else 1 to 10 by the feature nearest its maximum."""
     shares = [max((v / maxima[f] for f, v in token["top"]), default=0.0) for token in answer["tokens"]]
     for f in answer["features"]:
         for at, value in zip(f["at"], f["activations"], strict=True):

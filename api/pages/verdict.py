@@ -1,4 +1,4 @@
-"""What the numbers of a score say, in a sentence: against labels of other features, and against the token look-up."""
+"""The verdict on a score in a sentence: against labels of other features, and against the token look-up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from labeler.export.charts import number
 
 _CHANCE = 0.05
-_ALIKE = 1e-6  # numbers nearer than this differ by rounding alone: 1.00 is not above 1.00
+_ALIKE = 1e-6  # numbers nearer than this differ only by rounding: 1.00 is not above 1.00
 
 
 def verdict(row: Mapping[str, Any] | None) -> str | None:
-    """Of a result as a row with its `scores`; None where there is no label."""
+    """Write the verdict on a result, a row with its `scores`, or return None where there is no label."""
     if row is None or row["label"] is None:
         return None
     if row["score"] is None:

@@ -112,7 +112,7 @@ def label_text(text: str) -> Markup:
 
 
 def code_spans(text: str) -> list[tuple[bool, str]]:
-    """The parts of a label, (whether it is code, the text), as Markdown reads them, and as the look-up spells tokens.
+    """Split a label into parts, (whether it is code, the text), like Markdown and like the look-up's tokens.
 
     A run of backticks is closed by the next run of its length. The look-up puts one backtick around any token, backticks
     too: "```" is the token "`".
@@ -152,7 +152,7 @@ def _closing(text: str, runs: Sequence[re.Match[str]], i: int) -> re.Match[str] 
 
 
 def _code(text: str, run: re.Match[str], close: re.Match[str] | None) -> str | None:
-    """What stands inside; None where the run is not closed, and is text like any other."""
+    """Return the code inside the backticks, or None if their run is not closed and so is plain text."""
     if close is None:
         return run[0][1:-1] or None
     inside = text[run.end() : close.start()] + "`" * (len(close[0]) - len(run[0]))
@@ -164,7 +164,7 @@ _SEEN_BLANKS = re.compile("^ +| +$| {2,}")
 
 
 def _blanks(code: str) -> Markup:
-    """Code with its outer blanks, and runs of them, marked: they are part of a token, and else hard to see."""
+    """Mark the outer blanks of code, and runs of blanks: they are part of a token, but hard to see."""
     return Markup(_SEEN_BLANKS.sub(lambda run: '<i class="blank"> </i>' * len(run[0]), str(escape(code))))
 
 

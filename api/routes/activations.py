@@ -1,4 +1,4 @@
-"""Which features fire on a text. A gather worker reads it; here it is asked for, and the answer joined with the labels."""
+"""Features that fire on a text. A gather worker reads it; the answer is joined with the labels here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labeler.wire import Activations, ActivationsRequest
 from workers.enqueue import announce_texts
 
 router = APIRouter(tags=["activations"], responses=PROBLEMS)
-RequestId = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{32}$", description="As `POST /v1/activations` gave it.")]
+RequestId = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{32}$", description="The id from `POST /v1/activations`.")]
 _SOON = {"Retry-After": "1", "Cache-Control": "no-store"}
 
 
@@ -32,7 +32,7 @@ def ask(
     response: Response,
     later: BackgroundTasks,
 ) -> Activations:
-    """Ask which features fire on a text. Whoever has the id may read the answer, for an hour."""
+    """Ask which features fire on a text. Anyone with the id may read the answer, for an hour."""
     request = ask_about(store, settings, str(asked.sae), asked.text, later)
     response.headers["Location"] = f"/v1/activations/{request.id}"
     return answered(store, request)
@@ -40,16 +40,16 @@ def ask(
 
 @router.get("/activations/{request_id}")
 def read(store: StoreOf, _: Reader, request_id: RequestId, response: Response) -> Activations:
-    """What fires where: the strongest features of each token, and every firing of the strongest features, with their labels."""
+    """Read the strongest features of each token, and every firing of the strongest features, with labels."""
     request = Requests(store).get(request_id)
     response.headers.update(_SOON if request.state in OPEN else {"Cache-Control": "private, no-cache"})
     return answered(store, request)
 
 
 def ask_about(store: Store, settings: Settings, sae: str, text: str, later: BackgroundTasks) -> ActivationRequest:
-    """The workers are told after the answer: a queue that does not answer must not hold it up, and they look for themselves.
+    """Store a text for the workers. They are told after the answer, so a slow queue does not delay it.
 
-    Raises NotFoundError for an SAE that is not known, ConflictError or RequestProblem where nobody could answer.
+    Raises NotFoundError for an unknown SAE, ConflictError or RequestProblem where no worker could answer.
     """
     if settings.redis is None:
         raise ConflictError(

@@ -18,7 +18,7 @@ router = APIRouter(tags=["sets"], responses=PROBLEMS)
 @router.get("/compare")
 def compare(
     store: StoreOf, _: Reader, a: Annotated[Id, Query(examples=[1])], b: Annotated[Id, Query(examples=[2])],
-    limit: Annotated[int, Query(ge=0, le=500, description="Of the largest differences.")] = 20,
+    limit: Annotated[int, Query(ge=0, le=500, description="Number of the largest differences.")] = 20,
 ) -> Comparison:  # fmt: skip
     """Two label sets of one SAE: agreement, and differences of scores."""
     for label_set in (a, b):

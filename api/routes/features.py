@@ -28,7 +28,7 @@ router = APIRouter(tags=["features"], responses=PROBLEMS)
 def read_feature(
     store: StoreOf, _: Reader, request: Request, sae: SaeReference, index: FeatureIndex, set: SetQuery = None
 ) -> Response:
-    """Statistics, contexts, all labels with their scores, truth and simulation, neighbours, output tokens."""
+    """Read all of a feature: statistics, contexts, labels with scores, simulations, neighbors, output tokens."""
     found = catalogue.find_sae(store, sae)
     if index >= found.n_features:
         raise NotFoundError(f"feature {index} is out of range: SAE {found.id} has features 0 to {found.n_features - 1}")
@@ -44,7 +44,7 @@ def read_feature(
 
 
 def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: int | None) -> dict[str, Any]:
-    """What the evidence says; where its folder cannot be read, the reason, and the rest of the answer stands."""
+    """Read the evidence's part of the answer, or give the reason why its folder cannot be read."""
     if label_set is not None and catalogue.find_set(store, label_set).sae_id != sae:
         raise InputError(f"label set {label_set} is of another SAE than {sae}")
     try:
@@ -55,7 +55,7 @@ def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: i
 
 
 def _without_evidence(store: Store, index: int, label_set: int | None) -> dict[str, Any]:
-    """What the row says, and the contexts that came along with an imported label set, of which only EXPLAIN ones do."""
+    """Answer from the row, with the EXPLAIN contexts that an imported label set brought."""
     empty = dict.fromkeys(("held_out", "promoted", "suppressed", "neighbours"), ())
     if label_set is None:
         return {**empty, "explain": (), "statistics": None}

@@ -1,4 +1,4 @@
-"""For those who watch the service: whether it lives, whether it can answer, and its figures."""
+"""Health of the service for its operators: alive, ready, and figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ router = APIRouter(tags=["service"])
 
 @router.get("/healthz")
 def healthz() -> dict[str, str]:
-    """The process lives."""
+    """Say that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 def readyz(store: StoreOf) -> dict[str, str]:
-    """The database answers. Redis may be away: jobs are accepted, and begin when it is back."""
+    """Say whether the database answers. Without Redis, jobs are accepted and begin when it is back."""
     with store.database.reading() as connection:
         connection.exec_driver_sql("SELECT 1")
     return {"status": "ok", "database": store.database.dialect}
@@ -26,5 +26,5 @@ def readyz(store: StoreOf) -> dict[str, str]:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request, _: Reader) -> Response:
-    """For Prometheus."""
+    """Return the figures for Prometheus."""
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

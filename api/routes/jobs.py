@@ -1,4 +1,4 @@
-"""Jobs: asked for, watched, paused, resumed, cancelled, retried."""
+"""Jobs: submit, watch, pause, resume, cancel and retry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Announce = Callable[[JobInfo], None]
 
 
 def _announce(store: StoreOf, settings: SettingsOf, later: BackgroundTasks) -> Announce:
-    """Tells the workers after the answer: a queue that does not answer must not hold it up, and they look for themselves."""
+    """Tell the workers after the answer, so that a slow queue does not delay it. They also look by themselves."""
 
     def announce(info: JobInfo) -> None:
         if settings.redis is not None and info.state is JobState.QUEUED:
@@ -85,7 +85,7 @@ def _accepted(info: JobInfo, response: Response, announce: Announce) -> Job:
 def list_jobs(
     store: StoreOf, _: Reader, limit: Limit = 50, cursor: Cursor = None, state: JobState | None = None
 ) -> Page[Job]:
-    """The newest first."""
+    """List jobs, the newest first."""
     before = read_cursor(("jobs", state), cursor, (int,))
     found = Jobs(store).page(before[0] if before else None, limit + 1, state)
     shown = found[:limit]
@@ -96,7 +96,7 @@ def list_jobs(
 
 @router.get("/jobs/{job}")
 def read_job(store: StoreOf, _: Reader, job: JobId) -> JobDetail:
-    """What was asked for, and how far it is."""
+    """Read a job: its request and its progress."""
     return _detail(store, job)
 
 
@@ -158,7 +158,7 @@ def _changing(word: str, what: str) -> None:
     router.post(f"/jobs/{{job}}/{word}", name=f"{word}_job", description=what)(route)
 
 
-_changing("pause", "Begin nothing new; `resume` goes on.")
+_changing("pause", "Start nothing new; `resume` goes on.")
 _changing("resume", "Go on with a paused job.")
-_changing("cancel", "Stop for good. What is labelled stays.")
-_changing("retry", "Take up what an ended job has not done.")
+_changing("cancel", "Stop for good. Labels stay.")
+_changing("retry", "Try failed features of an ended job again, and finish a canceled one.")

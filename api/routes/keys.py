@@ -16,11 +16,11 @@ router = APIRouter(tags=["keys"], responses=PROBLEMS)
 
 @router.get("/keys")
 def list_all(store: StoreOf, _: Admin) -> Keys:
-    """All keys, the revoked ones too, without their secrets."""
+    """List all keys, the revoked ones too, without their secrets."""
     return Keys.model_validate({"items": list_keys(store)})
 
 
 @router.delete("/keys/{key}")
 def revoke(store: StoreOf, _: Admin, key: Annotated[str, Path(pattern="^[0-9a-f]{8}$")]) -> Key:
-    """End a key at once."""
+    """Revoke a key. It stops working at once."""
     return Key.model_validate(revoke_key(store, key))

@@ -36,18 +36,21 @@ def list_all(
     score_min: Number = None,
     score_max: Number = None,
     score_low_min: Annotated[
-        float | None, Query(allow_inf_nan=False, description="The whole interval is at least so high.")
+        float | None, Query(allow_inf_nan=False, description="Only scores whose whole interval is at least this high.")
     ] = None,
     score_high_max: Annotated[
-        float | None, Query(allow_inf_nan=False, description="The whole interval is at most so high.")
+        float | None, Query(allow_inf_nan=False, description="Only scores whose whole interval is at most this high.")
     ] = None,
     density_min: Number = None,
     density_max: Number = None,
     width_max: Annotated[
-        float | None, Query(allow_inf_nan=False, description="Of the score's interval.", examples=[0.3])
+        float | None,
+        Query(allow_inf_nan=False, description="The largest width of the score's interval.", examples=[0.3]),
     ] = None,
-    reviewed: Annotated[Reviewed | None, Query(description="By the newest review of the label as it is now.")] = None,
-    sort: Annotated[Sort, Query(description="By score, only features that have one are listed.")] = Sort.INDEX,
+    reviewed: Annotated[Reviewed | None, Query(description="Filter by the newest review of the present label.")] = None,
+    sort: Annotated[
+        Sort, Query(description="The order; by score, only features that have one are listed.")
+    ] = Sort.INDEX,
 ) -> Page[Label]:
     """Features of label sets, with their labels and scores."""
     where = LabelFilter(

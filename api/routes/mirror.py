@@ -16,7 +16,9 @@ from labeler.store.keys import Scope
 from labeler.wire import Text
 
 router = APIRouter(prefix="/api", tags=["neuronpedia"])
-_their_header = APIKeyHeader(name="X-Api-Key", auto_error=False, description="As Neuronpedia's own tools send it.")
+_their_header = APIKeyHeader(
+    name="X-Api-Key", auto_error=False, description="The key that Neuronpedia's own tools send."
+)
 Name = Annotated[Text, Path(max_length=160)]
 
 

@@ -25,7 +25,7 @@ def list_reviews(store: StoreOf, _: Reader, set: SetId, index: FeatureIndex) -> 
 
 @router.post("/labels/{set}/{index}/reviews", status_code=201)
 def review(store: StoreOf, caller: Submitter, set: SetId, index: FeatureIndex, asked: ReviewRequest) -> Review:
-    """Accept a label, reject it, comment on it, or give a better one, which is kept as another label, under your name."""
+    """Accept a label, reject it, comment on it, or correct it. A corrected text is kept as another label, with your name."""
     catalogue.find_set(store, set)
     return Review.model_validate(add_review(store, set, index, asked.verdict, caller.name, asked.text, asked.comment))
 

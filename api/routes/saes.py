@@ -43,7 +43,7 @@ def read_sae(store: StoreOf, _: Reader, request: Request, sae: SaeReference) -> 
 def list_evidence(
     store: StoreOf, _: Reader, limit: Limit = 50, cursor: Cursor = None, sae: SaeQuery = None
 ) -> Page[Evidence]:
-    """What was gathered, by gathering pass."""
+    """List the evidence, one entry per gathering pass."""
     sae_id = None if sae is None else catalogue.find_sae(store, sae).id
     name = f"evidence of {sae_id}"
     return page_by_id(name, catalogue.list_evidence(store, sae_id, after_id(name, cursor), limit + 1), limit, Evidence)
@@ -53,7 +53,7 @@ def list_evidence(
 def add_evidence(
     store: StoreOf, settings: SettingsOf, _: Submitter, asked: EvidenceRequest, response: Response
 ) -> Evidence:
-    """Make a folder known that was gathered elsewhere; the same folder again is the same evidence."""
+    """Register an evidence folder gathered elsewhere. The same folder gives the same evidence again."""
     path = below(asked.path, settings.data, "path")
     found = catalogue.find_evidence(store, str(store.add_evidence(EvidenceFolder(path).manifest, str(path))))
     response.headers["Location"] = f"/v1/evidence/{found.id}"

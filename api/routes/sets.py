@@ -47,7 +47,7 @@ def list_sets(
 def read_default(
     store: StoreOf, _: Reader, sae: SaeQuery = None, feature: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None
 ) -> LabelSet:
-    """The label set that speaks where none is named: for a feature, for an SAE, or for all there is here."""
+    """Read the label set used where none is named: for a feature, for an SAE, or for the whole service."""
     if sae is None and feature is not None:
         raise InputError("feature: name the SAE that it is of, with `sae`")
     sae_id = None if sae is None else catalogue.find_sae(store, sae).id
@@ -72,7 +72,7 @@ def read_set(store: StoreOf, _: Reader, request: Request, set: SetId) -> Respons
 def read_card(
     store: StoreOf, _: Reader, request: Request, set: SetId, format: Literal["json", "markdown"] = "json"
 ) -> Response:
-    """How the labels were made, and what they are worth: one page, for machines or for people."""
+    """Read the card, which says how the labels were made and how good they are, as JSON or Markdown."""
     catalogue.find_set(store, set)
     card = request.app.state.paths.value(build_card(store, set))
     if format == "markdown":
@@ -103,10 +103,10 @@ async def export(
         int | None, Query(ge=1, le=10_000_000, description="Rows in this part; `Link` leads to the next one.")
     ] = None,
     top_contexts: Annotated[
-        int, Query(ge=0, le=50, description="So many of the strongest contexts with each row; sent without ETag.")
+        int, Query(ge=0, le=50, description="Number of strongest contexts with each row; sent without ETag.")
     ] = 0,
     spreadsheet: Annotated[
-        bool, Query(description="For csv: no text begins as a formula does, which a spreadsheet would run.")
+        bool, Query(description="For csv: no text begins like a formula, which a spreadsheet would run.")
     ] = False,
 ) -> Response:
     """All rows, in the order of features, as they are at one moment. A broken download goes on with `Range` and `If-Range`.

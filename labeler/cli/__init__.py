@@ -1,4 +1,4 @@
-"""The `labeler` command: translate words into calls, show progress, tell the truth in the exit code.
+"""The `labeler` command: it turns words into calls, shows progress and returns an exit code that says what happened.
 
 Heavy imports (torch, transformers) happen inside the commands that need them, so that `--help` answers at once.
 A command is a function in the module of its subject; importing the module puts it on the command line.

@@ -1,4 +1,6 @@
-"""`labeler activations TEXT --sae ID`: which features fire on a text, asked of a running service or found out here."""
+"""`labeler activations TEXT --sae ID` shows which features fire on a text.
+
+A running service answers it, or this process reads the text itself."""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from labeler.cli.options import Database, Json, Url, say, store_at
 if TYPE_CHECKING:
     from labeler.store import Store
 
-_SHOWN = 3  # features of a token
+_SHOWN = 3  # features shown per token
 
 
 @app.command()
@@ -51,7 +53,7 @@ def _there(url: str, sae: str, text: str) -> dict[str, Any]:
 
 
 def _here(store: Store, sae: str, text: str) -> dict[str, Any]:
-    """In this process, with the subject and the SAE of the newest evidence."""
+    """Read the text in this process, with the subject and the SAE of the newest evidence."""
     from pathlib import Path
 
     from labeler.evidence.activations import describe_activations, read_text

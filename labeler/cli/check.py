@@ -1,4 +1,4 @@
-"""Commands that check what lies on disk: check evidence."""
+"""Commands that check files on disk: check evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_evidence(
     evidence: Annotated[Path, typer.Argument(help="A folder written by `labeler gather` or `labeler import`.")],
     as_json: Json = False,
 ) -> None:
-    """Read every file of an evidence folder and compare it with its hashes. Exit code 2 where one is damaged."""
+    """Read every file of an evidence folder and compare it with its hashes. The exit code is 2 if one is damaged."""
     from labeler.evidence.check import check_evidence as check
     from labeler.terminal import visible
 
@@ -42,17 +42,17 @@ def check_evidence(
         n = len(found.problems)
         raise FormatError(
             f"evidence {evidence}: {n} of {len(found.files)} files {'is' if n == 1 else 'are'} damaged, first {found.problems[0].file}; "
-            "gather again into a new folder, or bring back a copy. Features that rest on other blocks can be labeled"
+            "gather again into a new folder, or restore it from a copy. Features stored in other blocks can be labeled"
         )
     if as_json:
         return
     n_bytes = sum(file.n_bytes for file in found.files)
     if found.has_hashes:
         say(
-            f"{len(found.files)} files, {n_bytes:,} bytes: all are what was gathered. Next: labeler label {quoted(evidence)}"
+            f"{len(found.files)} files, {n_bytes:,} bytes: all match the hashes of the gathering pass. Next: labeler label {quoted(evidence)}"
         )
     else:
         say(
             f"{len(found.files)} files, {n_bytes:,} bytes, unchecked: an earlier version gathered this evidence and wrote no hashes. "
-            "Nothing in it is impossible; whether it is what was gathered cannot be said"
+            "Its values are possible, but nothing can show that they are the ones that were gathered"
         )

@@ -1,4 +1,4 @@
-"""How `labeler label` ends: coverage, scores, the best and the worst, what failed, and what to do next."""
+"""The end of `labeler label`: coverage, scores, best and worst labels, failures, and what to do next."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from labeler.store import LabelSetSummary, Store
 
-_SHOWN = 3  # labels at each end
+_SHOWN = 3  # labels shown among the best, and among the worst
 _REASONS = 5
 _FINAL = ("refused", "malformed")  # kinds of failure whose reply is in the ledger
 
 
 def tell_label_set(store: Store, label_set: int, evidence: Path, database: str) -> None:
-    """Show what the label set is worth, and the commands that show more."""
+    """Show coverage and scores of the label set, and the commands that show more."""
     from labeler.records import State
     from labeler.terminal import coverage_table, stdout
 
@@ -44,7 +44,7 @@ def tell_label_set(store: Store, label_set: int, evidence: Path, database: str) 
 
 
 def score_lines(summary: LabelSetSummary) -> list[str]:
-    """The scores of a label set in words; nothing where no label has one."""
+    """Describe the scores of a label set, a line each; no lines where no label has a score."""
     median = summary.medians.get("score")
     if median is None:
         n = sum(summary.undefined.values())
@@ -84,13 +84,14 @@ def tell_failures(failures: Counter[str]) -> None:
     n_final = sum(by_kind[kind].total() for kind in _FINAL if kind in by_kind)
     if n_final:
         typer.echo(
-            f"{_many(n_final, 'failure')} came of replies that were paid for and are kept, and will be read again: "
-            "another --explainer or --recipe asks anew",
+            f"{_many(n_final, 'failure')} came from replies that were paid for and are kept, so they will be read again: "
+            "another --explainer or --recipe sends new requests",
             err=True,
         )
     if n_final < failures.total():
         typer.echo(
-            f"what was paid for is kept; the same command tries the failed ones again: {same_command()}", err=True
+            f"everything paid for is kept; the same command tries the failed features again: {same_command()}",
+            err=True,
         )
 
 

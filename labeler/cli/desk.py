@@ -1,4 +1,4 @@
-"""Where jobs are asked for: the database itself, or a running service. The commands see no difference."""
+"""Job backends: the database itself, or a running service. The commands see no difference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Found = tuple["JobInfo | Job", "JobProgress | Progress"]
 
 
 class Desk(Protocol):
-    """Jobs with their progress, asked for and changed."""
+    """A backend that submits, reads and changes jobs, and reports their progress."""
 
     def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found: ...
 
@@ -47,9 +47,9 @@ class Desk(Protocol):
 
 @contextmanager
 def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Iterator[Desk]:
-    """The service where a URL is given, else the database; `evidence` is the folder that its jobs are about.
+    """Open the service where a URL is given, else the database; `evidence` is the folder to be labeled.
 
-    A database that is named is made where it is missing, for workers that are to come; one that nobody named is not.
+    A missing database is created only where --db or LABELER_DB names it: workers may start later.
     """
     if url is not None:
         from labeler.client import Client
@@ -71,7 +71,7 @@ def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Ite
 
 
 class Here:
-    """The database."""
+    """Jobs in the database, without a service."""
 
     def __init__(self, store: Store) -> None:
         from labeler.store.jobs import Jobs
@@ -121,7 +121,7 @@ class Here:
 
 
 class Service:
-    """A running service. Its evidence has ids and hashes, or is a folder in the service's data folder."""
+    """Jobs of a running service. It knows evidence by id or hash, or as a folder in its data folder."""
 
     def __init__(self, client: Client, url: str) -> None:
         self._client, self._url = client, url
@@ -150,7 +150,10 @@ class Service:
             return self.job(self._client.submit_gather(**given).id)
 
     def _as_it_sees(self, path: str) -> str:
-        """A path into the data folder of a service that runs here, relative to that folder; everything else as it is."""
+        """Make a path into the data folder of a service on this machine relative to that folder.
+
+        Every other text is returned as it is.
+        """
         for folder in self._data_folders():
             full = Path(path).expanduser().absolute()
             if full.is_relative_to(folder.absolute()) and full != folder.absolute():
@@ -159,7 +162,7 @@ class Service:
 
     @contextmanager
     def _explained_paths(self) -> Iterator[None]:
-        """Say, where the service refuses a path, which folder its paths lie in and what to do."""
+        """Turn the service's refusal of a path into a message that says where its paths lie and what to do."""
         try:
             yield
         except InputError as error:
@@ -168,12 +171,12 @@ class Service:
             here = [f"{shown(folder)}, on which `labeler up` runs here" for folder in self._data_folders()]
             raise InputError(
                 f"{error}. The data folder is the one given to `labeler up --data`{': ' if here else ''}{', or '.join(here)}. "
-                "Copy what is to be read there and name it relative to that folder, as --out too; or run `labeler gather` "
+                "Copy the input into it and name every path, --out too, relative to that folder; or run `labeler gather` "
                 "yourself, which takes any path"
             ) from None
 
     def _data_folders(self) -> list[Path]:
-        """Those of services that run on this machine, near the current folder."""
+        """List the data folders of services that run on this machine, near the current folder."""
         if urlsplit(self._url).hostname not in ("127.0.0.1", "localhost", "::1"):
             return []
         return [path.parent for path in near() if path.name == NAME and is_served(path.parent)]
@@ -194,7 +197,7 @@ class Service:
 
 
 def _recipe(source: str) -> str | dict[str, Any]:
-    """A recipe's name as it is; a file as what it says."""
+    """Return a recipe's name as it is, or the content of a recipe file."""
     if not Path(source).is_file():
         return source
     from labeler.recipes import recipe_values

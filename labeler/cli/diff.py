@@ -1,4 +1,4 @@
-"""`labeler diff A B`: two label sets of one SAE side by side."""
+"""`labeler diff A B` compares two label sets of one SAE side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labeler.cli.options import Database, Json, say, store_at
 if TYPE_CHECKING:
     from labeler.store.compare import Comparison, Difference
 
-DIFFERENT = 6  # exit code, where it is asked for
+DIFFERENT = 6  # exit code with --exit-code
 
 LabelSet = Annotated[
     str, typer.Argument(metavar="SET|FILE", help="The id of a label set, or a file of `labeler export`.")
@@ -24,16 +24,16 @@ LabelSet = Annotated[
 def diff(
     a: LabelSet,
     b: LabelSet,
-    limit: Annotated[int, typer.Option(min=0, max=500, help="Of the largest differences of scores.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, max=500, help="Number of the largest score differences to show.")] = 20,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 6 where labels, states or scores differ, else with 0.")
+        bool, typer.Option("--exit-code", help="Exit with 6 if labels, states or scores differ, else with 0.")
     ] = False,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """Compare two label sets of one SAE: states, labels, scores, and where they differ most. Differences are B − A.
 
-    Exits with 0 once they are compared, also where they differ; with 6 where they differ and --exit-code is given.
+    The exit code is 0 even if they differ; with --exit-code, it is 6 if they differ.
     """
     from labeler.imports.compare import compare
 
@@ -50,7 +50,7 @@ def diff(
 
 
 def same(found: Comparison) -> bool:
-    """Whether all features have the same state, label and score in both."""
+    """Say whether all features have the same state, label and score in both label sets."""
     in_one_state = sum(states.get(state, 0) for state, states in found.states.items())
     return (
         found.n_only_in_a == found.n_only_in_b == found.n_higher_in_a == found.n_higher_in_b == 0
@@ -61,13 +61,13 @@ def same(found: Comparison) -> bool:
 
 
 def _tell(found: Comparison, a: str, b: str) -> None:
-    say(f"A is {a}, B is {b}: {found.n_both:,} features have a result in both, {found.n_only_in_a:,} in A alone, "
-        f"{found.n_only_in_b:,} in B alone")  # fmt: skip
+    say(f"A is {a}, B is {b}: {found.n_both:,} features have a result in both, {found.n_only_in_a:,} only in A, "
+        f"{found.n_only_in_b:,} only in B")  # fmt: skip
     for state, others in sorted(found.states.items()):
         in_b = ", ".join(f"{n:,} {other}" for other, n in sorted(others.items()))
         say(f"{state} in A: {in_b} in B")
     both = found.states.get("labeled", {}).get("labeled", 0)
-    say(f"the same label to the letter: {found.n_same_text:,} of {both:,}")
+    say(f"exactly the same label: {found.n_same_text:,} of {both:,}")
     _tell_scores(found)
     if found.largest:
         from labeler.terminal import stdout
@@ -86,7 +86,7 @@ def _tell_scores(found: Comparison) -> None:
     say(f"higher in A: {found.n_higher_in_a:,}, of which {found.n_apart_in_a:,} with intervals apart; "
         f"higher in B: {found.n_higher_in_b:,}, of which {found.n_apart_in_b:,}")  # fmt: skip
     if found.n_scored_in_one:
-        say(f"a score in one of them alone: {found.n_scored_in_one:,} features")
+        say(f"a score in only one of them: {found.n_scored_in_one:,} features")
 
 
 def _table(largest: tuple[Difference, ...]) -> object:

@@ -1,4 +1,4 @@
-"""`labeler embed`: give labels a place by meaning, for the search of the service."""
+"""`labeler embed` stores an embedding of each label, so that the service can search by meaning."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def embed(
     ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where it answers. [env LABELER_EMBEDDINGS_URL, or OPENAI_BASE_URL]"),
+        typer.Option(metavar="URL", help="The endpoint of the model. [env LABELER_EMBEDDINGS_URL, or OPENAI_BASE_URL]"),
     ] = None,
     texts_per_request: Annotated[
-        int, typer.Option(min=1, max=2048, help="As many as the endpoint takes at once.")
+        int, typer.Option(min=1, max=2048, help="Texts per request; endpoints have a limit.")
     ] = 128,
     concurrency: Concurrency = 16,
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what it would take, and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the requests, tokens and cost, and stop.")] = False,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
     """Embed the labels that have no embedding yet, so that the service finds them by meaning.
 
-    A text is embedded once, whatever labels have it; the same command goes on where it was stopped.
+    Equal texts are embedded once. The same command goes on where it was stopped.
     """
     from labeler.labeling.embed import plan_embeddings
     from labeler.llm.prices import Prices
@@ -97,7 +97,7 @@ def _embed(
     from labeler.terminal import progress
 
     async def run() -> int:
-        # The embeddings themselves are kept, and no replies beside them.
+        # Only the embeddings are kept, not the replies that they came in.
         async with OpenAILLM.from_settings(
             settings, ledger=MemoryLedger(0), concurrency=asking.concurrency, budget=asking.budget(), models=[model]
         ) as llm:

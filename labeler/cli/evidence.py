@@ -25,8 +25,8 @@ def gather(
         list[str],
         typer.Option(
             metavar="SAE",
-            help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`. Given several times, all of "
-            "them read one forward pass.",
+            help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`. Given several times, all "
+            "SAEs share one forward pass.",
         ),
     ],
     corpus: Annotated[
@@ -36,30 +36,32 @@ def gather(
         Path,
         typer.Option(
             metavar="EVIDENCE",
-            help="The evidence folder to write, or to continue; with several SAEs, a folder of one for each.",
+            help="The evidence folder to write, or to continue; with several SAEs, it gets a folder for each.",
         ),
     ],
     hookpoint: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Module path that the SAE reads; once, or once for each SAE. Default: as its file says.",
+            help="Module path that the SAE reads; once, or once for each SAE. Default: the one in the SAE's file.",
         ),
     ] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many corpus tokens.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many corpus tokens.")] = None,
     text_field: Annotated[str, typer.Option(help="The text column of a .jsonl or .parquet corpus.")] = "text",
     revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for the subject and the encoder.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: cuda where there is one.")] = None,
     sequence_tokens: Annotated[int, typer.Option(min=32, help="Tokens the subject reads at a time.")] = 256,
-    seed: Annotated[int, typer.Option(help="Decides the split and the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the samples.")] = 0,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Read only the I-th of N parts; `labeler merge` joins them.")
     ] = "1/1",
     memory: Annotated[
         int | None,
         typer.Option(
-            metavar="MB", min=1, help="Contexts beyond it wait on disk, for each SAE. Default: at most 9 KB a feature."
+            metavar="MB",
+            min=1,
+            help="Memory for contexts of each SAE; more than that waits on disk. Default: at most 9 KB per feature.",
         ),
     ] = None,
     neighbours: Annotated[
@@ -74,14 +76,14 @@ def gather(
         typer.Option(
             metavar="TOKENS",
             min=0,
-            help="Measure on so many tokens what the subject loses when it reads the SAE's reconstruction. 0: do not.",
+            help="Measure on this many tokens how much the subject loses with the SAE's reconstruction. 0: skip this.",
         ),
     ] = 0,
     name: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="What people call them: `SUBJECT / SAE`, or the SAE alone; once for each SAE. Default: hub ids, or the last folders.",
+            help="The names to show: `SUBJECT / SAE`, or only the SAE; once for each SAE. Default: hub ids, or the last folders.",
         ),
     ] = None,
     as_json: Json = False,
@@ -95,7 +97,7 @@ def gather(
     names = _names_of_each(sae, name or [])
     check_out_folder(out)
     with stoppable(lambda: _kept(out)), gather_progress() as on_progress:
-        with step(on_progress, f"load {subject}"):  # the imports are a good part of it
+        with step(on_progress, f"load {subject}"):  # importing torch takes much of this time
             from labeler.pipeline import gather_for_all
             from labeler.subject.corpus import open_corpus
             from labeler.subject.model import load_subject
@@ -113,13 +115,13 @@ def gather(
 
 
 def _kept(out: Path) -> str:
-    """What a pass that is stopped leaves, of its folder or of those of its SAEs."""
+    """Say what a stopped pass leaves in its folder, or in the folders of its SAEs."""
     corpora = [*out.glob("corpus/corpus.json"), *out.glob("*/corpus/corpus.json")]
     checkpoints = [*out.glob("shards/*/checkpoint.json"), *out.glob("*/shards/*/checkpoint.json")]
     if checkpoints:
         return f"all up to the last checkpoint is kept in {out}; the same command goes on from there: {same_command()}"
     if corpora:
-        return f"the tokenized corpus is kept in {out}, and the pass itself begins anew with the same command: {same_command()}"
+        return f"the tokenized corpus is kept in {out}, and the pass itself begins again with the same command: {same_command()}"
     return f"nothing was gathered yet; the same command begins again: {same_command()}"
 
 
@@ -149,7 +151,7 @@ def _targets(
     dtype: str,
     out: Path,
 ) -> dict[Path, Target]:
-    """Each SAE with its evidence folder: `out` itself, or one in it for each of several."""
+    """Pair each SAE with its evidence folder: `out` itself, or a folder in it for each of several SAEs."""
     from dataclasses import replace
 
     from labeler.evidence.target import choose_target, folder_names, open_sae
@@ -189,7 +191,7 @@ def merge(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join the shards of a gathering pass into evidence. Refuses if one is missing, and names it."""
+    """Join the shards of a gathering pass into evidence. If one is missing, the error names it."""
     from labeler.evidence.merge import adopt_shards, merge_shards
 
     with gather_progress() as on_progress, step(on_progress, "merge"):

@@ -1,4 +1,4 @@
-"""`labeler export`: take a label set away, out of the database or from a running service."""
+"""`labeler export` writes a label set to a file, from the database or from a running service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(
         str | None,
         typer.Option(
             help="jsonl, csv, parquet; hf: a folder for Hugging Face's `load_dataset`; saebench: a summary as SAEBench's; "
-            "neuronpedia: the tree that its import reads. Default: as the file's ending says."
+            "neuronpedia: the tree that its import reads. Default: by the file's ending."
         ),
     ] = None,
     label_set: Annotated[
@@ -30,17 +30,17 @@ def export(
         typer.Option(
             "--label-set",
             metavar="ID",
-            help="Default: the one with the most labels, an LLM's before a look-up of as many.",
+            help="Default: the one with the most labels; if two are equal, an LLM's before a look-up.",
         ),
     ] = None,
     spreadsheet: Annotated[
         bool,
         typer.Option(
             "--spreadsheet",
-            help="CSV for a spreadsheet, which would run a text that begins with =, +, - or @ as a formula.",
+            help="CSV that is safe in a spreadsheet, which would run a text that begins with =, +, - or @ as a formula.",
         ),
     ] = False,
-    top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add so many TOP contexts to each row.")] = 0,
+    top_contexts: Annotated[int, typer.Option(min=0, max=50, help="Add this many TOP contexts to each row.")] = 0,
     model: Annotated[
         str | None, typer.Option(help="neuronpedia: the model's id there. Default: the subject's name.")
     ] = None,
@@ -54,9 +54,9 @@ def export(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Take a label set away, with the card that says how it was made.
+    """Write a label set to a file, with the card that says how it was made.
 
-    Where a running service is given, and no --db beside it, from that: jsonl, csv or parquet.
+    With --url and no --db, the running service writes it, as jsonl, csv or parquet.
     """
     from labeler.export.formats import export_as, format_of
 
@@ -86,13 +86,13 @@ def _check_service_has(format: str, top_contexts: int, place: str | None) -> Non
     asked = {f"--format {format}": format not in FORMATS, "--top-contexts": top_contexts, "--model or --source": place}
     if what := next((name for name, is_asked in asked.items() if is_asked), None):
         raise InputError(
-            f"{what} needs the database, and a service is given: name its database with --db; the service itself "
-            f"has {', '.join(FORMATS)}, without contexts"
+            f"{what} needs the database, but only a service is given: name its database with --db; the service itself "
+            f"exports {', '.join(FORMATS)}, without contexts"
         )
 
 
 def _from_service(url: str, label_set: int | None, format: str, out: Path, spreadsheet: bool) -> tuple[int, int]:
-    """The label set's id and how many features it has a result of, as its card says."""
+    """Return the label set's id and its number of results, read from its card."""
     from labeler.client import Client
     from labeler.export.export import check_is_file, write_card
 

@@ -1,4 +1,4 @@
-"""`labeler graph`: labels for the nodes of an attribution graph, from a database or a running service."""
+"""`labeler graph` labels the nodes of an attribution graph, from a database or a running service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from labeler.export.graph import Found, Labels, Report
 
-_SHOWN = 3  # nodes named for each reason
+_SHOWN = 3  # nodes named per reason
 
 
 @app.command()
@@ -30,18 +30,20 @@ def graph(
         typer.Option(
             "--labels",
             metavar="SET|LAYER=SET",
-            help="A label set for a layer; once for each. Without LAYER=, the layer is the one in its hookpoint.",
+            help="A label set for a layer; once for each layer. Without LAYER=, the hookpoint of the set says the layer.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The graph with its labels.")],
-    relabel: Annotated[bool, typer.Option("--relabel", help="Also where a node has a label already.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace --out where it is there already.")] = False,
-    min_score: Annotated[float | None, typer.Option(help="Leave out labels that score less, or not at all.")] = None,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Replace labels that nodes have already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out if it exists.")] = False,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out labels with a lower score, or without one.")
+    ] = None,
     db: Database = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Write labels into an attribution graph, where its viewer shows them, and say which nodes got none and why."""
+    """Write labels into an attribution graph for its viewer, and say which nodes got none and why."""
     from labeler.export.graph import label_nodes
     from labeler.files import read_json, write_atomically
 
@@ -77,7 +79,7 @@ def _by_layer(given: Sequence[str], source: Callable[[int], Labels]) -> dict[int
 
 @contextmanager
 def sources(db: str | None, url: str | None) -> Iterator[Callable[[int], Labels]]:
-    """Label sets by their id: of the service where a URL is given, else of the database."""
+    """Return a function that finds a label set by id, at the service or in the database."""
     from labeler.export.graph import Labels
 
     if url is not None:

@@ -1,4 +1,4 @@
-"""`labeler import ...`: bring in what was made elsewhere. One command for each kind of thing."""
+"""`labeler import ...` brings in label sets and evidence that were made elsewhere. Each kind has its command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from labeler.cli.app import Words, app
 from labeler.cli.options import Database, Json, say, store_at
 
-imports = Words(help="Bring in what was made elsewhere.", no_args_is_help=True)
+imports = Words(help="Bring in label sets and evidence that were made elsewhere.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
 
@@ -19,15 +19,16 @@ app.add_typer(imports, name="import")
 def import_labels(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet, written by `labeler export`.")],
     card: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The card. Default: the one inside, or FILE.card.json beside.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The card. Default: the one inside the file, or FILE.card.json beside it."),
     ] = None,
     part: Annotated[
-        bool, typer.Option("--part", help="The file is a part: the card speaks of more features than it holds.")
+        bool, typer.Option("--part", help="The file is only a part: its card counts more features than it holds.")
     ] = False,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Keep an exported label set in the database, as a label set of its own that says where it came from."""
+    """Store an exported label set in the database, as a separate label set that says where it came from."""
     from dataclasses import asdict
 
     from labeler.export.columns import REVIEWS
@@ -42,7 +43,7 @@ def import_labels(
     say(f"{done.n_features:,} features{contexts} of {file} are label set {done.label_set}, marked as imported")
     if reviews := [name for name in done.columns_left_out if name in REVIEWS]:
         typer.echo(
-            f"left out: what people said of the labels ({', '.join(reviews)}); the file does not say when, nor who gave a verdict",
+            f"left out: what people said of the labels ({', '.join(reviews)}); the file does not say when they said it, nor who gave a verdict",
             err=True,
         )
     if others := [visible(name) for name in done.columns_left_out if name not in REVIEWS]:

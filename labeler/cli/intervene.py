@@ -18,21 +18,21 @@ def intervene(
     evidence: Annotated[Path, typer.Argument(help="A folder written by `labeler gather`.")],
     features: Annotated[str, typer.Option(metavar="SPEC", help="`all`, `0-999`, `1,5,9` or `@FILE`.")],
     kl: Annotated[
-        float, typer.Option(min=0.001, help="How much a feature changes the next token, in nats: decides how far it is turned up.")
+        float, typer.Option(min=0.001, help="Turn each feature up until it changes the next token by this much (KL divergence, in nats).")
     ] = 0.5,
-    prompts: Annotated[int, typer.Option(min=4, help="Prompts that the subject writes after.")] = 16,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens written after each.")] = 24,
+    prompts: Annotated[int, typer.Option(min=4, help="Prompts that the subject continues.")] = 16,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens written after each prompt.")] = 24,
     subject: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Where the subject is now. Default: where it was gathered from.")
+        str | None, typer.Option(metavar="MODEL", help="The subject's present place. Default: the one it was gathered from.")
     ] = None,
-    sae: Annotated[str | None, typer.Option(help="Where the SAE is now. Default: where it was gathered from.")] = None,
+    sae: Annotated[str | None, typer.Option(help="The SAE's present place. Default: the one it was gathered from.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: cuda where there is one.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides prompts, controls and what is sampled.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of prompts, controls and samples.")] = 0,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Let the subject write with each feature turned up: the material of the `intervention` scorer.
 
-    What is written stays in the evidence folder; features that are there already are not done again.
+    The texts are kept in the evidence folder. Features that have texts there are not done again.
     """
     from labeler.evidence.store import EvidenceFolder
     from labeler.score.intervention.texts import SteerConfig

@@ -1,4 +1,4 @@
-"""`labeler jobs ...`: submit, gather, list, show, watch, pause, resume, cancel, retry; on the database, or on a service."""
+"""`labeler jobs ...` submits, shows and changes jobs, in the database or at a running service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from labeler.store.states import JobInfo
     from labeler.wire import Job, Progress
 
-jobs = Words(name="jobs", help="Work for the service: what is asked for, and how far it is.", no_args_is_help=True)
+jobs = Words(name="jobs", help="Jobs for the service: submit them, watch them, change them.", no_args_is_help=True)
 app.add_typer(jobs)
 
 JobId = Annotated[int, typer.Argument(min=1, metavar="JOB", help="The job's number.")]
@@ -33,7 +33,7 @@ def submit(
     evidence: Annotated[
         str,
         typer.Argument(
-            help="A folder written by `labeler gather`, as the workers see it; of a service, a folder in its data folder, or the "
+            help="A folder written by `labeler gather`, as the workers see it; for a service, a folder in its data folder, or the "
             "evidence's id or hash."
         ),
     ],
@@ -51,7 +51,7 @@ def submit(
         int | None,
         typer.Option(
             metavar="LABEL_SET",
-            help="Whose scores `score<...` is about. Default: the other one of this evidence with the most labels.",
+            help="The label set whose scores `score<...` compares. Default: the other one of this evidence with the most labels.",
         ),
     ] = None,
     priority: Priority = 5,
@@ -62,7 +62,7 @@ def submit(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the workers for labels of an evidence. Answers at once."""
+    """Submit a job that labels features of an evidence folder. Returns at once."""
     with desk_at(db, url, evidence) as desk:
         found = desk.submit(
             evidence, features, recipe, explainer=explainer, simulator=simulator, scores_of=scores_of, priority=priority,
@@ -79,25 +79,23 @@ def gather(
     sae: Annotated[
         str, typer.Option(help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`.")
     ],
-    corpus: Annotated[str, typer.Option(help="As in `labeler gather`.")],
+    corpus: Annotated[str, typer.Option(help="The hookpoint, as in `labeler gather`.")],
     out: Annotated[
         str,
         typer.Option(
-            metavar="EVIDENCE", help="The evidence folder, as the workers see it; of a service, in its data folder."
+            metavar="EVIDENCE", help="The evidence folder, as the workers see it; for a service, in its data folder."
         ),
     ],
-    hookpoint: Annotated[str | None, typer.Option(metavar="PATH", help="Default: as the SAE's file says.")] = None,
+    hookpoint: Annotated[str | None, typer.Option(metavar="PATH", help="Default: the one in the SAE's file.")] = None,
     revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many corpus tokens.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many corpus tokens.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     sequence_tokens: Annotated[int, typer.Option(min=32, help="Tokens the subject reads at a time.")] = 256,
-    seed: Annotated[int, typer.Option(help="Decides the split and the samples.")] = 0,
-    shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus, which workers read side by side.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the split and the samples.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus that workers read in parallel.")] = 1,
     name: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="What people call them: `SUBJECT / SAE`. Default: hub ids, or the last folders."
-        ),
+        typer.Option(metavar="NAME", help="The names to show: `SUBJECT / SAE`. Default: hub ids, or the last folders."),
     ] = None,
     priority: Priority = 5,
     idempotency_key: IdempotencyKey = None,
@@ -105,7 +103,7 @@ def gather(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Ask the workers for evidence. Answers at once."""
+    """Submit a job that gathers evidence. Returns at once."""
     with desk_at(db, url, out) as desk:
         found = desk.gather(
             subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
@@ -123,7 +121,7 @@ def list_(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     with desk_at(db, url) as desk:
         found = desk.newest(limit)
     if as_json:
@@ -137,7 +135,7 @@ def list_(
 
 @jobs.command()
 def show(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
-    """One job: how far it is, what it has cost, what has failed."""
+    """Show one job: its progress, its cost and its failures."""
     from labeler.terminal import visible
 
     with desk_at(db, url) as desk:
@@ -153,13 +151,11 @@ def watch(
     db: Database = None,
     url: Url = None,
 ) -> None:
-    """Follow a job to its end; the exit code is 0 only where it is done and nothing has failed."""
+    """Follow a job to its end. The exit code is 0 only if the job is done and nothing failed."""
     from labeler.store.states import ACTIVE
 
     before = ""
-    words = (
-        f"watching alone: job {job} goes on, and its state is kept; watch it again with {_watch_again(job, db, url)}"
-    )
+    words = f"only watching: job {job} goes on, and its state is kept; watch it again with {_watch_again(job, db, url)}"
     with stoppable(lambda: words), desk_at(db, url) as desk:
         while True:
             info, progress = desk.job(job)
@@ -175,7 +171,7 @@ def watch(
 
 @jobs.command()
 def pause(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
-    """Begin nothing new; `resume` goes on."""
+    """Start no more blocks of this job; `resume` goes on."""
     _change(job, "pause", db, url, as_json)
 
 
@@ -187,13 +183,13 @@ def resume(job: JobId, db: Database = None, url: Url = None, as_json: Json = Fal
 
 @jobs.command()
 def cancel(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
-    """Stop a job for good; what is labelled stays, and `retry` takes up the rest."""
+    """Stop a job for good. Its labels stay, and `retry` takes up the rest."""
     _change(job, "cancel", db, url, as_json)
 
 
 @jobs.command()
 def retry(job: JobId, db: Database = None, url: Url = None, as_json: Json = False) -> None:
-    """Take up what an ended job has not done: what failed, and the rest of a cancelled one."""
+    """Try failed features of an ended job again, and finish a canceled one."""
     _change(job, "retry", db, url, as_json)
 
 
@@ -203,7 +199,7 @@ def _change(job: int, word: str, db: str | None, url: str | None, as_json: bool)
 
 
 def _watch_again(job: int, db: str | None, url: str | None, evidence: str | None = None) -> str:
-    """The command that follows this job, with what it needs to find it."""
+    """Return the command that watches this job, with the options that find it."""
     command = f"labeler jobs watch {job}"
     if url is not None:
         return command if url == os.environ.get("LABELER_URL") else f"{command} --url {quoted(url)}"

@@ -1,4 +1,4 @@
-"""Commands about API keys: keys create, keys list, keys revoke."""
+"""Commands for API keys: keys create, keys list, keys revoke."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Data = Annotated[
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
-    scope: Annotated[str, typer.Option(help="read; submit: jobs and reviews too; admin: keys too.")] = "read",
-    rate: Annotated[str, typer.Option(metavar="N/UNIT", help="Requests allowed, such as 10/second.")] = "1200/minute",
+    name: Annotated[str, typer.Argument(help="The key's owner or purpose.")],
+    scope: Annotated[str, typer.Option(help="read; submit adds jobs and reviews; admin adds keys.")] = "read",
+    rate: Annotated[str, typer.Option(metavar="N/UNIT", help="Request limit, such as 10/second.")] = "1200/minute",
     data: Data = None,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and show it, once. From the first key on, the service answers nobody without one."""
+    """Make a key and show it, once. From the first key on, every request needs one."""
     from labeler.store.keys import Scope, create_key
 
     if scope not in set(Scope):
@@ -63,7 +63,7 @@ def create(
 
 @keys.command("list")
 def list_all(data: Data = None, db: Database = None, as_json: Json = False) -> None:
-    """List the keys, without their secrets, which nobody has."""
+    """List the keys without their secrets, which are not stored."""
     from labeler.store.keys import list_keys
 
     with _service_store(data, db) as (store, database):
@@ -72,7 +72,7 @@ def list_all(data: Data = None, db: Database = None, as_json: Json = False) -> N
         typer.echo(json.dumps([asdict(key) for key in found], default=str))
         return
     if not found:
-        say(f"No keys in {database}. Without one the service answers this machine only.")
+        say(f"No keys in {database}. Without one, the service answers only this machine.")
         say("Make one with `labeler keys create NAME`.")
     for key in found:
         state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
@@ -85,7 +85,7 @@ def revoke(
     data: Data = None,
     db: Database = None,
 ) -> None:
-    """End a key at once."""
+    """Revoke a key. It stops working at once."""
     from labeler.store.keys import revoke_key
 
     with _service_store(data, db) as (store, database):
@@ -95,7 +95,7 @@ def revoke(
 
 @contextmanager
 def _service_store(data: Path | None, db: str | None) -> Iterator[tuple[Store, str]]:
-    """The database in which the service looks for keys, and how to name it; never a new one."""
+    """Open the database in which the service looks for keys, and name it. It must exist already."""
     from labeler.store import open_store
 
     database = _service_database(data, db)
@@ -107,7 +107,10 @@ def _service_store(data: Path | None, db: str | None) -> Iterator[tuple[Store, s
 
 
 def _service_database(data: Path | None, db: str | None) -> str:
-    """Raises NotFoundError where it is not there, and InputError where a service near uses another one than nobody named."""
+    """Find the service's database.
+
+    Raises NotFoundError if it does not exist, and InputError where none was named and a service near here uses another one.
+    """
     if data is not None and db is not None:
         raise InputError("--data and --db both say where the keys are: give one of them")
     if db is not None:
@@ -133,7 +136,7 @@ def _in_data_folder(folder: Path, what: str) -> str:
     path = folder / NAME
     if path.is_file():
         return shown(path)
-    # A service that runs is what a key is for; else whatever is near may be meant.
+    # A key is for a running service, so those come first; else any database near here may be meant.
     others = list(near())
     others = [p for p in others if is_served(p.parent)] or others
     found = "; ".join(f"--data {shlex.quote(shown(p.parent))}" for p in others if p.name == NAME)

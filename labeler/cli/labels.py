@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from labeler.store import LabelSetInfo, LabelSetSummary, Store
 
 
-_DATABASE_PATIENCE = 30.0  # seconds: a server that restarts is waited for, since replies are on their way
+_DATABASE_PATIENCE = 30.0  # seconds to wait for a database server that restarts, since replies are on their way
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is left.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for all results.")] = Path("demo-out"),
     tokens: Annotated[int, typer.Option(min=10_000, help="Corpus tokens to read.")] = 500_000,
     recipe: RecipeName = None,
     explainer: Explainer = None,
@@ -62,17 +62,17 @@ def demo(
     budget_usd: BudgetUsd = None,
     budget_tokens: BudgetTokens = None,
 ) -> None:
-    """Label a small model of Python code, shipped with this package, on your own standard library. Needs no network."""
+    """Label a small model of Python code, shipped with this package, on your own standard library. It needs no network."""
     asking = Asking(base_url, concurrency, budget_usd, budget_tokens)
     chosen = recipe_of(explainer, simulator, recipe)
-    asking.check(chosen)  # a mistake is an error now, and not after the gathering pass
+    asking.check(chosen)  # report a mistake now, not after the gathering pass
     check_out_folder(out)
     from labeler.terminal import stdout
 
     began = time.monotonic()
 
     def kept() -> str:
-        return f"what was gathered is kept in {out}; the same command goes on: {same_command()}"
+        return f"all gathered evidence is kept in {out}; the same command goes on: {same_command()}"
 
     with stoppable(kept), gather_progress() as on_progress:
         with step(on_progress, "load torch"):
@@ -98,7 +98,7 @@ def label(
         str,
         typer.Option(
             metavar="SPEC",
-            help="`all`, `0-999`, `1,5,9`, `@FILE`, or `unlabeled`. What is labelled already is never done again.",
+            help="`all`, `0-999`, `1,5,9`, `@FILE`, or `unlabeled`. Features that have a result are never done again.",
         ),
     ] = "all",
     recipe: RecipeName = None,
@@ -113,12 +113,12 @@ def label(
         bool,
         typer.Option(
             "--batch",
-            help="Send requests by OpenAI's Batch API: half the price, answered within a day. May be stopped at any "
+            help="Send requests by OpenAI's Batch API: half the price, answered within a day. It may be stopped at any "
             "moment; the same command waits on.",
         ),
     ] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show what it would take in requests, tokens and money, and stop.")
+        bool, typer.Option("--plan", help="Show the requests, tokens and cost that it would take, and stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +138,7 @@ def label(
     else:
         tell_label_set(store, label_set_id, evidence, database_of(db, evidence))
         if n_kept := counts.get("kept_lookup"):
-            say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, and no LLM was asked about them.")
+            say(f"{n_kept:,} of them kept their look-up label by the recipe's triage, without asking an LLM.")
         if n_by_others := counts.get("by_other_runs"):
             say(f"{n_by_others:,} of them were labeled by another run meanwhile, and paid for there.")
     if counts.get("failed"):
@@ -152,7 +152,7 @@ def _label(
     db: str | None,
     asking: Asking,
 ) -> tuple[int, dict[str, int]]:
-    """Label what is missing; the label set's id and how many features now came to each state."""
+    """Label the features without a result; return the label set's id and the number of features in each state."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling.batches import label_in_batches
     from labeler.labeling.ending import Ending
@@ -169,7 +169,7 @@ def _label(
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
     settings = settings_with(asking.base_url)
-    # Pooled: the processes that share look-ups are spawned, and not forked.
+    # Pooled connections are safe here: the processes that share look-ups are spawned, not forked.
     store = open_store(new_database(db, evidence), pooled=True)
     label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
@@ -191,7 +191,7 @@ def _label(
         def on_wait(hands: Hands) -> None:
             who = f" ({', '.join(hands.holders)})" if hands.holders else ""
             typer.echo(
-                f"{hands.n_features:,} features are in the hands of another run{who}; this one waits for them, and asks "
+                f"{hands.n_features:,} features are being labeled by another run{who}; this one waits for them, and asks "
                 "nothing for them again",
                 err=True,
             )
@@ -254,10 +254,10 @@ def show(
     label_set: Annotated[
         int | None,
         typer.Option(
-            help="Which label set. Default: the one with the most labels that has one for this feature, an LLM's before a look-up."
+            help="The label set. Default: of those that label this feature, the one with the most labels; an LLM's before a look-up."
         ),
     ] = None,
-    contexts: Annotated[int, typer.Option(min=1, max=40, help="Contexts shown a group.")] = 5,
+    contexts: Annotated[int, typer.Option(min=1, max=40, help="Contexts shown per group.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Show one feature: label, scores, and its contexts with painted tokens."""
@@ -292,7 +292,7 @@ def _which_set(store: Store, label_set: int) -> str:
 
 
 def _store_to_show(db: str | None, evidence: Path, label_set: int | None) -> Store | None:
-    """None where nothing has been labeled yet: the contexts of a feature can be looked at before that."""
+    """Open the store, or return None where nothing is labeled yet: contexts can be shown before that."""
     from labeler.cli.where import file_of, holding
 
     path = file_of(database_of(db, evidence))
@@ -329,7 +329,7 @@ def sets(db: Database = None, as_json: Json = False) -> None:
     console.print(
         label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
     )
-    say(f"Where none is named, label set {default_set(store)} speaks: it has the most labels.")
+    say(f"Where none is named, label set {default_set(store)} is used: it has the most labels.")
 
 
 def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:

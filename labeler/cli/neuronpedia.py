@@ -1,4 +1,4 @@
-"""Neuronpedia's formats: `labeler import neuronpedia`, `labeler import saedashboard`, `labeler check neuronpedia`."""
+"""Commands for Neuronpedia's formats: import neuronpedia, import saedashboard, check neuronpedia."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labeler.cli.options import Database, Json, quoted, say, store_at
 from labeler.cli.where import database_of, db_words
 from labeler.errors import FormatError
 
-checks = Words(help="Check files against the format that they should have.", no_args_is_help=True)
+checks = Words(help="Check files against their format or their hashes.", no_args_is_help=True)
 app.add_typer(checks, name="check")
 
 Out = Annotated[Path, typer.Option(metavar="EVIDENCE", help="The evidence folder to write.")]
 Window = Annotated[
     int | None,
-    typer.Option(min=4, max=255, help="Cut longer contexts to so many tokens around their peak. Default: as they are."),
+    typer.Option(min=4, max=255, help="Cut longer contexts to this many tokens around their peak. Default: no cut."),
 ]
 
 
@@ -30,18 +30,18 @@ def import_neuronpedia(
     out: Out,
     window: Window = None,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Keep its explanations and scores as label sets.")
+        bool, typer.Option("--labels/--no-labels", help="Store its explanations and scores as label sets.")
     ] = True,
     db: Database = None,
     as_json: Json = False,
 ) -> None:
-    """Read contexts that others have gathered as evidence: TOP ones to explain from, activation intervals to score on."""
+    """Read contexts that others gathered as evidence: TOP ones to explain from, activation intervals to score on."""
     from labeler.neuronpedia.labels import check_labels, save_labels
     from labeler.neuronpedia.read import find_tree, read_tree
 
     found = find_tree(tree)
     if labels:
-        check_labels(found)  # an error now, before anything is written
+        check_labels(found)  # errors come now, before anything is written
     manifest = read_tree(found, out, window)
     sets = save_labels(store_at(db, out, make=True), found, out) if labels else {}
     _tell(manifest, out, sets, db, as_json)
@@ -73,17 +73,20 @@ def _tell(manifest: dict[str, Any], out: Path, sets: dict[int, int], db: str | N
     )
     for label_set, n in sets.items():
         say(f"{n:,} labels are label set {label_set}, marked as made by others")
-    say("It is not said: " + "; ".join(manifest["by_others"]["absent"]))
+    say("The source does not say: " + "; ".join(manifest["by_others"]["absent"]))
     say(f"Next: labeler label {quoted(out)}{db_words(database_of(db, out), out)}")
 
 
 @checks.command("neuronpedia")
 def check_neuronpedia(
     tree: Annotated[Path, typer.Argument(help="The folder that holds v1/.")],
-    most: Annotated[int, typer.Option(min=1, help="Stop after so many problems.")] = 50,
+    most: Annotated[int, typer.Option(min=1, help="Stop after this many problems.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Would Neuronpedia's import read this tree? Each problem with its file, line and rule; exit code 2 where there is one."""
+    """Check if Neuronpedia's import would read this tree.
+
+    Each problem is shown with its file, line and rule. The exit code is 2 if there is one.
+    """
     from labeler.neuronpedia.check import check_tree, summary
     from labeler.terminal import visible
 
@@ -99,4 +102,4 @@ def check_neuronpedia(
         found = f"{n} or more problems" if n == most else "1 problem" if n == 1 else f"{n} problems"
         raise FormatError(f"{tree}: {found} in {summary(checked.rows)}")
     if not as_json:
-        say(f"{tree}: {summary(checked.rows)}, as Neuronpedia's import wants them")
+        say(f"{tree}: {summary(checked.rows)}, valid for Neuronpedia's import")

@@ -1,4 +1,4 @@
-"""What several commands share: their options, the settings and the store behind them, progress and words."""
+"""Options that several commands share, the settings and the store behind them, progress bars and hints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Explainer = Annotated[
     str | None,
     typer.Option(
         metavar="lookup|openai:MODEL",
-        help="Who writes the labels: the token look-up, or an LLM. Default: as the recipe says, or lookup.",
+        help="The writer of the labels: `lookup` or an LLM. Default: the recipe's, or lookup.",
     ),
 ]
 RecipeName = Annotated[
@@ -51,31 +51,32 @@ RecipeName = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME|FILE",
-        help="How labels are made and tested: a TOML file, or one of `labeler recipes`. Flags go before it.",
+        help="The way to make and test labels: a TOML file, or one of `labeler recipes`. Flags override it.",
     ),
 ]
 Simulator = Annotated[
     str | None,
     typer.Option(
-        metavar="lookup|openai:MODEL", help="Who predicts activations from the label. Default: as the explainer."
+        metavar="lookup|openai:MODEL",
+        help="The predictor of activations from the label. Default: same as the explainer.",
     ),
 ]
 BaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible endpoint. [env OPENAI_BASE_URL]")
 ]
-Concurrency = Annotated[int, typer.Option(min=1, max=512, help="LLM requests in flight at once.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=512, help="Most LLM requests in flight at one time.")]
 BudgetUsd = Annotated[
     float | None,
-    typer.Option(
-        metavar="USD", help="Stop before more than this is spent; what is done is kept, and the exit code is 5."
-    ),
+    typer.Option(metavar="USD", help="Stop before more than this is spent. Results are kept, and the exit code is 5."),
 ]
-BudgetTokens = Annotated[int | None, typer.Option(metavar="N", help="As --budget-usd, in tokens in and out.")]
+BudgetTokens = Annotated[
+    int | None, typer.Option(metavar="N", help="Like --budget-usd, in tokens (in and out together).")
+]
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How an LLM is asked, as the command line says it."""
+    """The options of the command line that say how to ask an LLM."""
 
     base_url: str | None
     concurrency: int
@@ -84,7 +85,7 @@ class Asking:
     batch: bool = False
 
     def check(self, recipe: Recipe) -> None:
-        """Raises InputError for a budget that cannot be kept, before anything is done."""
+        """Raise InputError for a budget that cannot be kept, before anything is done."""
         from labeler.llm.prices import Prices
 
         self.budget().check_prices(Prices.load(settings_with(self.base_url).prices), recipe.models)
@@ -106,7 +107,7 @@ def recipe_of(explainer: str | None, simulator: str | None, recipe: str | None =
 
 
 def settings_with(base_url: str | None) -> Settings:
-    """The environment, with the endpoint that the command line names."""
+    """Read the settings from the environment, with the endpoint that the command line names."""
     from dataclasses import replace
 
     from labeler.settings import Settings
@@ -116,7 +117,7 @@ def settings_with(base_url: str | None) -> Settings:
 
 
 def store_at(db: str | None, evidence: Path | None = None, *, make: bool = False) -> Store:
-    """The results, where the rule of cli/where.py says; only with `make` is a database made that is not there."""
+    """Open the database that the rule of cli/where.py finds. A missing one is created only with `make`."""
     from labeler.cli.where import existing_database, new_database
     from labeler.store import open_store
 
@@ -126,7 +127,7 @@ def store_at(db: str | None, evidence: Path | None = None, *, make: bool = False
 def llm_for(
     recipe: Recipe, asking: Asking, settings: Settings, store: Store, ledger: Ledger | None = None
 ) -> OpenAILLM | None:
-    """None for a recipe that asks nobody."""
+    """Make the LLM client of a recipe, or None for a recipe that needs no LLM."""
     models = recipe.models
     if not models:
         return None
@@ -144,7 +145,7 @@ def llm_for(
 
 @contextmanager
 def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows long work step by step on stderr, for labeler/evidence/progress.py."""
+    """Show long work step by step on stderr, for labeler/evidence/progress.py."""
     from labeler.terminal import progress
 
     with progress() as bar:
@@ -161,10 +162,10 @@ def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def check_out_folder(out: Path, option: str = "--out") -> None:
-    """Raises InputError where `out` cannot become a folder that is written to, before anything is loaded."""
+    """Raise InputError, before anything is loaded, if `out` cannot become a writable folder."""
     place = next((p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink()), Path("/"))
     if not place.is_dir():
-        raise InputError(f"{option} {out}: {place} is a file, and this has to be a folder; name another {option}")
+        raise InputError(f"{option} {out}: {place} is a file, but a folder is needed; name another {option}")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
             f"{option} {out}: {place} cannot be written to; name another {option}, or change its permissions"
@@ -172,12 +173,12 @@ def check_out_folder(out: Path, option: str = "--out") -> None:
 
 
 def check_out_file(out: Path) -> None:
-    """Raises InputError where no file can be written at `out`."""
+    """Raise InputError if no file can be written at `out`."""
     check_out_folder(out.absolute().parent)
 
 
 def same_command() -> str:
-    """This command as it was typed, ready to be pasted."""
+    """Return this command as it was typed, ready to be pasted."""
     return shlex.join(["labeler", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""What `labeler label --plan` shows, and the recipes that come along: `labeler recipes`."""
+"""`labeler label --plan` and `labeler recipes`: the cost before the work, and the bundled recipes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this one, to copy and to change.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this recipe, to copy and change it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes that come along, for `labeler label --recipe NAME`."""
+    """List the bundled recipes, for `labeler label --recipe NAME`."""
     from labeler.errors import NotFoundError
     from labeler.recipes import known_recipes, text_of
 
@@ -41,7 +41,7 @@ def recipes(
 
 
 def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db: str | None, as_json: bool) -> None:
-    """Print what labelling the missing features takes; nothing is asked and nothing saved."""
+    """Print the requests, tokens and cost of labeling the missing features. Nothing is asked or saved."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.labeling.plan import plan_labels
     from labeler.llm.prices import Prices
@@ -59,7 +59,7 @@ def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db:
 
 
 def _missing(folder: EvidenceFolder, wanted: Sequence[int], recipe: Recipe, db: str | None) -> Sequence[int]:
-    """What has no result yet, where there is a label set of this recipe already."""
+    """Select the features that have no result yet in the label set of this recipe, if there is one."""
     from labeler.labeling.missing import missing_features
 
     path = file_of(database_of(db, folder.folder))
@@ -91,8 +91,8 @@ def _print(plan: Plan) -> None:
         table.add_row(*names, f"{row.requests:,}", f"{row.tokens_in:,}", f"{row.tokens_out:,}", _usd(row.cost_usd))
     stdout().print(table)
     say(
-        f"From the prompts of {plan.n_sampled} features, tokens in {plan.counted}, tokens out of usual replies; every "
-        "decision of the recipe at its dearest. Nothing was asked."
+        f"Estimated from the prompts of {plan.n_sampled} features: tokens in {plan.counted}, tokens out as in usual replies, every "
+        "decision of the recipe at its highest cost. Nothing was asked."
     )
 
 

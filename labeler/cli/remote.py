@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 labels = Words(help="Labels of a running service: list, look up, search.", no_args_is_help=True)
 app.add_typer(labels, name="labels")
 
-Limit = Annotated[int, typer.Option(min=1, help="Labels shown.")]
-SetOption = Annotated[int | None, typer.Option("--set", metavar="ID", help="Of this label set.")]
-SaeOption = Annotated[str | None, typer.Option(metavar="ID", help="Of this SAE.")]
+Limit = Annotated[int, typer.Option(min=1, help="Number of labels to show.")]
+SetOption = Annotated[int | None, typer.Option("--set", metavar="ID", help="Only labels of this label set.")]
+SaeOption = Annotated[str | None, typer.Option(metavar="ID", help="Only labels of this SAE.")]
 
 
 def client_at(url: str | None) -> Client:
@@ -35,11 +35,11 @@ def client_at(url: str | None) -> Client:
 def list_all(
     set: SetOption = None,
     sae: SaeOption = None,
-    state: Annotated[str | None, typer.Option(help="labeled, silent, rare or failed.")] = None,
-    text: Annotated[str | None, typer.Option(help='Words and "phrases" of the label.')] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state: labeled, silent, rare or failed.")] = None,
+    text: Annotated[str | None, typer.Option(help='Only labels with these words and "phrases".')] = None,
     score_min: Annotated[float | None, typer.Option()] = None,
     score_max: Annotated[float | None, typer.Option()] = None,
-    sort: Annotated[str, typer.Option(help="index, score, -score, density or -density.")] = "index",
+    sort: Annotated[str, typer.Option(help="The order: index, score, -score, density or -density.")] = "index",
     limit: Limit = 50,
     url: Url = None,
     as_json: Json = False,
@@ -54,12 +54,14 @@ def list_all(
 
 @labels.command()
 def lookup(
-    features: Annotated[list[str], typer.Argument(metavar="SAE/FEATURE...", help="Such as 1/123 1/7.")],
+    features: Annotated[
+        list[str], typer.Argument(metavar="SAE/FEATURE...", help="Features as SAE/FEATURE, such as 1/123 1/7.")
+    ],
     best: Annotated[
         bool,
         typer.Option(
             "--best",
-            help="The label with the highest score. Default: of the set with the most labels, an LLM's before a look-up.",
+            help="Show the label with the highest score. Default: that of the set with the most labels, an LLM's before a look-up.",
         ),
     ] = False,
     url: Url = None,
@@ -87,22 +89,22 @@ def _pair(feature: str) -> tuple[int, int]:
 
 @labels.command()
 def search(
-    words: Annotated[str, typer.Argument(help='Words and "phrases"; -word: without it.')],
+    words: Annotated[str, typer.Argument(help='Words and "phrases"; -word excludes a word.')],
     set: SetOption = None,
     sae: SaeOption = None,
     meaning: Annotated[
-        bool, typer.Option("--meaning", help="Labels that mean something like this, where the service has embeddings.")
+        bool, typer.Option("--meaning", help="Find labels by meaning, if the service has embeddings.")
     ] = False,
     limit: Limit = 20,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Find labels by their words, or by what they mean, the best first."""
+    """Find labels by their words or by their meaning, the best first."""
     with client_at(url) as client:
         page = client.search(words, limit=min(limit, 500), sae=sae, set=set, by="meaning" if meaning else "words")
     _show(page.items, as_json)
     if not page.complete and meaning:
-        typer.echo("some labels have no embedding yet, and were not looked at: `labeler embed` makes them", err=True)
+        typer.echo("some labels have no embedding yet and were not searched: `labeler embed` makes them", err=True)
     elif not page.complete:
         typer.echo(f"more than {page.n_hits:,} labels match, and not all were ranked: add a word", err=True)
 

@@ -20,7 +20,7 @@ from labeler.cli.app import app, stoppable
 from labeler.cli.options import BaseUrl, Database, check_out_folder, quoted, same_command, say, store_at
 from labeler.errors import InputError, StorageError
 
-# A folder `api` or `workers` where the user happens to be is not ours.
+# A folder named `api` or `workers` in the current folder must not be imported as ours.
 _PYTHON = (sys.executable, "-P")
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def up(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Where everything is kept.")] = Path(
-        "labeler-data"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the API and its pages, on 127.0.0.1.")] = 8000,
-    processes: Annotated[int, typer.Option(min=1, help="Label worker processes. Default: one a core.")] = os.cpu_count()
-    or 1,
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="The folder for database, evidence and logs.")
+    ] = Path("labeler-data"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API and its pages, on 127.0.0.1.")] = 8000,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Label worker processes. Default: one per core.")
+    ] = os.cpu_count() or 1,
     base_url: BaseUrl = None,
 ) -> None:
     """Run the whole service on this machine: queue, workers, API and pages. Ctrl-C stops all of it."""
@@ -42,7 +43,7 @@ def up(
     with _only_here(data):
         _check_port(port)
         with stoppable(lambda: f"nothing was started; the same command begins again: {same_command()}"):
-            # Before the imports, which can take seconds on a slow disk.
+            # Said before the imports, which can take seconds on a slow disk.
             workers = f"{processes} label worker{'s' if processes > 1 else ''}"
             say(f"starting: database, queue, {workers}, a gather worker, API and pages on port {port}; data in {data}")
             environment, programs = _programs(data.resolve(), port, processes, base_url)
@@ -50,7 +51,7 @@ def up(
             from labeler.store.jobs import Jobs
 
             store = store_at(None, make=True)
-            # Nobody else works on this folder, so whatever is in hand was left by a run that was killed.
+            # No other service works on this folder, so blocks that are still leased were left by a run that was killed.
             Jobs(store).begin_again()
             store.close()
             say("database ready")
@@ -68,7 +69,7 @@ def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tu
         "LABELER_DB": str(data / "labeler.db"),
         "LABELER_REDIS": f"redis://:{password}@127.0.0.1:{redis_port}/0",
     } | ({"OPENAI_BASE_URL": base_url} if base_url else {})
-    # The database is the truth and the queue can be empty at any time: nothing of it goes to disk.
+    # The database has the truth, and the queue may be empty at any time: Redis writes nothing to disk.
     config = f'bind 127.0.0.1\nport {redis_port}\nrequirepass {password}\nsave ""\nappendonly no\n'
     programs = [
         Program("redis", [_redis_server(), "-"], stdin=config.encode(), is_last=True, ready=b"Ready to accept"),
@@ -98,7 +99,7 @@ def _run(data: Path, port: int, programs: list[Program]) -> None:
 
 
 def _watch(supervisor: Supervisor, data: Path, waited_for: list[str]) -> None:
-    """Look once after all of them; those that are `waited_for` are named once they are ready."""
+    """Check all programs once, start again those that ended, and report those of `waited_for` that are ready."""
     for name in [name for name in waited_for if supervisor.is_ready(name)]:
         waited_for.remove(name)
         say(f"{name} ready")
@@ -112,7 +113,7 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 def _greet(watch: Callable[[], None], data: Path, port: int, seconds: float = 60.0) -> None:
-    """Say where it is once the API answers, and after `seconds` that it does not; `watch` meanwhile."""
+    """Print the address once the API answers, or after `seconds` that it does not. Calls `watch` meanwhile."""
     address, patience_until = f"http://127.0.0.1:{port}", time.monotonic() + seconds
     while not _answers(f"{address}/healthz"):
         if time.monotonic() >= patience_until:
@@ -138,9 +139,9 @@ def _answers(url: str) -> bool:
 
 
 def _check_port(port: int) -> None:
-    """Raises InputError for a port that the API could not have, where something else might answer in its place."""
+    """Raise InputError for a port that the API cannot have: something else might answer there in its place."""
     with socket.socket() as probe:
-        # As the API itself binds it: what a service that has just stopped leaves behind is no hindrance.
+        # Bound like the API's own socket: the leftovers of a service that has just stopped do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -150,7 +151,7 @@ def _check_port(port: int) -> None:
 
 @contextmanager
 def _only_here(data: Path) -> Iterator[None]:
-    """One `labeler up` for a folder; the lock goes with the process, however it ends."""
+    """Lock the folder for one `labeler up`. The lock ends with the process, however it ends."""
     import fcntl
 
     from labeler.files import clear_disk_errors
@@ -190,23 +191,25 @@ def worker(
     queues: Annotated[
         str,
         typer.Option(
-            metavar="label|gather|activations", help="The work to take. A gather worker takes activations too."
+            metavar="label|gather|activations",
+            help="The queues to take work from. A gather worker takes activations too.",
         ),
     ] = "label",
-    processes: Annotated[int, typer.Option(min=1, help="Of a label worker. Default: one a core.")] = os.cpu_count()
-    or 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of a label worker. Default: one per core.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Run a worker against the database LABELER_DB and the Redis LABELER_REDIS; start as many as you like."""
     if queues not in ("label", "gather", "activations"):
         raise InputError(
-            f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each; `activations` is for one that reads "
-            "people's texts alone"
+            f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each; `activations` is for a worker that reads "
+            "only people's texts"
         )
     os.execv(sys.executable, [*_PYTHON, "-m", "workers", queues, "--processes", str(processes)])
 
 
 @app.command()
 def migrate(db: Database = None) -> None:
-    """Bring the database to this version. Safe to run again, and from several machines at once."""
+    """Migrate the database to this version. It is safe to run again, and on several machines at once."""
     store = store_at(db, make=True)
     say(f"{store.database.name} is up to date")

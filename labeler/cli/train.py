@@ -1,4 +1,4 @@
-"""The command that makes an SAE: train."""
+"""`labeler train` trains an SAE."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def train(
     hookpoint: Annotated[
         str,
         typer.Option(
-            metavar="PATH", help="The module whose output is learnt, such as model.layers.8, or a SAELens hook name."
+            metavar="PATH",
+            help="The module whose output the SAE learns, such as model.layers.8, or a SAELens hook name.",
         ),
     ],
     corpus: Annotated[
@@ -36,33 +37,37 @@ def train(
         int, typer.Option(min=1, help="Tokens to train on; a smaller corpus is read again.")
     ] = 10_000_000,
     objective: Annotated[
-        str, typer.Option(metavar="l1|kl|topk|batchtopk", help="What makes activations sparse.")
+        str, typer.Option(metavar="l1|kl|topk|batchtopk", help="The method that makes activations sparse.")
     ] = "topk",
     k: Annotated[int, typer.Option(min=1, help="topk: features that fire on a token; batchtopk: on average.")] = 32,
     l1: Annotated[float, typer.Option(min=0, help="l1: the weight of the penalty.")] = 0.1,
     kl: Annotated[float, typer.Option(min=0, help="kl: the weight of the penalty.")] = 3.0,
     target_density: Annotated[float, typer.Option(help="kl: the density that features are drawn to.")] = 0.01,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam, at its height.")] = 1e-3,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens a step.")] = 4096,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of Adam, at its peak.")] = 1e-3,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 4096,
     sequence_tokens: Annotated[int, typer.Option(min=2, help="Tokens the subject reads at a time.")] = 256,
     prepend_bos: Annotated[
         bool | None,
-        typer.Option("--prepend-bos/--no-prepend-bos", help="A BOS token before each. Default: as the tokenizer does."),
+        typer.Option(
+            "--prepend-bos/--no-prepend-bos",
+            help="Put a BOS token before each sequence. Default: the tokenizer's rule.",
+        ),
     ] = None,
     buffer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Hidden states held to draw batches from. Default: 512 MB of them.")
+        int | None,
+        typer.Option(min=1, help="Hidden states in the buffer that batches are drawn from. Default: 512 MB."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides first weights and the order of tokens.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for the subject and the products.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Seed of the first weights and the order of tokens.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for the subject and matrix products.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: cuda where there is one.")] = None,
     text_field: Annotated[str, typer.Option(help="The text column of a .jsonl or .parquet corpus.")] = "text",
     revision: Annotated[str | None, typer.Option(help="The subject's hub revision.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the SAE that SAE holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the SAE in the folder --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train an SAE on a subject's hidden states, for those who have none."""
+    """Train an SAE on a subject's hidden states."""
     check_out_folder(out)
-    with gather_progress() as on_step, step(on_step, f"load {subject}"):  # the imports are a good part of it
+    with gather_progress() as on_step, step(on_step, f"load {subject}"):  # importing torch takes much of this time
         from labeler.sae.train import TrainConfig
         from labeler.sae.training import ReadingConfig, check_out, train_on_corpus
         from labeler.subject.corpus import open_corpus
@@ -93,14 +98,14 @@ def train(
 
 @contextmanager
 def _bars(n_tokens: int) -> Iterator[tuple[Callable[[int], None], Callable[[TrainProgress], None]]]:
-    """Two bars: hidden states read (ahead, into the buffer) and trained on. Ctrl-C says what is lost, and exits 130."""
+    """Show two bars: hidden states read ahead into the buffer, and trained on. Ctrl-C says what is lost, and exits 130."""
     from labeler.terminal import progress, training_line
 
     n_trained = 0
 
     def kept() -> str:
         return (
-            f"{n_trained:,} of {n_tokens:,} tokens were trained on, and no SAE was written: training keeps nothing on the way, "
+            f"{n_trained:,} of {n_tokens:,} tokens were trained on, and no SAE was written: training saves nothing before its end, "
             f"and the same command begins again: {same_command()}"
         )
 

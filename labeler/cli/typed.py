@@ -1,4 +1,4 @@
-"""Counts such as 5M and paths such as ~/texts, as people type them, and as commands take them."""
+"""Counts such as 5M and paths such as ~/texts: from the form that people type to values for commands."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from labeler.errors import InputError
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _COUNT = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(\.\d+)?(e\+?\d{1,2})?([kmgb]?)", re.ASCII | re.IGNORECASE)
 _COUNT_EXAMPLES = "20000, 20,000, 20k, 5M or 1e6"
-# A number of megabytes is no count: 512M would be taken for 512 million of them.
+# A number of megabytes is no count: 512M would mean 512 million megabytes.
 _NO_COUNTS = {"memory"}
-# Words that may be a path, and that may be something else.
+# Parameters that may be a path or something else.
 _MAYBE_PATHS = {"subject", "sae", "corpus", "recipe", "db", "a", "b", "evidence", "out"}
 
 
@@ -45,14 +45,14 @@ class TypedCommand(TyperCommand):
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that was written, without what typer has put around it."""
+    """Return the function as it was written, without typer's wrappers."""
     while (inner := getattr(function, "__wrapped__", None)) is not None:
         function = inner
     return function
 
 
 def with_plain_counts(words: Sequence[str], options: set[str]) -> list[str]:
-    """The words with the values of these options in digits alone. Raises InputError for one that is no count."""
+    """Return the words with the values of these options in digits. Raises InputError for one that is no count."""
     plain: list[str] = []
     for i, word in enumerate(words):
         if word == "--":
@@ -74,7 +74,7 @@ def _digits(option: str, text: str) -> str:
 
 
 def parse_count(option: str, text: str) -> int:
-    """The whole number that 20000, 20,000, 20k, 5M or 1e6 stands for. Raises InputError."""
+    """Read a whole number written as 20000, 20,000, 20k, 5M or 1e6. Raises InputError."""
     match = _COUNT.fullmatch(text.strip())
     wrong = InputError(f"{option} {text!r}: expected a whole number, such as {_COUNT_EXAMPLES}")
     if match is None:
@@ -91,7 +91,7 @@ def parse_count(option: str, text: str) -> int:
 
 
 def with_home(name: str, value: Any) -> Any:
-    """The value with `~` as the home folder, where it is a path."""
+    """Replace `~` by the home folder in a value that is a path."""
     if isinstance(value, list | tuple):
         return type(value)(with_home(name, one) for one in value)
     if isinstance(value, Path):
@@ -109,4 +109,4 @@ def _expanded(text: str, kind: Callable[[str], Any]) -> Any:
     try:
         return kind(str(Path(text).expanduser()))
     except RuntimeError as error:  # no such user
-        raise InputError(f"{text}: {error}; write the folder out") from None
+        raise InputError(f"{text}: {error}; write the full path") from None

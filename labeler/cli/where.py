@@ -1,8 +1,8 @@
-"""Where results are, by one rule for all commands.
+"""Find the database of results, by one rule for all commands.
 
     --db, else LABELER_DB, else `labeler.db` in the folder that holds EVIDENCE, else `labeler.db` in the current folder
 
-Commands that read never make a database: they name the one that they looked for, and those they found near.
+Commands that read never make a database. Their error names the missing one and those found near here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SQLITE = "sqlite:///"
 
 
 def database_of(db: str | None, evidence: Path | None = None) -> str:
-    """The database's file or URL, which need not be there yet."""
+    """Return the database's file or URL. It need not exist yet."""
     chosen = db or os.environ.get("LABELER_DB")
     if chosen:
         return chosen
@@ -30,7 +30,7 @@ def database_of(db: str | None, evidence: Path | None = None) -> str:
 
 
 def existing_database(db: str | None, evidence: Path | None = None, *, hint: str = "") -> str:
-    """The database, which is there. Raises NotFoundError with what was looked for and what is near."""
+    """Return a database that exists. The NotFoundError names the missing one and those near here."""
     found = database_of(db, evidence)
     path = file_of(found)
     if path is None or path.is_file():
@@ -41,10 +41,10 @@ def existing_database(db: str | None, evidence: Path | None = None, *, hint: str
 
 
 def new_database(db: str | None, evidence: Path | None = None) -> str:
-    """The database, for a command that makes it where it is missing.
+    """Return the database for a command that creates a missing one.
 
-    Raises InputError where it cannot be made, and where results of this evidence are in the current folder's one, as they
-    were kept before: to begin anew would pay for them again.
+    Raises InputError where it cannot be made, and where a database in the current folder has results of this evidence,
+    as older versions kept them: starting again would pay for them again.
     """
     found = database_of(db, evidence)
     path = file_of(found)
@@ -55,18 +55,18 @@ def new_database(db: str | None, evidence: Path | None = None) -> str:
     folder = next(p for p in path.absolute().parents if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
-            f"database {found}: cannot be made, since {shown(folder)} cannot be written to; name another with --db"
+            f"database {found}: cannot be created, because {shown(folder)} is not writable; name another with --db"
         )
     if evidence is not None and found == database_of(None, evidence) and (others := holding(evidence)):
         raise InputError(
-            f"results of {evidence} are in {others[0]}, and would be looked for in {found}: go on with "
+            f"results of {evidence} are in {others[0]}, but this command looks in {found}: go on with "
             f"--db {shlex.quote(others[0])}, or move that file there while nothing uses it"
         )
     return found
 
 
 def db_words(database: str, evidence: Path | None = None, *, beside_url: bool = False) -> str:
-    """` --db FILE`, to be put after a command of a hint; nothing where that command finds this database by itself.
+    """Return ` --db FILE` for the command in a hint, or nothing where it finds this database itself.
 
     `beside_url`: the command asks a service where LABELER_URL names one, and no --db is given.
     """
@@ -77,7 +77,7 @@ def db_words(database: str, evidence: Path | None = None, *, beside_url: bool = 
 
 
 def file_of(database: str) -> Path | None:
-    """The file of a SQLite database; None for a server's."""
+    """Return the file of a SQLite database, or None for a database server."""
     if "://" not in database:
         return Path(database).expanduser()
     if database.startswith(_SQLITE):
@@ -86,13 +86,13 @@ def file_of(database: str) -> Path | None:
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it here: relative to the current folder where it is below that."""
+    """Return a path as a person would type it: relative to the current folder if it is below that."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
 
 
 def near() -> Iterator[Path]:
-    """Databases of results in this folder, in those in it, and in the one that holds it."""
+    """Yield the databases of results in this folder, its subfolders and its parent."""
     here = Path.cwd()
     with suppress(OSError):
         for path in (*sorted(here.glob("*.db")), *sorted(here.glob(f"*/{NAME}")), here.parent / NAME):
@@ -101,7 +101,7 @@ def near() -> Iterator[Path]:
 
 
 def is_served(folder: Path) -> bool:
-    """Whether a `labeler up` runs on this data folder now: it holds the lock as long as it lives."""
+    """Say whether a `labeler up` runs on this data folder now: its process holds the lock."""
     import fcntl
 
     try:
@@ -115,13 +115,13 @@ def is_served(folder: Path) -> bool:
 
 
 def holding(evidence: Path) -> list[str]:
-    """Databases near that have results of this evidence."""
+    """List the databases near here that have results of this evidence."""
     from labeler.files import read_json
 
     try:
         wanted = str(read_json(evidence / "manifest.json")["hash"])
     except (InputError, OSError, KeyError, TypeError):
-        return []  # the evidence itself will be complained about
+        return []  # the command itself will report the bad evidence
     return [shown(path) for path in near() if _is_results(path, of=wanted)]
 
 
@@ -157,7 +157,7 @@ def _in_folder(folder: Path) -> str:
 
 
 def _is_results(path: Path, of: str | None = None) -> bool:
-    """Whether this file is a database of ours, and, where `of` is given, has label sets of the evidence with that hash."""
+    """Check that this file is a database of ours and, with `of`, has label sets of that evidence hash."""
     query = "SELECT count(*) FROM label_set"
     if of is not None:
         query += " JOIN evidence ON evidence.id = evidence_id WHERE evidence.hash = ?"
@@ -179,7 +179,7 @@ def _same(a: str, b: str) -> bool:
 
 
 def _without_password(database: str) -> str:
-    """A password stays out of what is shown, so that this hint has to be completed before it works."""
+    """Hide the password of a database URL. The reader has to put it back before the hint works."""
     if file_of(database) is not None:
         return database
     from sqlalchemy import make_url

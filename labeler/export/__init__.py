@@ -1,1 +1,1 @@
-"""Label sets out: files for machines, and pages for people."""
+"""Label sets exported: files for machines, and pages for people."""

@@ -1,4 +1,6 @@
-"""The card of a label set: one page, for machines and for people, that says how the labels were made and what they are worth."""
+"""The card of a label set: one page that says how the labels were made and how good they are.
+
+It is JSON for machines, and Markdown for people."""
 
 from __future__ import annotations
 
@@ -44,17 +46,17 @@ _LIMITS = (
 
 
 def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
-    """Strict JSON: no NaN, an undefined number is null, an unknown cost is null and not 0."""
+    """Build the card as strict JSON: undefined numbers and unknown costs are null, never NaN or 0."""
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     manifest, summary = with_names(store.manifest_of(label_set_id)), store.summary(label_set_id)
     by_others = manifest.get(BY_OTHERS)
     is_lookup = recipe["explainer"]["kind"] == "lookup"
     imported = manifest.get("imported")
-    # The rows of an export hold no intervention scores: what their maker's card says of them stands.
+    # The rows of an export hold no intervention scores, so the card of the original label set keeps its word.
     interventions = imported["card"].get("interventions") if imported else _interventions(store, label_set_id, recipe)
     results = {**asdict(summary), "histogram": list(summary.histogram)}
     if is_lookup:
-        results["share_beating_baseline"] = None  # it is the baseline
+        results["share_beating_baseline"] = None  # these labels are the baseline
     return {
         "label_set": label_set_id,
         "name": info.name,
@@ -69,7 +71,7 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         "sae_quality": manifest["quality"],
         "corpus": manifest["corpus"],
         "splits": {**manifest["splits"], "how": _SPLIT_BY_OTHERS if by_others else _SPLIT},
-        "by_others": by_others,  # what those who gathered the evidence do not say
+        "by_others": by_others,  # facts that the gatherers of the evidence do not give
         "gathering": manifest["config"],
         "evidence": {
             "hash": imported["card"]["evidence"]["hash"] if imported else manifest["hash"],
@@ -94,14 +96,14 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
 
 
 def _imports(imported: dict[str, Any]) -> list[dict[str, Any]]:
-    """The ways that the labels have come, the first first."""
+    """List the imports that the labels went through, the oldest first."""
     came = {name: value for name, value in imported.items() if name != "card"}
     card = imported["card"]
     return [*card.get("imported", []), {**came, "label_set": card["label_set"]}]
 
 
 def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """What the recipe's interventions gave; None where it asks for none."""
+    """Sum up the results of the recipe's interventions, or return None for a recipe without any."""
     if not any(scorer["kind"] == "intervention" for scorer in recipe.get("scorers", ())):
         return None
     values, reasons = store.named_scores(label_set_id, "intervention")
@@ -109,7 +111,7 @@ def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> d
 
 
 def card_markdown(card: dict[str, Any]) -> str:
-    """The same page for people."""
+    """Write the card as Markdown, for people."""
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, finalize=escaped
     )
@@ -127,10 +129,10 @@ def _share(value: float | None) -> str:
 
 
 def _decades(quality: dict[str, Any]) -> str:
-    """The density histogram in words, a decade at a time: `12 at 1e-05 to 1e-04, 40 at 1e-04 to 1e-03`."""
+    """Write the density histogram in words, per decade: `12 at 1e-05 to 1e-04, 40 at 1e-04 to 1e-03`."""
     by_decade: Counter[int] = Counter()
     edges, counts = quality.get("density_log10_edges") or (), quality.get("density_features") or ()
-    for edge, n in zip(edges, counts, strict=False):  # one edge more than counts
+    for edge, n in zip(edges, counts, strict=False):  # there is one more edge than counts
         by_decade[math.floor(edge + 1e-3)] += n
     parts = [f"{n:,} at {10.0**d:.0e} to {10.0 ** (d + 1):.0e}" for d, n in sorted(by_decade.items()) if n]
     return ", ".join(parts) or "unknown"

@@ -1,4 +1,4 @@
-"""Histograms and numbers as the report shows them: pure, in the units of the drawing."""
+"""Histograms and numbers for the report: pure functions, in the units of the drawing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A histogram on a drawing of WIDTH x HEIGHT: bars, and labelled places on its x axis."""
+    """A histogram on a drawing of WIDTH x HEIGHT: bars, and labeled places on its x axis."""
 
     bars: tuple[Bar, ...]
     ticks: tuple[tuple[float, str], ...]
@@ -31,7 +31,7 @@ class Chart:
 
 
 def score_chart(scores: Sequence[float]) -> Chart:
-    """Counts per 0.1 of score, from 0 (or −1, where a score is negative by more than a bin) to 1."""
+    """Count labels per 0.1 of score, from 0 to 1, or from −1 where a score is below −0.1."""
     low = -1.0 if any(s < -0.2 for s in scores) else -0.2
     n_bins = round((1 - low) * 10)
     bins = Counter(min(n_bins - 1, max(0, math.floor((s - low) * 10 + 1e-9))) for s in scores)
@@ -47,7 +47,7 @@ def score_chart(scores: Sequence[float]) -> Chart:
 
 
 def density_chart(densities: Sequence[float]) -> Chart:
-    """Counts per third of a decade of density, over the features that fired."""
+    """Count the features that fired, per third of a decade of density."""
     if not densities:
         return Chart((), (), 0)
     places = [math.floor(math.log10(d) * 3 + 1e-9) for d in densities]
@@ -75,14 +75,14 @@ def count(n: int) -> str:
 
 
 def share(x: float | None) -> str:
-    """A share as per cent; `—` where there is none."""
+    """Write a share in percent, or `—` for None."""
     if x is None:
         return "—"
     return (f"{x:.0%}" if 0.1 <= x <= 0.9 else f"{x:.1%}").replace(".0%", "%")
 
 
 def number(x: float | None, digits: int = 2) -> str:
-    """A dash where there is no number."""
+    """Write a number with its digits, or a dash for None."""
     if x is None or not math.isfinite(x):
         return "—"
     text = f"{x:.{digits}f}"

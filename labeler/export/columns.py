@@ -1,6 +1,6 @@
 """The columns of an exported label set, declared once: order, type, unit or range, and meaning.
 
-What is written, what is imported, the metadata of Parquet's fields and docs/columns.md all follow from COLUMNS:
+Exports, imports, the metadata of Parquet's fields and docs/columns.md all follow from COLUMNS:
 
     python -m labeler.export.columns > docs/columns.md
 """
@@ -20,7 +20,7 @@ TIME = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `low` and `high` bound its numbers; a text that is `of_the_set` is the same in all rows."""
+    """One column. `low` and `high` bound its numbers; an `of_the_set` text is the same in all rows."""
 
     name: str
     type: pa.DataType
@@ -29,11 +29,11 @@ class Column:
     low: float = -math.inf
     high: float = math.inf
     of_the_set: bool = False
-    is_new: bool = False  # files that were written before it was added come in without it
+    is_new: bool = False  # older files, written before the column was added, are imported without it
 
     @property
     def range(self) -> str:
-        """The unit and the bounds as people read them; empty where there are none."""
+        """Write the unit and the bounds for people; empty where there are none."""
         low, high = self.low, self.high
         ends = (
             ""
@@ -46,7 +46,7 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        """The column in Parquet, with its meaning and range in the field's metadata."""
+        """Return the Parquet field of the column, with its meaning and range in the metadata."""
         said = {"description": self.meaning, "range": self.range}
         return pa.field(self.name, self.type, metadata={key: text for key, text in said.items() if text})
 
@@ -105,7 +105,7 @@ DECLARED: tuple[Column, ...] = (
     _count("requests", "Requests to LLMs for this feature.", "requests"),
 )  # fmt: skip
 
-# Of label sets that people have reviewed: the newest verdict on the label as it is, and the newest label of a person's own.
+# Only in label sets that people have reviewed: the newest verdict on the present label, and the newest label that a person wrote.
 REVIEWED: tuple[Column, ...] = (
     _text("verdict", "The newest verdict of a person on the label as it is.", "accept, reject or better"),
     _text("person_label", "The newest label that a person wrote for the feature; it is not scored."),
@@ -122,17 +122,17 @@ _CONTEXTS = Column(
 
 COLUMNS: dict[str, pa.DataType] = {column.name: column.type for column in DECLARED}
 REVIEWS: dict[str, pa.DataType] = {column.name: column.type for column in REVIEWED}
-MORE_COLUMNS: dict[str, pa.DataType] = {**REVIEWS, TOP_CONTEXTS: TOP_CONTEXTS_TYPE}  # in this order, where they are
+MORE_COLUMNS: dict[str, pa.DataType] = {**REVIEWS, TOP_CONTEXTS: TOP_CONTEXTS_TYPE}  # in this order, if they are there
 BY_NAME: dict[str, Column] = {column.name: column for column in (*DECLARED, *REVIEWED, _CONTEXTS)}
 OF_THE_SET = frozenset(column.name for column in DECLARED if column.of_the_set)
-NEW = frozenset(column.name for column in DECLARED if column.is_new)  # which older files lack
+NEW = frozenset(column.name for column in DECLARED if column.is_new)  # columns that older files lack
 TEXTS = frozenset(name for name, column in BY_NAME.items() if column.type == pa.string()) | {TOP_CONTEXTS}
 
 READ_CSV = 'pd.read_csv("labels.csv", keep_default_na=False, na_values=[""], dtype={"label": "str"})'
 
 
 def dictionary() -> str:
-    """The dictionary of columns as Markdown: docs/columns.md."""
+    """Write the dictionary of columns as Markdown: docs/columns.md."""
     return "\n".join(_lines()) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""A label set taken away: JSONL, CSV or Parquet, readable with nothing but pandas, with the card inside or beside.
+"""Export of a label set as JSONL, CSV or Parquet that pandas can read, with the card inside or beside.
 
-Files are streamed, so memory does not grow with the number of features, and appear whole or not at all.
+Files are streamed, so memory does not grow with the number of features. They appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from labeler.records import Source, Split
 from labeler.store import LabelSetInfo, Store
 from labeler.store.imported import has_contexts, imported_contexts, is_imported
 
-_CONTEXT_ROWS_AT_ONCE = 500  # contexts weigh a hundred times what the rest of a row does
+_CONTEXT_ROWS_AT_ONCE = 500  # contexts are a hundred times as large as the rest of a row
 
-SPREADSHEET = "spreadsheet"  # in the card of CSV whose texts were changed for a spreadsheet
+SPREADSHEET = "spreadsheet"  # the key in the card of a CSV whose texts were changed for a spreadsheet
 _HOW_TO_READ = {
     False: f"""
 ## Reading this CSV
@@ -43,9 +43,9 @@ ContextsOf = Callable[[list[int]], dict[int, list[dict[str, Any]]]]
 def export_label_set(
     store: Store, label_set_id: int, format: str, path: Path, *, top_contexts: int = 0, spreadsheet: bool = False
 ) -> int:
-    """Write a label set to `path`; returns the number of features in it, which are those that have a result.
+    """Write a label set to `path` and return the number of features in it. Features without a result are not.
 
-    With `top_contexts`, each row carries so many of the feature's strongest EXPLAIN contexts. `spreadsheet`: CSV that a
+    With `top_contexts`, each row carries this many of the feature's strongest EXPLAIN contexts. `spreadsheet`: CSV that a
     spreadsheet may open. Raises InputError for an unknown format, NotFoundError for an unknown label set, StorageError on
     a full disk.
     """
@@ -66,13 +66,15 @@ def export_label_set(
 
 
 def check_is_file(path: Path, format: str) -> None:
-    """Raises InputError for a folder, which no file can take the place of."""
+    """Raise InputError if `path` is a folder, which a file cannot replace."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the file to write, such as {path / f'labels.{format}'}")
 
 
 def write_card(path: Path, format: str, card: dict[str, Any], markdown: str, *, spreadsheet: bool = False) -> None:
-    """Write the card beside the file at `path`, in which Parquet has it already; beside CSV it says how to read that."""
+    """Write the card beside the file at `path`. Beside CSV it also says how to read the file.
+
+    Parquet has the card inside."""
     if format == "csv":
         markdown += _HOW_TO_READ[spreadsheet]
         card = {**card, "form": SPREADSHEET} if spreadsheet else card
@@ -82,7 +84,7 @@ def write_card(path: Path, format: str, card: dict[str, Any], markdown: str, *, 
 
 
 def with_top_contexts(store: Store, info: LabelSetInfo, rows: LabelRows, n: int) -> LabelRows:
-    """The rows with so many of each feature's strongest EXPLAIN contexts, or of those that an imported file brought."""
+    """Add the strongest EXPLAIN contexts to each row, or the contexts that an imported file brought."""
     contexts_of = _brought(store, info, n) if is_imported(info.evidence_path) else _gathered(info.evidence_path, n)
     feature = rows.names.index("feature_index")
 
@@ -113,7 +115,7 @@ def _brought(store: Store, info: LabelSetInfo, n: int) -> ContextsOf:
 
 
 class RowCount:
-    """How many rows have gone by, and the last feature among them."""
+    """Counts the rows that pass, and keeps the last feature among them."""
 
     def __init__(self) -> None:
         self.n, self.last = 0, -1

@@ -1,4 +1,4 @@
-"""The forms that a label set can be taken away in, by the name that `labeler export --format` knows."""
+"""The export formats of a label set, by their names in `labeler export --format`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ _KNOWN = (*FORMATS, "hf", "saebench", "neuronpedia")
 
 
 def format_of(out: Path, format: str | None = None) -> str:
-    """The format that is named, else the one that the file's ending says. Raises InputError where they differ or neither does."""
+    """Return the named format, else that of the file's ending.
+
+    Raises InputError where the two differ, or neither is known.
+    """
     if format is not None and format not in _KNOWN:
         raise InputError(f"format {format!r} is not known: choose one of {', '.join(_KNOWN)}")
     by_ending = ENDINGS.get(out.suffix.lower())
     if format is None and by_ending is None:
         raise InputError(
-            f"{out}: its ending says no format; name a file that ends in {', '.join(ENDINGS)}, or choose --format "
+            f"{out}: its ending names no format; name a file that ends in {', '.join(ENDINGS)}, or choose --format "
             f"{', '.join(_KNOWN)}"
         )
     if format is not None and by_ending not in (None, format):
-        raise InputError(f"{out} ends as {by_ending} does, and --format says {format}: change one of them")
+        raise InputError(f"{out} has the ending of {by_ending}, but --format says {format}: change one of them")
     return format or str(by_ending)
 
 
 def check_has_results(store: Store, label_set_id: int) -> None:
-    """Raises InputError for a label set without any result, of which a file would say nothing."""
+    """Raise InputError for a label set without results, since its file would be empty."""
     if not store.has_results(label_set_id):
         raise InputError(_NOTHING.format(id=label_set_id))
 
@@ -44,9 +47,9 @@ def export_as(
     store: Store, label_set_id: int, format: str, out: Path, top_contexts: int = 0,
     model: str | None = None, source: str | None = None, *, spreadsheet: bool = False,
 ) -> int:  # fmt: skip
-    """Write the label set to a file, or to a new folder where the format is one; returns the features in it.
+    """Write the label set to a file or a new folder, and return the number of features in it.
 
-    `model` and `source` are its names at Neuronpedia. Raises InputError for what the format has no place for, and for a
+    `model` and `source` are its names at Neuronpedia. Raises InputError for an option that the format cannot hold, and for a
     label set without results.
     """
     format = format_of(out, format)

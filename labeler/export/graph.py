@@ -1,7 +1,7 @@
 """Labels for the nodes of an attribution graph (circuit-tracer's graph files; Ameisen et al. 2025).
 
-A node of a transcoder feature has `node_id` LAYER_FEATURE_POSITION, and the viewer shows its `clerp`: that is where a label
-goes. Nodes of tokens, errors and logits are no features, and are left alone.
+A node of a transcoder feature has `node_id` LAYER_FEATURE_POSITION, and the viewer shows its `clerp`: there a label
+goes. Nodes of tokens, errors and logits are not features, and stay as they are.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from labeler.errors import FormatError, InputError
 from labeler.records import State
 
-_FEATURE_TYPES = frozenset(("cross layer transcoder", "unexplored node"))  # the viewer takes the second for the first
+_FEATURE_TYPES = frozenset(("cross layer transcoder", "unexplored node"))  # the viewer treats the second like the first
 _NODE_ID = re.compile(r"(\d{1,4})_(\d{1,9})_(\d{1,7})", re.ASCII)
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a label set says of a feature."""
+    """The entry of one feature in a label set."""
 
     state: str
     label: str | None
@@ -37,17 +37,19 @@ class Labels:
     label_set: int
     hookpoint: str
     n_features: int
-    look_up: Callable[[Sequence[int]], Mapping[int, Found]]  # those of which it knows; a service says labels alone
+    look_up: Callable[
+        [Sequence[int]], Mapping[int, Found]
+    ]  # only features that it knows; a service returns only labels
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each node of a feature."""
+    """The result for each node of a feature: labeled, kept, or without a label and why."""
 
     n_nodes: int
     n_labeled: int
-    n_kept: int  # had a label already
-    without: dict[str, str]  # node_id: why it has none
+    n_kept: int  # nodes that had a label already
+    without: dict[str, str]  # node_id: the reason why it has no label
 
     @property
     def reasons(self) -> Counter[str]:
@@ -55,19 +57,19 @@ class Report:
 
 
 def layer_of(hookpoint: str) -> int:
-    """The layer in a module path such as `model.layers.12.mlp (input)`. Raises InputError where it does not name one."""
+    """Read the layer from a module path such as `model.layers.12.mlp (input)`. Raises InputError if there is none."""
     numbers = _LAYER.findall(hookpoint.partition(" ")[0])
     if len(numbers) != 1:
-        raise InputError(f"hookpoint {hookpoint!r} does not say which layer it is of: write LAYER=SET")
+        raise InputError(f"hookpoint {hookpoint!r} does not name its layer: write LAYER=SET")
     return int(numbers[0])
 
 
 def label_nodes(
     graph: dict[str, Any], labels: Mapping[int, Labels], *, relabel: bool = False, min_score: float | None = None
 ) -> Report:
-    """Write labels into the graph's nodes, by layer. A label that a node has is kept, unless `relabel`.
+    """Write labels into the graph's nodes, by layer. Present labels are kept, unless `relabel`.
 
-    Raises FormatError for what is no graph.
+    Raises FormatError for a file that is no graph.
     """
     nodes = [node for node in _nodes(graph) if node.get("feature_type") in _FEATURE_TYPES]
     open_nodes = [node for node in nodes if relabel or not node.get("clerp")]
@@ -85,7 +87,7 @@ def label_nodes(
 
 
 def shown(label: str) -> str:
-    """The label as the viewer may show it: it writes tooltips as HTML, and a label is text from a model."""
+    """Escape a label for the viewer, which writes tooltips as HTML. A label is text from a model."""
     return label.replace("<", "‹")
 
 
@@ -105,13 +107,13 @@ def _nodes(graph: Any) -> list[dict[str, Any]]:
 
 
 def _is_numbered_by_pairs(graph: dict[str, Any]) -> bool:
-    """Whether `feature` is the Cantor pairing of layer and index, as since version 1 of the format."""
+    """Say whether `feature` is the Cantor pairing of layer and index, as it is since version 1 of the format."""
     version = graph["metadata"].get("schema_version")
     return isinstance(version, int) and version >= 1
 
 
 def _place(node: dict[str, Any], numbered_by_pairs: bool) -> tuple[int, int] | _No:
-    """(layer, feature index) of a node."""
+    """Return (layer, feature index) of a node."""
     match = _NODE_ID.fullmatch(node["node_id"])
     if match is None:
         return _No("its node_id is not LAYER_FEATURE_POSITION")
@@ -124,7 +126,7 @@ def _place(node: dict[str, Any], numbered_by_pairs: bool) -> tuple[int, int] | _
 
 
 def cantor(x: int, y: int) -> int:
-    """The pairing by which graph files number features: one number for each (layer, index)."""
+    """Return the number of a feature in graph files: one for each (layer, index)."""
     return (x + y) * (x + y + 1) // 2 + y
 
 
@@ -154,13 +156,13 @@ def _label(
     of = labels[layer]
     if feature >= of.n_features:
         return _No(
-            f"label set {of.label_set} (layer {layer}) is of an SAE with {of.n_features:,} features: another one?"
+            f"label set {of.label_set} (layer {layer}) is of an SAE with {of.n_features:,} features: is it of another SAE?"
         )
     result = found.get(place)
     if result is None:
         return _No(f"label set {of.label_set} (layer {layer}) has no label for it")
     if result.label is None:
-        return _No(f"{result.state}: {result.reason}" if result.state != State.PENDING else "not labelled yet")
+        return _No(f"{result.state}: {result.reason}" if result.state != State.PENDING else "not labeled yet")
     if min_score is not None and (result.score is None or result.score < min_score):
         return _No(f"its label has no score of {min_score:g} or more")
     return result.label

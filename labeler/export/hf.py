@@ -1,4 +1,4 @@
-"""A label set as a Hugging Face dataset folder: Parquet shards, and the card as its README with the header the hub reads."""
+"""A label set as a Hugging Face dataset folder: Parquet shards, and the card as a README with the hub's header."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 def export_dataset(store: Store, label_set_id: int, folder: Path, *, top_contexts: int = 0) -> int:
     """Write a folder that `datasets.load_dataset` opens; returns the number of features in it.
 
-    Raises InputError for a folder that holds something, NotFoundError for an unknown label set, StorageError on a full
+    Raises InputError for a folder that is not empty, NotFoundError for an unknown label set, StorageError on a full
     disk. The folder appears whole or not at all.
     """
     card = build_card(store, label_set_id)
@@ -72,7 +72,7 @@ def _readme(card: dict[str, Any], n_rows: int, schema: pa.Schema) -> str:
 
 
 def features_of(schema: pa.Schema) -> list[dict[str, Any]]:
-    """The columns as `dataset_info` of a dataset's card names them."""
+    """Describe the columns in the form of `dataset_info` in a dataset's card."""
     return [{"name": field.name, **_feature(field.type)} for field in schema]
 
 
@@ -84,7 +84,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 
 
 def _lines(features: list[dict[str, Any]], indent: str) -> Iterator[str]:
-    """YAML, of which this much needs no library."""
+    """Write a value as lines of YAML. This much of YAML needs no library."""
     for feature in features:
         for first, (key, value) in zip("-" + " " * len(feature), feature.items(), strict=False):
             if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Text of others inside Markdown: shown as it is, whatever it holds, by CommonMark and by GitHub."""
+"""Foreign text inside Markdown: CommonMark and GitHub show it as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINKS = re.compile(r"(?<=\w):(?=//)|(?<=[Ww]{3})\.|(?<=[\w.+-])@(?=\w)|(?<=mail
 
 
 def escaped(value: Any) -> Any:
-    """Text in which no sign means anything: no table cell ends, nothing is a link, an image, code or HTML. Numbers stay."""
+    """Escape a text so that no sign in it is Markdown: no cell end, link, image, code or HTML. Numbers stay."""
     if not isinstance(value, str):
         return value
     text = _SIGNS.sub(lambda sign: "\\" + sign[0], _BREAK.sub(" ", value))

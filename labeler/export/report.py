@@ -1,6 +1,6 @@
 """A label set as one self-contained HTML page: no network, no other file, readable years from now.
 
-The page is drawn from two JSON blocks: a row for every feature, and the contexts of each. It is for label sets of a few
+The page is drawn from two JSON blocks: a row for every feature, and the contexts of each. It suits label sets of a few
 thousand features, such as the demo's: all of them are in memory at once, and in the page. Everything that came from a
 model or a corpus reaches the page as JSON text, and from there only as text nodes.
 """
@@ -30,7 +30,7 @@ from labeler.score.null import benjamini_hochberg
 ReadContexts = Callable[[int], Sequence[Context]]
 
 FALSE_DISCOVERY_RATE = 0.05
-# Contexts shown of a feature, by source and split: enough to judge a label by eye at about 2 KB a feature.
+# Contexts shown per feature, by source and split: enough to judge a label by eye at about 2 KB per feature.
 SHOWN = {
     (Source.TOP, Split.EXPLAIN): 3,
     (Source.TOP, Split.HELD_OUT): 2,
@@ -59,7 +59,7 @@ def write_report(
 ) -> None:
     """Write a label set as one HTML file.
 
-    `features` is read once. `evidence_contexts` gives the contexts of a feature's evidence, to show what the explainer saw
+    `features` is read once. `evidence_contexts` returns the contexts of a feature's evidence, to show what the explainer saw
     beside what the simulations already hold.
     Raises StorageError where `path` cannot be written.
     """
@@ -72,12 +72,12 @@ def write_report(
     write_atomically(path, page.encode("utf-8", errors="backslashreplace"))
 
 
-# What the page says of all features
+# All features together
 
 
 @dataclass
 class Summary:
-    """One row a feature, and the sums over all of them."""
+    """One row per feature, and the sums over all of them."""
 
     rows: list[list[Any]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
@@ -95,7 +95,7 @@ class Summary:
 
     @property
     def is_lookup(self) -> bool:
-        """Every label is the look-up baseline itself."""
+        """Say whether every label is the look-up baseline itself."""
         return set(self.explainers) == {"lookup"}
 
     @property
@@ -109,19 +109,19 @@ class Summary:
 
     @property
     def undefined(self) -> dict[str, int]:
-        """How many labels have no score, by reason."""
+        """Count the labels without a score, by reason."""
         return dict(Counter(r for r in self.column("score_reason") if r is not None).most_common())
 
     @property
     def against_baseline(self) -> tuple[int, int]:
-        """Labels that score above the look-up baseline, and labels for which both are defined."""
+        """Count the labels that score above the look-up baseline, and those for which both scores are defined."""
         pairs = [(s, b) for s, b in zip(self.column("score"), self.column("baseline"), strict=True)
                  if s is not None and b is not None]  # fmt: skip
         return sum(s > b for s, b in pairs), len(pairs)
 
     @property
     def discoveries(self) -> tuple[int, int]:
-        """Labels told from other features' labels at the false-discovery rate, and labels tested."""
+        """Count the labels that beat labels of other features at the false-discovery rate, and the labels tested."""
         rates = [q for q in benjamini_hochberg(self.column("null_p")) if q is not None]
         return sum(q <= FALSE_DISCOVERY_RATE for q in rates), len(rates)
 
@@ -131,12 +131,12 @@ class Summary:
 
     @property
     def least_p(self) -> float | None:
-        """The smallest p that so many null labels can show; a small null hides discoveries and makes none."""
+        """Return the smallest p-value possible with this many null labels. A small null hides discoveries."""
         return 1 / (1 + self.n_null) if self.n_null else None
 
 
 def _row(feature: LabeledFeature) -> list[Any]:
-    """The values of COLUMNS. A label without a score has the reason; a feature without a label has its own reason."""
+    """Return the values of COLUMNS. A label without a score has a reason, and so has a feature without a label."""
     statistics, score, weighted = feature.statistics, feature.score("simulation"), feature.score("simulation_weighted")
     made = score or Score("simulation", None, "no simulation score was made")
     return [
@@ -160,7 +160,7 @@ def _number(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A feature with the simulations that are shown, and what the others would have said of scale and number."""
+    """A feature with the simulations that are shown, and with the scale and the number of all of them."""
 
     feature: LabeledFeature
     n_held_out: Counter[Source]
@@ -180,7 +180,7 @@ def _cut(feature: LabeledFeature) -> _Cut:
 
 
 def _shown(members: Sequence[Any], source: Source, split: Split) -> list[Any]:
-    """The first ones; of SAMPLED, which come by falling peak, ones spread evenly over weak and strong."""
+    """Choose the first contexts; of SAMPLED ones, which are sorted by peak, choose evenly from strong to weak."""
     n = min(SHOWN[source, split], len(members))
     if source is not Source.SAMPLED or n < 2:
         return list(members[:n])
@@ -188,7 +188,7 @@ def _shown(members: Sequence[Any], source: Source, split: Split) -> list[Any]:
 
 
 def embed_details(shown: Iterable[_Cut], evidence_contexts: ReadContexts | None) -> dict[str, Any]:
-    """The contexts of features as JSON values: token texts once, contexts as indices into them, activations sparse."""
+    """Return the contexts of features as JSON: token texts once, contexts as indices into them, sparse activations."""
     tokens: dict[str, int] = {}
     features = {}
     for cut in sorted(shown, key=lambda cut: cut.feature.feature_index):
@@ -224,13 +224,13 @@ def _group(source: Source, split: Split, total: int, contexts: list[Any]) -> dic
 
 
 def _context(context: Context, tokens: dict[str, int]) -> list[Any]:
-    """[document, token indices, sparse activations]"""
+    """Return [document, token indices, sparse activations]."""
     ids = [tokens.setdefault(text, len(tokens)) for text in context.tokens]
     return [context.document, ids, _sparse(context.activations)]
 
 
 def _sparse(values: Sequence[float]) -> list[float]:
-    """[place, value, place, value, ...] of what is not zero, values to 3 significant digits."""
+    """Return [place, value, place, value, ...] of all nonzero values, to 3 significant digits."""
     return [x for i, v in enumerate(values) if v for x in (i, _three_digits(v))]
 
 
@@ -284,13 +284,13 @@ def _sha256(text: str) -> str:
 
 
 def _safe_json(value: Any) -> Markup:
-    """JSON that no HTML parser can leave: `</script>` and `<!--` need a `<`, and there is none."""
+    """Write JSON that no HTML parser can leave: `</script>` and `<!--` need a `<`, and there is none."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def about(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summary) -> dict[str, str]:
-    """What was labelled, with what, in the words of the header; what is not known is left out."""
+    """Return the lines of the header: subject, SAE, corpus and models. Unknown ones are left out."""
     subject, sae, corpus = (_mapping(manifest.get(k)) for k in ("subject", "sae", "corpus"))
     recipe = _mapping(card.get("recipe"))
     lines = {

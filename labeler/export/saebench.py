@@ -1,8 +1,8 @@
-"""A label set in the form of SAEBench's AutoInterp results (Karvonen et al. 2025), in so far as it says what they ask.
+"""A label set in the form of SAEBench's AutoInterp results (Karvonen et al. 2025), as far as its scores allow.
 
-Their score of a latent is the accuracy of a judge who, from the label, says which sequences it fires in; ours is the balanced
+Their score of a latent is the accuracy of a judge who predicts from the label in which sequences it fires; ours is the balanced
 accuracy of `detection`, which asks the same and for which a judge who always says no gets 0.5. The summary says so itself.
-Only what is known is written: a field of `eval_config` that is not there played no part.
+Only known values are written: a missing field of `eval_config` played no part.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MEASURE = (
 
 
 def export_saebench(store: Store, label_set_id: int, path: Path) -> int:
-    """Write the summary; returns the number of labels with a score.
+    """Write the summary and return the number of labels with a score.
 
     Raises InputError for a label set without a detection score: the metric would be undefined, and their format has no
     place for that.
@@ -41,7 +41,7 @@ def export_saebench(store: Store, label_set_id: int, path: Path) -> int:
     values, undefined = store.named_scores(label_set_id, _SCORE)
     if not values:
         raise InputError(
-            f"label set {label_set_id} has no detection scores, which SAEBench's AutoInterp score is made of; "
+            f"label set {label_set_id} has no detection scores, and SAEBench's AutoInterp score is their mean; "
             "label with a recipe that asks for them, such as `--recipe standard`"
         )
     info = store.label_set(label_set_id)
@@ -118,7 +118,7 @@ def _details(card: dict[str, Any], values: list[float], undefined: dict[str, int
         "n_labeled": n_labeled,
         "n_undefined": n_labeled - len(values),
         "undefined": undefined,
-        "median": median,  # of the labels, with its 95% interval
+        "median": median,  # the median of the labels, with its 95% interval
         "coverage": {state: c["features"] for state, c in card["coverage"].items()},
         "explainer": card["explainer"],
         "judges": [scorer for scorer in card["recipe"].get("scorers", ()) if scorer["kind"] == _SCORE],
@@ -128,7 +128,7 @@ def _details(card: dict[str, Any], values: list[float], undefined: dict[str, int
 
 
 def _latents(store: Store, label_set_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The labels that have a score, as theirs are listed: those without one are counted in the details."""
+    """Yield the labels that have a score in SAEBench's form. The details count those without one."""
     query = select(RESULTS.c.feature_index, RESULTS.c.label, RESULTS.c.scores).where(
         RESULTS.c.label_set_id == label_set_id, RESULTS.c.detection.is_not(None)
     )
@@ -141,6 +141,6 @@ def _latents(store: Store, label_set_id: int) -> Iterator[tuple[int, dict[str, A
 
 
 def _sae_lens_names(path: str) -> tuple[str | None, str | None]:
-    """The release and the id in SAELens's registry, where the SAE was named by them."""
+    """Return the release and the id in SAELens's registry, if the SAE was named by them."""
     release, slash, sae_id = path.removeprefix("sae-lens:").partition("/")
     return (release, sae_id) if path.startswith("sae-lens:") and slash else (None, None)

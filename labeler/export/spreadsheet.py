@@ -1,7 +1,7 @@
-"""Text that a spreadsheet shows and never runs as a formula: for CSV that people open with a double click.
+"""Text that a spreadsheet shows and never runs as a formula, for CSV that people open with a double click.
 
 A cell runs when it begins with one of the signs of SIGNS. A spreadsheet of another country may also cut a line at a semicolon,
-and take no quotes for what they are; so a sign counts wherever a cell could begin, and a text has no line breaks or tabs.
+and ignore quotes. So a sign counts wherever a cell could begin, and a text has no line breaks or tabs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ _BREAKS = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def inert(text: str) -> str:
-    """The text with an apostrophe before each place at which a formula could begin; breaks and tabs as signs."""
+    """Put an apostrophe before each place where a formula could begin, and show breaks and tabs as signs."""
     text = _BREAKS.sub("↵", text).replace("\t", "⇥")
     return _STARTS.sub(r"\g<before>\g<unseen>'", text)

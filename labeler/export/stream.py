@@ -1,6 +1,6 @@
-"""A label set as a stream of bytes, a batch of rows in memory at a time: what files are written from and what is sent over HTTP.
+"""A label set as a stream of bytes, for files and for HTTP. One batch of rows is in memory at a time.
 
-Each part of a label set, from one feature to another, is a whole file of its own, also in Parquet: a reader whose
+Each part of a label set, from one feature to another, is a complete file, also in Parquet: a reader whose
 connection broke asks for the rest, and tools read a folder of parts as one table.
 """
 
@@ -47,8 +47,8 @@ Reading = Callable[[], AbstractContextManager[Connection]]
 class LabelRows:
     """The results of a label set in the order of features, as plain values."""
 
-    same: dict[str, Any]  # the columns that have one value in all rows
-    names: tuple[str, ...]  # the others, as they stand in a row
+    same: dict[str, Any]  # columns that have one value in all rows
+    names: tuple[str, ...]  # the other columns, in the order of a row
     batches: Iterator[Batch]
 
     @property
@@ -63,9 +63,9 @@ class LabelRows:
 def read_rows(
     store: Store, label_set_id: int, after: int = -1, limit: int | None = None, connection: Connection | None = None
 ) -> LabelRows:
-    """Those behind feature `after`, at most `limit`. Raises NotFoundError.
+    """Read at most `limit` rows behind feature `after`. Raises NotFoundError.
 
-    Each batch is read by itself, so that a slow reader holds nothing up; through `connection`, where one is given.
+    Each batch is a query of its own, so that a slow reader blocks nothing. It uses `connection` if one is given.
     """
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     same = {
@@ -80,7 +80,7 @@ def read_rows(
 
 
 def made_as(store: Store, info: LabelSetInfo) -> int:
-    """The id under which the labels were made: of an imported label set, where it came from first."""
+    """Return the id under which the labels were made. Imported labels keep their first id."""
     if not is_imported(info.evidence_path):
         return info.id
     card = store.manifest_of(info.id)["imported"]["card"]
@@ -111,14 +111,14 @@ _OF_ROW = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.fe
 
 
 def _said() -> dict[str, Any]:
-    """What people say of a row: a verdict on another text than the present one is none."""
+    """Return the reviews of a row. A verdict counts only if its text is the present label."""
     of_present = STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)
     verdict = case((of_present, STANDINGS.c.verdict))
     return dict(zip(REVIEWS, (verdict, STANDINGS.c.text, STANDINGS.c.reviewer), strict=True))
 
 
 def _time(store: Store) -> Any:
-    """ISO 8601 in UTC, made by the database: a million datetimes cost more than all other columns."""
+    """Format a time as ISO 8601 in UTC in the database: a million datetimes cost more than all other columns."""
     if store.database.dialect == "sqlite":
         text = type_coerce(RESULTS.c.created_at, String)
         return func.substr(text, 1, 10).concat("T").concat(func.substr(text, 12, 8)).concat("+00:00")
@@ -129,9 +129,11 @@ def encode_version(
     store: Store, label_set_id: int, format: str, version: str, shown: Callable[[Any], Any] = lambda value: value, *,
     spreadsheet: bool = False,
 ) -> Iterator[bytes]:  # fmt: skip
-    """The whole file, if the label set is of this version (labeler/store/columns.py); raises ConflictError if it is not.
+    """Yield the whole file of this version of the label set (labeler/store/columns.py).
 
-    `shown` makes of the card, and of the values that all rows share, what others may see.
+    Raises ConflictError if the label set has another version by now.
+
+    `shown` removes from the card, and from the values that all rows share, what others may not see.
     """
     card = shown(build_card(store, label_set_id)) if format == "parquet" else {}
     with store.database.snapshot() as connection:
@@ -144,7 +146,7 @@ def encode_version(
 def encode_rows(
     format: str, rows: LabelRows, card: Callable[[], dict[str, Any]], *, spreadsheet: bool = False
 ) -> Iterator[bytes]:
-    """The file that holds these rows, piece by piece; the card goes inside where the format has a place for it.
+    """Yield the file with these rows, piece by piece. The card goes inside if the format has a place for it.
 
     `spreadsheet`: CSV whose text no spreadsheet runs as a formula. Raises InputError.
     """
@@ -173,7 +175,7 @@ def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
     if spreadsheet:
         rows = replace(rows, same={name: _inert(name, value) for name, value in rows.same.items()})
     for batch in rows.batches:
-        if TOP_CONTEXTS in rows.names:  # the last one
+        if TOP_CONTEXTS in rows.names:  # the last column
             batch = [(*row[:-1], json.dumps(row[-1], ensure_ascii=False)) for row in batch]
         if spreadsheet:
             batch = [tuple(map(_inert, rows.names, row)) for row in batch]
@@ -204,7 +206,7 @@ def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
         "reason",
         "score_reason",
         "created_at",
-    ]  # many rows have the same value
+    ]  # many rows share one value
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"), schema.with_metadata(inside), compression="zstd", use_dictionary=repeated
     ) as writer:
@@ -226,12 +228,12 @@ def _table(rows: LabelRows, batch: Batch, schema: pa.Schema) -> pa.Table:
 
 
 def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
-    # A time comes as the text that the database made of it.
+    # The database has formatted times as text already.
     return pa.array(values).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
 
 class _Sink(io.RawIOBase):
-    """A file that is taken away while it is written."""
+    """A file whose bytes are taken out while it is written."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

@@ -1,1 +1,1 @@
-"""What was made elsewhere, brought in: files are checked as a whole before anything is stored."""
+"""Import of label sets made elsewhere. Files are checked as a whole before anything is stored."""

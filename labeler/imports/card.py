@@ -1,4 +1,4 @@
-"""The card of an imported label set: found, checked, and kept as the provenance of a label set of its own."""
+"""The card of an imported label set: found, checked, and kept as the provenance of the new label set."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "results": (),
     "coverage": (),
 }
-_DENSITY_ERROR = 1e-6  # relative; CSV by other tools may round
+_DENSITY_ERROR = 1e-6  # relative error; other tools may round in CSV
 
 
 def read_card(path: Path, card: Path | None = None) -> dict[str, Any]:
-    """The card at `card`, or that of the label set at `path`: inside of Parquet, beside other files.
+    """Read the card at `card`, or that of the label set at `path`: inside Parquet, beside other files.
 
-    Raises NotFoundError where there is none, and FormatError for one that is damaged or says too little.
+    Raises NotFoundError where there is none, and FormatError for a damaged or incomplete one.
     """
     found = read_json(card) if card is not None else _inside(path) if kind_of(path) == "parquet" else _beside(path)
     where = f"the card of {path}"
@@ -87,7 +87,7 @@ def _beside(path: Path) -> Any:
 
 
 def _check_recipe(where: str, recipe: dict[str, Any]) -> None:
-    if BY_OTHERS in recipe:  # made by others, in a way that no recipe of ours describes
+    if BY_OTHERS in recipe:  # made by others, in a way that no recipe here describes
         return
     try:
         made = Recipe.from_dict(recipe)
@@ -98,7 +98,7 @@ def _check_recipe(where: str, recipe: dict[str, Any]) -> None:
 
 
 class Belongs:
-    """Whether the rows of a file are those that a card speaks of."""
+    """Checks that the rows of a file belong to its card."""
 
     def __init__(self, path: Path, card: Mapping[str, Any]) -> None:
         self._path = path
@@ -114,7 +114,7 @@ class Belongs:
         self.n_results = sum(results.values())
 
     def check(self, where: str, values: Mapping[str, Any]) -> None:
-        """Raises MismatchError for a row of another label set."""
+        """Raise MismatchError for a row of another label set."""
         for name, expected in self._same.items():
             if values[name] is not None and values[name] != expected:
                 raise self._no(where, f"{name} is {values[name]!r:.80}, and the card says {expected!r:.80}")
@@ -133,14 +133,14 @@ class Belongs:
         return MismatchError(f"{where}: {what}: this card does not belong to this file; give the right one with --card")
 
     def check_number(self, n: int, *, part: bool) -> None:
-        """Raises MismatchError where rows are missing, unless it is a part that is imported; more rows never fit."""
+        """Raise MismatchError if rows are missing, unless a part is imported. Too many rows are never allowed."""
         if n > self.n_results or (n < self.n_results and not part):
             hint = "it is cut, or a part: import a part with --part" if n < self.n_results else "give the right card"
             raise MismatchError(f"{self._path}: {n:,} features, and the card speaks of {self.n_results:,}: {hint}")
 
 
 def origins_of(path: Path, card: dict[str, Any], n_rows: int) -> Origins:
-    """What the label set is stored under: a manifest as a gathering pass writes it, that says it was imported."""
+    """Return the manifest to store the label set under. It has the form of a gathering pass and says imported."""
     digest = _sha256(path)
     manifest = {
         **HEAD,

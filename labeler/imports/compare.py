@@ -1,4 +1,4 @@
-"""Two label sets compared, wherever they are: by their ids in a database, or as files that were exported."""
+"""Comparison of two label sets, given by their ids in a database or as exported files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labeler.store.compare import Comparison, compare_sets
 
 
 def compare(a: str, b: str, store: Store | None, limit: int = 20) -> Comparison:
-    """`a` and `b` are ids of label sets in `store`, or files; a file may be a part of a label set.
+    """Compare two label sets. `a` and `b` are ids in `store`, or files; a file may be a part.
 
     Raises NotFoundError, FormatError or MismatchError, the last for label sets of different SAEs.
     """
     if a.isdecimal() and b.isdecimal():
         return compare_sets(_needed(store), int(a), int(b), limit)
-    # Files become label sets of a database that is thrown away: one way to compare, and little memory.
+    # Files become label sets of a temporary database: one way to compare, and little memory.
     with tempfile.TemporaryDirectory(prefix="labeler-diff-") as folder:
         beside = open_store(str(Path(folder) / "both.db"))
         try:
@@ -43,11 +43,11 @@ def _brought(beside: Store, name: str, store: Store | None, copy: Path) -> int:
         raise NotFoundError(f"{name!r} is neither the id of a label set nor a file")
     try:
         return import_labels(beside, path, part=True).label_set
-    except ConflictError:  # the same file twice: it is the only one
+    except ConflictError:  # the same file twice: the label set is there already
         return beside.newest_label_set().id
 
 
 def _needed(store: Store | None) -> Store:
     if store is None:
-        raise InputError("a label set is named by its id, and there is no database: give one with --db")
+        raise InputError("a label set is given by its id, but there is no database: name one with --db")
     return store

@@ -1,4 +1,6 @@
-"""Our own exports read back row by row: JSONL, CSV or Parquet, told apart by looking. A few thousand rows in memory at a time.
+"""Exports of labeler read back row by row, as JSONL, CSV or Parquet. The content says which format it is.
+
+A few thousand rows are in memory at a time.
 
 Each row comes with its place in the file ("line 12", "row 12"), for errors that a person can act on.
 """
@@ -18,14 +20,14 @@ from labeler.errors import FormatError, InputError, NotFoundError
 from labeler.export.columns import COLUMNS, NEW, TOP_CONTEXTS
 
 _ROWS_AT_ONCE = 2000
-_LONGEST_LINE = 1 << 26  # bytes of JSONL or characters of CSV; top_contexts of a feature may be some MB
+_LONGEST_LINE = 1 << 26  # bytes of JSONL or characters of CSV; the top_contexts of a feature may take some MB
 _MOST_COLUMNS = 1000
 
-Row = tuple[str, dict[str, Any]]  # the place in the file, and the values by column
+Row = tuple[str, dict[str, Any]]  # (the place in the file, the values by column)
 
 
 def kind_of(path: Path) -> str:
-    """`parquet`, `jsonl` or `csv`, by the first bytes. Raises NotFoundError, InputError or FormatError."""
+    """Return `parquet`, `jsonl` or `csv`, by the first bytes. Raises NotFoundError, InputError or FormatError."""
     if not path.exists():
         raise NotFoundError(f"{path}: no such file; give a label set written by `labeler export`")
     if path.is_dir():
@@ -42,7 +44,7 @@ def kind_of(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Every row, with all of COLUMNS and perhaps TOP_CONTEXTS. Raises FormatError that names the file and the line."""
+    """Yield every row, with all of COLUMNS and perhaps TOP_CONTEXTS. The FormatError names file and line."""
     return {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[kind_of(path)](path)
 
 
@@ -68,7 +70,7 @@ def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST_LINE)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(_without_nulls(path, file), strict=True)
-        number = 0  # of the line in which the last row ended
+        number = 0  # the line in which the last row ended
         try:
             header = next(reader)
             _check_columns(str(path), header)
@@ -89,7 +91,7 @@ def _csv(path: Path) -> Iterator[Row]:
 def _without_nulls(path: Path, file: IO[str]) -> Iterator[str]:
     for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
         _check_length(path, number, line)
-        if "\0" in line:  # which Python 3.11's csv refuses without saying where, and later ones let through
+        if "\0" in line:  # Python 3.11's csv refuses it without saying where, and later versions accept it
             raise FormatError(f"{path}, line {number}: a null character is not text")
         yield line
 
@@ -113,9 +115,9 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def unknown_columns(path: Path) -> list[str]:
-    """Columns of the file that are not imported: those that no label set has, and REVIEWS.
+    """List the columns of the file that are not imported: unknown ones, and REVIEWS.
 
-    Of a verdict the file does not say who gave it, and of no review when: nobody could stand for it here.
+    The file does not say who gave a verdict, nor when a review was made, so a review here would have no author.
     """
     kind = kind_of(path)
     if kind == "parquet":
@@ -132,7 +134,7 @@ def unknown_columns(path: Path) -> list[str]:
 def _check_columns(where: str, names: Any) -> None:
     if len(names) > _MOST_COLUMNS:
         raise FormatError(
-            f"{where}: {len(names):,} columns, and at most {_MOST_COLUMNS:,} are read: is this a label set?"
+            f"{where}: {len(names):,} columns, but at most {_MOST_COLUMNS:,} are read: is this a label set?"
         )
     if missing := [name for name in COLUMNS if name not in names and name not in NEW]:
         raise FormatError(

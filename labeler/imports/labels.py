@@ -1,7 +1,7 @@
-"""A label set that was exported, brought into a database: `import_labels` tells the story.
+"""Import of an exported label set into a database: `import_labels` tells the story.
 
 The file is read twice: once to check all of it, so that bad input touches no database, and once to store it, in one
-transaction. The labels stay those of whoever made them: a label set of its own, with its card and where it came from.
+transaction. The labels keep their maker: they become a separate label set, with its card and its origin.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _ROWS_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class Imported:
-    """What came in, and what of the file did not."""
+    """The result of an import: the new label set, and the columns of the file that were left out."""
 
     label_set: int
     n_features: int
     n_contexts: int
-    columns_left_out: list[str]  # what people said of the labels, and what no label set has
+    columns_left_out: list[str]  # reviews of people, and unknown columns
 
 
 def import_labels(store: Store, path: Path, card: Path | None = None, *, part: bool = False) -> Imported:
-    """Store the label set at `path`, as JSONL, CSV or Parquet; `part`: the card speaks of more features than it holds.
+    """Store the label set in the JSONL, CSV or Parquet file at `path`.
+
+    `part`: the file may hold fewer features than its card counts.
 
     Raises NotFoundError, FormatError or MismatchError that name the line, and ConflictError for a file that is here
     already; nothing is stored then.
@@ -65,8 +67,8 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:
-    """How many features and contexts the file holds, all of them as they should be."""
-    first_at = np.zeros(belongs.n_features, dtype=np.int32)  # the number of the row that had this feature
+    """Check every row of the file, and return the number of features and of contexts."""
+    first_at = np.zeros(belongs.n_features, dtype=np.int32)  # the row in which each feature came first
     n = n_contexts = 0
     for n, (place, row) in enumerate(read_rows(path), start=1):
         where = f"{path}, {place}"
@@ -93,7 +95,7 @@ def _batches(
 
 
 def _result(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
-    """The row of the table `result`, less its label set. What the file does not say is left unsaid."""
+    """Return the row for the table `result`, without its label set. Values that the file lacks stay empty."""
     return {
         **{name: values[name] for name in COLUMNS if name not in OF_THE_SET},
         "scores": _scores(values), "simulations": [], "label_table": None, "origin": None,
@@ -118,7 +120,7 @@ def _scores(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ends(values: dict[str, Any], column: str) -> dict[str, Any]:
-    """The interval of a score, where the file has columns of it."""
+    """Return the interval of a score, if the file has columns for it."""
     return {end: value for end in ("low", "high") if (value := values.get(f"{column}_{end}")) is not None}
 
 

@@ -1,4 +1,4 @@
-"""The values of one imported row, checked against what a label set can say: pure."""
+"""Checks of the values of one imported row against what a label set allows: pure functions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _OF_A_LABEL = (
     "explainer", "score", "score_low", "score_high", "score_weighted", "score_weighted_low", "score_weighted_high", "detection",
     "fuzzing",
 )  # fmt: skip
-_LONGEST = {"label": LONGEST_LABEL}  # characters, as for the labels that LLMs and people write
-_LONGEST_TEXT = 100_000  # of any other text
-_SHOWN = 80  # characters of a bad value
+_LONGEST = {"label": LONGEST_LABEL}  # characters; the limit for labels of LLMs and people
+_LONGEST_TEXT = 100_000  # characters of any other text
+_SHOWN = 80  # characters of a bad value in a message
 
 
 def checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The row with the types of COLUMNS and `created_at` as a time. Raises FormatError that begins with `where`."""
+    """Return the row with the types of COLUMNS and `created_at` as a time. A FormatError begins with `where`."""
     values = {name: _value(where, name, row.get(name)) for name in COLUMNS}
     if missing := next((name for name in _NEEDED if values[name] is None), None):
         raise FormatError(f"{where}: {missing} is empty")
@@ -51,7 +51,7 @@ def _text(where: str, name: str, value: Any) -> str:
         raise FormatError(f"{where}: {name} is {_shown(value)}: expected text")
     if len(value) > (longest := _LONGEST.get(name, _LONGEST_TEXT)):
         raise FormatError(
-            f"{where}: {name} has {len(value):,} characters, and at most {longest:,} are kept: {_shown(value)}"
+            f"{where}: {name} has {len(value):,} characters, but at most {longest:,} are kept: {_shown(value)}"
         )
     try:
         value.encode()
@@ -63,7 +63,7 @@ def _text(where: str, name: str, value: Any) -> str:
 
 
 def _integer(where: str, name: str, value: Any) -> int:
-    # Other tools make decimals of whole numbers where a column has gaps.
+    # Other tools turn whole numbers into decimals where a column has gaps.
     number = _finite(value)
     if number is None or not number.is_integer() or not 0 <= number < _LARGEST:
         raise FormatError(f"{where}: {name} is {_shown(value)}: expected a whole number, 0 or more")
@@ -87,7 +87,7 @@ def _number(where: str, name: str, value: Any) -> float:
 
 
 def _moment(where: str, name: str, value: Any) -> datetime:
-    """A time as Parquet gives it, or the text of other formats and of files that are older."""
+    """Read a time, which is a datetime in Parquet and a text in other formats and in older files."""
     if isinstance(value, datetime):
         return in_utc(value)
     try:

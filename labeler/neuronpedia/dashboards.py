@@ -32,7 +32,7 @@ def read_dashboards(folder: Path, out: Path, window_tokens: int | None = None) -
     Raises NotFoundError where there are no batches, FormatError naming file and place of what cannot be read.
     """
     batches = _batches(folder)
-    # One batch is in memory at a time; what is not kept of it is read again.
+    # One batch is in memory at a time; a part that is needed later is read again.
     return write_given(out, _source(batches), _facts(batches), _contexts(batches), window_tokens)
 
 
@@ -78,7 +78,7 @@ def _source(batches: list[Path]) -> GivenSource:
 
 
 def _features(batches: list[Path]) -> Iterator[Placed]:
-    """Each feature, at the line of its batch; whose batches are whole on one line, at its number."""
+    """Yield each feature with its place: its line, or its number in a batch that is all on one line."""
     seen: dict[int, Path] = {}
     known: tuple[str, str] | None = None
     for path in batches:
@@ -110,7 +110,7 @@ def _facts(batches: list[Path]) -> Iterator[GivenFacts]:
         yield GivenFacts(
             index_at(placed, "feature_index"),
             number_at(placed, "frac_nonzero"),
-            None,  # the highest activation that is shown is the highest there was
+            None,  # the highest activation shown is the highest of all
             pairs_at(placed, "pos_str", "pos_values"),
             pairs_at(placed, "neg_str", "neg_values"),
             histogram_of(row.get("logits_hist_data_bar_values"), row.get("logits_hist_data_bar_heights")),

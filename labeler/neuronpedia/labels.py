@@ -1,4 +1,4 @@
-"""The explanations and scores of a tree as label sets: one for each type and model, with their names and scores kept."""
+"""The explanations and scores of a tree as label sets: one for each type and model, with names and scores."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Kind:
-    """What the labels of one label set have in common."""
+    """The type and model that all labels of one label set share."""
 
     type: str | None
     model: str | None
-    nth: int  # 0; more where a feature has several explanations of one type and model
+    nth: int  # 0; higher if a feature has several explanations of one type and model
 
     @property
     def explainer(self) -> str:
         return who(self.model, ours=(self.type or "").startswith(OURS))
 
     def recipe(self, simulator: str) -> dict[str, Any]:
-        """What is known of how the labels were made, where a recipe stands."""
+        """Return the known facts of how the labels were made, in place of a recipe."""
         made = {"typeName": self.type, "explanationModelName": self.model, "nth": self.nth}
         digest = hashlib.sha256(json.dumps([BY_OTHERS, made], sort_keys=True).encode()).hexdigest()
         prompt = (self.type or "unknown").removeprefix(OURS)
@@ -56,14 +56,14 @@ class Kind:
 
 
 def who(model: str | None, *, ours: bool) -> str:
-    """A model's name as label sets have it; of models that we asked, with the endpoint's kind before it."""
+    """Return a model's name in the form of label sets. A model that labeler asked has its endpoint's kind before it."""
     if model == LOOKUP_MODEL:
         return "lookup"
     return "unknown" if model is None else f"openai:{model}" if ours else model
 
 
 def read_labels(tree: Tree) -> Iterator[tuple[Kind, Placed, list[tuple[str, Score]]]]:
-    """Each explanation with its scores. Raises FormatError naming file and line."""
+    """Yield each explanation with its scores. Raises FormatError naming file and line."""
     with Spool() as spool:
         _put_aside(tree, spool)
         for placed in tree.rows(EXPLANATIONS):
@@ -81,7 +81,7 @@ def read_labels(tree: Tree) -> Iterator[tuple[Kind, Placed, list[tuple[str, Scor
 
 
 def _put_aside(tree: Tree, spool: Spool) -> None:
-    """The scores: they come in an order of their own."""
+    """Put the scores aside on disk, since their order differs from that of the explanations."""
     for placed in tree.rows(SCORES):
         row = placed.row
         kind = str(row["explanationScoreTypeName"])
@@ -100,7 +100,7 @@ def _score(placed: Placed, type: str) -> Score:
 
 
 def _details(text: Any) -> Score | None:
-    """The score as our own writer leaves it in `jsonDetails`."""
+    """Read the score that labeler's own writer left in `jsonDetails`."""
     try:
         values = json.loads(text)
         return Score(**{name: value for name, value in values.items() if name in _FIELDS})
@@ -109,14 +109,14 @@ def _details(text: Any) -> Score | None:
 
 
 def check_labels(tree: Tree) -> int:
-    """How many labels the tree holds. Raises FormatError for one that cannot be read."""
+    """Count the labels in the tree. Raises FormatError for one that cannot be read."""
     return sum(1 for _ in read_labels(tree))
 
 
 def save_labels(store: Store, tree: Tree, evidence: Path) -> dict[int, int]:
-    """Save the labels of a tree whose evidence is in `evidence`; how many there are, by label set.
+    """Save the labels of a tree whose evidence is in `evidence`, and return their number by label set.
 
-    One transaction: an error leaves nothing behind. The same tree again gives the same label sets.
+    One transaction: an error leaves nothing behind. The same tree gives the same label sets again.
     """
     folder = EvidenceFolder(evidence)
     sets: dict[Kind, int] = {}
@@ -147,7 +147,7 @@ def save_labels(store: Store, tree: Tree, evidence: Path) -> dict[int, int]:
 def _labeled(folder: EvidenceFolder, kind: Kind, placed: Placed, scores: list[Score]) -> LabeledFeature:
     index = folder.check(index_at(placed))
     text = placed.row["description"]
-    if len(text) > LONGEST_LABEL:  # it costs this feature its label, and no other one
+    if len(text) > LONGEST_LABEL:  # only this feature loses its label
         reason = f"its label has {len(text):,} characters, and at most {LONGEST_LABEL} are kept"
         return LabeledFeature(index, State.FAILED, folder.statistics(index), reason, usage=Usage(cost_usd=None))
     return LabeledFeature(

@@ -1,6 +1,6 @@
-"""What the import tree looks like: folders, keys, names and ids.
+"""The layout of the import tree: folders, keys, names and ids.
 
-v1/config/<name>.jsonl                                         types and models that the rows name
+v1/config/<name>.jsonl                                         types and models named in the rows
 v1/<model>/<source>/{release,model,sourceset,source}.jsonl     plain, one line each
 v1/<model>/<source>/<table>/batch-<n>.jsonl.gz                 the data
 """
@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 from labeler.errors import InputError
 
-BOT = "clkht01d40000jv08hvalcvly"  # the author of what no person wrote
+BOT = "clkht01d40000jv08hvalcvly"  # the author of texts that no person wrote
 VERSION = "v1"
-FEATURES_PER_FILE = 1024  # at least
-FILES_PER_FOLDER = 1000  # at most: their import lists no more
-TOP = -1  # binMin and binContains of the group of the highest activations
+FEATURES_PER_FILE = 1024  # the fewest
+FILES_PER_FOLDER = 1000  # the most: their import lists no more
+TOP = -1  # binMin and binContains of the group with the highest activations
 
 FEATURES, ACTIVATIONS, EXPLANATIONS, SCORES = "features", "activations", "explanations", "scores"
 KEYS: dict[str, tuple[str, ...]] = {
@@ -48,7 +48,7 @@ METADATA = ("release", "model", "sourceset", "source")
 
 @dataclass(frozen=True)
 class MetadataKeys:
-    """The columns of one of their tables (their schema.prisma): a line with another key, or without a needed one, is fatal."""
+    """The columns of one of their tables (their schema.prisma). An unknown or missing key is fatal."""
 
     needed: frozenset[str]
     optional: frozenset[str]
@@ -93,7 +93,7 @@ METADATA_KEYS = {
     "explanation_score_model": _keys(_NAMED + " creatorName", "featured openRouterModelId url " + _TIMES),
 }  # fmt: skip
 
-_MODEL = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # as their own form demands
+_MODEL = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # the rule of their own form
 _SOURCE = re.compile(r"(\d+)-([A-Za-z0-9_.-]{1,128})", re.ASCII)
 _LAYER = re.compile(r"(?:^|[.\s])(\d+)(?=[.\s]|$)", re.ASCII)
 _BATCH = re.compile(r"batch-(0|[1-9]\d*)\.jsonl\.gz", re.ASCII)
@@ -102,7 +102,7 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a source lies: its model, and `<layer>-<set>`."""
+    """The place of a source: its model, and `<layer>-<set>`."""
 
     model: str
     layer: int
@@ -114,7 +114,7 @@ class Place:
 
     @classmethod
     def of(cls, model: str, source: str) -> Place:
-        """Raises InputError for names that Neuronpedia would not take."""
+        """Make a Place. Raises InputError for names that Neuronpedia would not accept."""
         if not _MODEL.fullmatch(model):
             raise InputError(f"model {model[:200]!r}: expected letters, digits, - and _, such as gpt2-small")
         found = _SOURCE.fullmatch(source)
@@ -124,17 +124,15 @@ class Place:
 
 
 def place_of(subject: str, hookpoint: str, sae: str) -> Place | None:
-    """The names that an SAE has where nobody chose others; None for a hookpoint without the number of a layer."""
-    if (
-        theirs := _SOURCE.fullmatch(hookpoint)
-    ) is not None:  # of evidence that others have gathered it is all that is known
+    """Return the default names of an SAE, or None for a hookpoint without a layer number."""
+    if (theirs := _SOURCE.fullmatch(hookpoint)) is not None:  # nothing else is known of evidence that others gathered
         return Place(_slug(subject), int(theirs[1]), theirs[2])
     layer = _LAYER.search(hookpoint)
     return None if layer is None else Place(_slug(subject), int(layer[1]), _slug(sae))
 
 
 def _slug(path: str) -> str:
-    """The last part of a path as a name, of a file's its folder's: EleutherAI/pythia-70m -> pythia-70m."""
+    """Make a name from the last part of a path, or from the folder of a file: EleutherAI/pythia-70m -> pythia-70m."""
     parts = re.split(r"[/\\:]", path.partition("@")[0].rstrip("/"))
     stem, dot, suffix = parts[-1].rpartition(".")
     is_file = bool(dot) and suffix in ("safetensors", "pt", "npz")
@@ -152,7 +150,7 @@ def batch_number(file: str) -> int | None:
 
 
 def row_id(*parts: object) -> str:
-    """25 characters like a cuid, from what the row is: a second import meets the same ids, and skips them."""
+    """Return 25 characters like a cuid, from the row's content: a second import meets the same ids, and skips them."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
     number, letters = int.from_bytes(digest[:16], "big"), []
     for _ in range(24):
@@ -162,6 +160,6 @@ def row_id(*parts: object) -> str:
 
 
 def time_text(moment: datetime) -> str:
-    """As their metadata import wants it: ISO 8601 in UTC, with milliseconds and a Z."""
+    """Format a time for their metadata import: ISO 8601 in UTC, with milliseconds and a Z."""
     known = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return known.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{known.microsecond // 1000:03d}Z"

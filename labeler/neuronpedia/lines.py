@@ -1,6 +1,6 @@
-"""The rows of a tree, each with its place. What is wrong is a Problem that names file, line and rule.
+"""The rows of a tree, each with its place. A Problem names the file, the line and the rule of a fault.
 
-A reader lets the first problem end it; the checker collects them, and goes on with the next file.
+A reader stops at the first problem. The checker collects problems, and goes on with the next file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from labeler.errors import FormatError
 from labeler.neuronpedia.layout import batch_number
 
-LONGEST_LINE = 1 << 26  # bytes; a line beyond it is no row
+LONGEST_LINE = 1 << 26  # bytes; a longer line is no row
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ Report = Callable[[Problem], None]
 
 
 def refuse(problem: Problem) -> NoReturn:
-    """The reader's report: raises FormatError."""
+    """Report a problem for a reader: raise FormatError."""
     raise FormatError(str(problem))
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A row, and where it stands."""
+    """A row with its file and line."""
 
     file: Path
     line: int
@@ -56,7 +56,7 @@ class Placed:
 
 
 def read_table(folder: Path, needed: Collection[str], key: str, report: Report) -> Iterator[Placed]:
-    """All rows of a data folder that can be read, in the order of batches. `key` is the column of which no value comes twice."""
+    """Yield all readable rows of a data folder, in the order of batches. Values of the column `key` are unique."""
     duplicates = Duplicates(key)
     for file in batch_files(folder, report):
         first: frozenset[str] | None = None
@@ -77,7 +77,7 @@ def read_table(folder: Path, needed: Collection[str], key: str, report: Report) 
 
 
 def batch_files(folder: Path, report: Report) -> list[Path]:
-    """The `batch-<n>.jsonl.gz` of a folder by number, from 0 without a gap."""
+    """List the `batch-<n>.jsonl.gz` of a folder by number, from 0 without a gap."""
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         number = batch_number(path.name)
@@ -95,7 +95,7 @@ def batch_files(folder: Path, report: Report) -> list[Path]:
 
 
 def read_lines(file: Path, report: Report) -> Iterator[Placed]:
-    """The rows of one `.jsonl.gz`, up to where it cannot be read."""
+    """Yield the rows of one `.jsonl.gz`, up to the first place that cannot be read."""
     number = 0
     try:
         with gzip.open(file, "rb") as lines:
@@ -115,7 +115,7 @@ def read_lines(file: Path, report: Report) -> Iterator[Placed]:
 
 
 def read_plain(file: Path, report: Report) -> list[Placed]:
-    """The rows of a plain `.jsonl`."""
+    """Yield the rows of a plain `.jsonl`."""
     lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
     placed = (_row(file, number, line, report) for number, line in enumerate(lines, start=1))
     return [p for p in placed if p is not None]
@@ -134,7 +134,7 @@ def _row(file: Path, number: int, line: bytes, report: Report) -> Placed | None:
 
 
 class Known:
-    """Values that have come, 8 bytes each, whatever they are: a hash of each.
+    """A set of values seen so far. Each takes 8 bytes, for its hash.
 
     Two of a million values share a 64-bit hash by chance once in 37 million trees.
     """
@@ -147,7 +147,7 @@ class Known:
         self._hashes.append(_hash(value))
 
     def __contains__(self, value: object) -> bool:
-        """Quick where all are added before the first one is asked for."""
+        """Look up a value. This is fast if all values are added before the first look-up."""
         if len(self._sorted) != len(self._hashes):
             self._sorted = np.sort(np.frombuffer(self._hashes, dtype=np.uint64))
         sought = np.uint64(_hash(value))
@@ -161,7 +161,7 @@ def _hash(value: object) -> int:
 
 
 class Duplicates:
-    """Values that may come once only, 16 bytes each: a hash, as in `Known`, and its line."""
+    """Finds values that come twice. Each takes 16 bytes: a hash, as in `Known`, and its line."""
 
     def __init__(self, key: str) -> None:
         self.key = key

@@ -1,4 +1,4 @@
-"""The plain files of a tree: what the rows name, and what the source is."""
+"""The plain files of a tree: the types and models that its rows name, and the facts of the source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CREATOR = "labeler"
 
 @dataclass
 class NamesUsed:
-    """What the rows name and the config folder must know."""
+    """The types and models that the rows name, which the config folder must list."""
 
     types: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
@@ -65,7 +65,7 @@ def _about_score(name: str) -> str:
 
 
 def write_metadata(base: Path, place: Place, manifest: dict[str, Any], info: LabelSetInfo) -> None:
-    manifest = with_names(manifest)  # others read this: no paths of this machine
+    manifest = with_names(manifest)  # others read this file, so it has no paths of this machine
     created = time_text(info.created_at)
     owned = {"creatorId": BOT, "visibility": "PUBLIC", "createdAt": created}
     release = f"labeler-{place.model}-{place.set}"
@@ -76,7 +76,7 @@ def write_metadata(base: Path, place: Place, manifest: dict[str, Any], info: Lab
     }  # fmt: skip
     lines: dict[str, Row] = {
         "release": {"name": release, "description": about, "creatorName": _CREATOR, **owned},
-        # Zero is what their own export writes for a size that nobody knows.
+        # Their own export writes zero for an unknown size.
         "model": {
             "id": place.model, "displayName": place.model, "displayNameShort": place.model, "layers": 0,
             "neuronsPerLayer": 0, "owner": "", "dimension": manifest["subject"]["hidden_size"], **owned,

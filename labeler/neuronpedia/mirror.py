@@ -1,6 +1,6 @@
-"""One feature as Neuronpedia's `GET /api/feature/{model}/{source}/{index}` answers, from our evidence and label sets.
+"""One feature as in Neuronpedia's `GET /api/feature/{model}/{source}/{index}`, from labeler's evidence and label sets.
 
-The keys are the columns of their tables; a list that we know nothing of is empty, as it is there. Explanations and
+The keys are the columns of their tables; an unknown list is empty, as it is there. Explanations and
 activations also carry `modelId`, `source`/`layer` and `index`, which their Python package reads.
 """
 
@@ -25,9 +25,9 @@ from labeler.store.choice import default_set
 from labeler.store.tables import SAES
 
 NOT_FOUND = "The model, source, or feature you specified is not available."
-_SHA = 8  # characters of an SAE's hash behind a source's name, where several SAEs have that name
+_SHA = 8  # characters of an SAE's hash after a source's name, to tell SAEs of one name apart
 
-# What their tables have and we do not: empty, false and null are their defaults.
+# Columns of their tables that labeler has no values for: empty, false and null are their defaults.
 _UNKNOWN: Row = {
     "hasVector": False, "vector": [], "vectorLabel": None, "vectorDefaultSteerStrength": 10, "hookName": None,
     "neuron_alignment_indices": [], "neuron_alignment_values": [], "neuron_alignment_l1": [],
@@ -45,9 +45,9 @@ _UNKNOWN_OF_ACTIVATION: Row = {
 def mirror_feature(
     store: Store, folder_of: Callable[[str], EvidenceFolder], model: str, source: str, index: str
 ) -> bytes | None:
-    """The answer as JSON; None where there is no such model, source or feature.
+    """Return the answer as JSON, or None for an unknown model, source or feature.
 
-    `source` is `<layer>-<set>` as the export names it; of several SAEs with one name it is the newest, and
+    `source` is `<layer>-<set>` as in the export; of several SAEs with one name it is the newest, and
     `<layer>-<set>-<8 characters of the SAE's SHA-256>` is any of them. Without a readable evidence folder the facts
     and activations are missing, and what the database knows is there.
     """
@@ -59,7 +59,7 @@ def mirror_feature(
         return None
     sets = [store.label_set(s) for s in reversed(catalogue.sets_of(store, sae_id))]
     speaks = default_set(store, sae=sae_id, feature=int(index))
-    sets.sort(key=lambda s: s.id != speaks)  # its own pages show the first
+    sets.sort(key=lambda s: s.id != speaks)  # Neuronpedia's pages show the first
     answer = {
         **_frame(place, index, sets[0].created_at if sets else None),
         **_facts(folder_of, sets, place, int(index)),
@@ -84,14 +84,14 @@ def _find(store: Store, model: str, source: str) -> tuple[Place, int, int] | Non
 
 
 def _facts(folder_of: Callable[[str], EvidenceFolder], sets: list[LabelSetInfo], place: Place, index: int) -> Row:
-    """Of the newest evidence that lies here."""
+    """Return the facts of a feature from the newest evidence that is readable here."""
     for label_set in sets:
         try:
             folder = folder_of(label_set.evidence_path)
             rows = FeatureRows(folder, place, label_set.created_at)
         except DamagedError:
             raise
-        except InputError:  # not here
+        except InputError:  # its folder is not on this machine
             continue
         near = read_neighbours(folder, index)
         return {
@@ -106,7 +106,7 @@ def _facts(folder_of: Callable[[str], EvidenceFolder], sets: list[LabelSetInfo],
 
 
 def _activation(row: Row, place: Place) -> Row:
-    # Their package refuses the -1 by which their own table marks the TOP group, and takes null.
+    # Their table marks the TOP group by -1, but their package refuses that and accepts null.
     top = dict.fromkeys(("binMin", "binMax", "binContains")) if row["binContains"] == TOP else {}
     return {**row, **top, **_UNKNOWN_OF_ACTIVATION, "source": place.source}
 
@@ -127,7 +127,7 @@ def _frame(place: Place, index: str, made: datetime | None) -> Row:
 
 
 def _explanations(store: Store, sets: list[LabelSetInfo], place: Place, index: int) -> list[Row]:
-    """Of all label sets, in their order, each with its scores."""
+    """Return the explanations of all label sets, in their order, each with its scores."""
     answers = []
     for label_set in sets:
         names = Names.of(store.recipe_of(label_set.id))

@@ -1,4 +1,4 @@
-"""A tree read as evidence, without model or SAE. Trees of others are read as they are; what cannot be is refused by place."""
+"""A tree read as evidence, without model or SAE. An unreadable part of it is refused, with its place."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Tree:
         return self.folder.name
 
     def rows(self, table: str) -> Iterator[Placed]:
-        """The rows of a table; none where the tree does not have it. Raises FormatError naming file and line."""
+        """Yield the rows of a table, or none if the tree lacks it. Raises FormatError naming file and line."""
         folder = self.folder / table
         if folder.is_dir():
             yield from read_table(folder, _NEEDED[table], "index" if table == FEATURES else "id", refuse)
 
     def line(self, name: str) -> dict[str, Any]:
-        """The line of a metadata file; empty where there is none."""
+        """Return the line of a metadata file, or an empty one if there is none."""
         path = self.folder / f"{name}.jsonl"
         lines = read_plain(path, refuse) if path.is_file() else []
         return lines[0].row if lines else {}
 
 
 def find_tree(path: Path) -> Tree:
-    """The source at or below `path`. Raises NotFoundError, or InputError where there are several."""
+    """Find the source at or below `path`. Raises NotFoundError, or InputError where there are several."""
     if not path.is_dir():
         raise NotFoundError(
             f"{path}: no such folder; give one that holds {VERSION}/<model>/<source>, or a source itself"
@@ -96,7 +96,7 @@ def unknown_subject(model: str) -> dict[str, Any]:
 
 
 def unknown_sae(path: str, model: str, source: str) -> dict[str, Any]:
-    """Nothing here is a hash of weights, and nothing must look like one."""
+    """Describe an SAE whose weights are unknown. Its hash must not look like a hash of weights."""
     return {
         "path": path, "format": "unknown", "sha256": f"unknown:{model}/{source}", "architecture": "unknown", "d_in": None,
         "prepend_bos": None,
@@ -104,7 +104,7 @@ def unknown_sae(path: str, model: str, source: str) -> dict[str, Any]:
 
 
 def _ours(notes: Any) -> dict[str, Any] | None:
-    """What our own writer leaves in a source's notes."""
+    """Read the facts that labeler's own writer leaves in a source's notes."""
     try:
         facts = json.loads(notes)["labeler"]
         return facts if {"subject", "hookpoint", "reads", "sae", "corpus"} <= facts.keys() else None
@@ -137,7 +137,7 @@ def _contexts(tree: Tree) -> Iterator[GivenContext]:
                     "names", f"is of {row['modelId']}/{row['layer']}, and the folder of {tree.model}/{tree.source}"
                 )
             )
-        # Without a bin it is of a time when all that was shown was the top.
+        # Rows without a bin are from the time when only the TOP group was shown.
         yield GivenContext(index_at(placed), str(row["id"]), tokens, values, row.get("binContains") in (None, TOP))
 
 
@@ -177,7 +177,7 @@ def texts_and_numbers(placed: Placed, texts: str, values: str) -> tuple[tuple[st
 
 
 def histogram_of(values: Any, heights: Any) -> tuple[tuple[float, int], ...]:
-    """Bins of equal width; nothing where they are none, which is not worth refusing a tree for."""
+    """Return bins of equal width, or nothing if they are malformed: that is no reason to refuse a tree."""
     if not isinstance(values, list) or not isinstance(heights, list) or len(values) != len(heights):
         return ()
     if not all(isinstance(x, (int, float)) for x in (*values, *heights)) or any(n < 0 for n in heights):

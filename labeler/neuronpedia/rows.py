@@ -1,8 +1,8 @@
-"""Rows of Neuronpedia's tables, from evidence and results. Only what is known is written.
+"""Rows of Neuronpedia's tables, from evidence and results. Only known values are written.
 
-The TOP group holds windows of EXPLAIN documents. The other groups hold windows of HELD_OUT documents: whoever labels from
-TOP alone may score on the others. Each of these groups is an octave of the peak activation, with the share of all tokens
-that lies in it, counted; the last is of windows in which the feature is silent.
+The TOP group holds windows of EXPLAIN documents. The other groups hold windows of HELD_OUT documents, so labels written from
+TOP can be scored on the others. Each of these groups is an octave of the peak activation, with the share of all tokens
+that lies in it, counted; the last group has windows in which the feature is silent.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from labeler.neuronpedia.layout import BOT, TOP, Place, row_id, time_text
 from labeler.recipe import EXPLAINERS
 from labeler.records import HISTOGRAM_EDGES, FeatureStatistics, Source, Split
 
-LOOKUP_MODEL = "labeler-token-lookup"  # where no language model was asked
-OURS = "labeler_"  # before the names of our explanation and score types
-N_HELD_OUT = 30  # windows drawn from all in which the feature fires
+LOOKUP_MODEL = "labeler-token-lookup"  # the model's name if no language model was asked
+OURS = "labeler_"  # prefix of the names of labeler's explanation and score types
+N_HELD_OUT = 30  # windows drawn from all those in which the feature fires
 N_SILENT = 10
 
 Row = dict[str, Any]
@@ -34,14 +34,14 @@ _UNKNOWN: Bin = (None, None, None)
 
 @dataclass(frozen=True)
 class Names:
-    """What the rows of one label set call their makers; of labels that were imported, as they were called before."""
+    """The names of the makers in the rows of one label set. Imported labels keep their makers' names."""
 
     explanation_type: str
     explanation_model: str
     simulator: str
     scorers: Mapping[str, str]  # model by kind
-    renamed: bool = True  # whether scores carry names of ours
-    recipe: str = ""  # its hash
+    renamed: bool = True  # whether scores carry labeler's own names
+    recipe: str = ""  # the recipe's hash
 
     @classmethod
     def of(cls, recipe: dict[str, Any]) -> Names:
@@ -71,7 +71,7 @@ class Names:
 
 
 class FeatureRows:
-    """Features and their activations, from one evidence folder."""
+    """Rows of features and their activations, from one evidence folder."""
 
     def __init__(self, folder: EvidenceFolder, place: Place, created: datetime, n_top: int = 20) -> None:
         self._folder, self._place, self._n_top = folder, place, n_top
@@ -97,7 +97,7 @@ class FeatureRows:
         return row
 
     def activations(self, index: int) -> Iterator[Row]:
-        """The TOP group, then the others from high to low."""
+        """Yield the rows of the TOP group, then those of the others from high to low."""
         statistics = self._folder.statistics(index)
         top = self._folder.windows(index, Source.TOP, Split.EXPLAIN)
         top = top.take(range(min(self._n_top, len(top))))
@@ -134,7 +134,7 @@ class FeatureRows:
 
 
 def octave_of(peak: float, statistics: FeatureStatistics) -> tuple[float, float, float]:
-    """(lowest, highest, share of all tokens) of the octave that holds an activation; the outermost are open."""
+    """Return (lowest, highest, share of all tokens) of an activation's octave. The outermost octaves are open."""
     first = int(histogram_bin(np.array([peak], dtype=np.float32))[0])
     first -= (first + 1) % 2 if 0 < first < len(HISTOGRAM_EDGES) else 0  # octaves begin at odd bins
     last = min(first + 1, len(HISTOGRAM_EDGES) - 1) if 0 < first < len(HISTOGRAM_EDGES) else first
@@ -145,7 +145,7 @@ def octave_of(peak: float, statistics: FeatureStatistics) -> tuple[float, float,
 
 
 def _activation_histogram(statistics: FeatureStatistics) -> Row:
-    """Firing tokens in half-octaves of the activation, each at the middle of its bin, from the lowest to the highest."""
+    """Count firing tokens per half-octave of activation, from low to high, each at the middle of its bin."""
     filled = [i for i, n in enumerate(statistics.histogram) if n]
     bins = range(filled[0], filled[-1] + 1) if filled else range(0)
     edges = (0.0, *HISTOGRAM_EDGES, statistics.max or 0.0)
@@ -164,7 +164,7 @@ def _logit_histogram(output: Output | None) -> Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What the rows need of one result that has a label."""
+    """The values of one labeled result that the rows need."""
 
     feature_index: int
     label: str
@@ -186,9 +186,9 @@ def explanation_row(place: Place, names: Names, result: Result) -> Row:
 
 
 def score_rows(names: Names, explanation: str, result: Result) -> Iterator[Row]:
-    """The scores that have a value. What the table has no column for is in `jsonDetails`: interval, null, baseline.
+    """Yield the scores that have a value. `jsonDetails` holds interval, null and baseline, which have no column.
 
-    Their value is within 0..1, and a correlation may be below: there the value is 0, and `jsonDetails` has the correlation.
+    Values in the table are within 0..1. For a negative correlation the value is 0, and `jsonDetails` has the correlation.
     """
     for score in result.scores:
         if score["value"] is None:

@@ -1,4 +1,4 @@
-"""What the rows and files of one source must be; check.py has the table of rules."""
+"""Rules for the rows and files of one source; check.py has the table of rules."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Source:
         self.folder, self.config, self.report = folder, config, report
         self.model, self.source = folder.parent.name, folder.name
         self.set = self.source.partition("-")[2]
-        self.features: Known | None = None  # None: there is no such folder
+        self.features: Known | None = None  # None: the folder is missing
         self.explanations: Known | None = None
 
     def check(self) -> dict[str, int]:
@@ -105,7 +105,7 @@ class Source:
             self.report(Problem("metadata", self.folder / extra[0], None, "is none of the files that are read"))
 
     def _table(self, table: str, rule: Callable[[Placed], None]) -> int:
-        n_features: dict[Path, int] = {}  # of each file, counted no further than it must have
+        n_features: dict[Path, int] = {}  # features of each file, counted only up to the number needed
         here: set[str] = set()
         key, n = "index" if table == FEATURES else "id", 0
         for placed in read_table(self.folder / table, KEYS[table], key, self.report):
@@ -210,7 +210,7 @@ class Source:
                 self.report(placed.problem("reference", f"{key!r} {name!r} is not in v1/config/{file}.jsonl"))
 
     def _refers(self, placed: Placed, known: Known | None) -> None:
-        # A tree of explanations alone belongs to features that are over there already.
+        # A tree of only explanations belongs to features that Neuronpedia has already.
         index = index_of(placed.row["index"])
         if known is not None and index is not None and index not in known:
             self.report(placed.problem("reference", f"feature {index} is not in the tree"))

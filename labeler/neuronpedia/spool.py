@@ -1,4 +1,4 @@
-"""What must be put aside while a tree is read: on disk, since there may be millions."""
+"""Values put aside on disk while a tree is read, since there may be millions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labeler.records import Score
 
 
 class Spool:
-    """Scores by explanation, and how often a key has come. A database without a name: SQLite removes its file by itself."""
+    """Scores by explanation, and counts of keys, in a database without a name: SQLite removes its file by itself."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -27,19 +27,19 @@ class Spool:
         self._database.execute("INSERT INTO score (explanation, who, score) VALUES (?, ?, ?)", values)
 
     def take(self, explanation: str) -> list[tuple[str, Score]]:
-        """The scores of an explanation, (who scored, the score), in the order in which they came; and once only."""
+        """Return and remove the scores of an explanation, as (who scored, the score), in the order in which they came."""
         key = (_storable(explanation),)
         found = self._database.execute("SELECT who, score FROM score WHERE explanation = ? ORDER BY id", key).fetchall()
         self._database.execute("DELETE FROM score WHERE explanation = ?", key)
         return [(json.loads(who), Score(**json.loads(score))) for who, score in found]
 
     def left(self) -> str | None:
-        """The first explanation whose scores nobody has taken."""
+        """Return the first explanation whose scores were not taken."""
         row = self._database.execute("SELECT explanation FROM score ORDER BY id LIMIT 1").fetchone()
         return None if row is None else str(json.loads(row[0]))
 
     def count(self, *key: str | int | None) -> int:
-        """How often this key has come before."""
+        """Count this key, and return how often it has come before."""
         again = "ON CONFLICT (name) DO UPDATE SET n = n + 1"
         row = self._database.execute(
             f"INSERT INTO key VALUES (?, 0) {again} RETURNING n", (json.dumps(key),)
@@ -56,4 +56,4 @@ class Spool:
 
 
 def _storable(text: str) -> str:
-    return json.dumps(text)  # any text: also half of a surrogate pair, which SQLite does not take
+    return json.dumps(text)  # any text, also half of a surrogate pair, which SQLite does not accept

@@ -47,10 +47,10 @@ def write_tree(
     source: str | None = None,
     n_top: int = N_TOP,
 ) -> int:
-    """Write the tree below `out`, a new or empty folder; returns the number of features with a label.
+    """Write the tree below `out`, a new or empty folder, and return the number of labeled features.
 
-    Of evidence that others have gathered, only explanations and scores are written: what they describe is over there already.
-    Raises InputError for names that Neuronpedia would not take and for an `out` that is in use, NotFoundError, StorageError.
+    For evidence that others gathered, only explanations and scores are written: Neuronpedia has its features already.
+    Raises InputError for names that Neuronpedia would not accept and for an `out` that is in use, NotFoundError, StorageError.
     """
     info, names = store.label_set(label_set_id), Names.of(store.recipe_of(label_set_id))
     manifest = store.manifest_of(label_set_id)
@@ -112,7 +112,7 @@ def _write_labels(
 
 
 def labeled_results(store: Store, label_set_id: int, only: int | None = None) -> Iterator[Result]:
-    """The results that have a label, in the order of features; of one feature, where `only` names it."""
+    """Yield the results that have a label, in the order of features; with `only`, that of one feature."""
     columns = [RESULTS.c[name] for name in ("feature_index", "label", "explainer", "scores", "created_at")]
     query = select(*columns).where(RESULTS.c.label_set_id == label_set_id, RESULTS.c.label.is_not(None))
     if only is not None:
@@ -130,7 +130,7 @@ def labeled_results(store: Store, label_set_id: int, only: int | None = None) ->
 
 
 class _Batches:
-    """The `batch-<n>.jsonl.gz` of one folder, each with the rows of `per_file` features; none where there are no rows."""
+    """The `batch-<n>.jsonl.gz` of one folder, each with the rows of `per_file` features. No rows give no file."""
 
     def __init__(self, folder: Path, per_file: int) -> None:
         self._folder, self._per_file = folder, per_file
@@ -139,13 +139,13 @@ class _Batches:
         self._file: gzip.GzipFile | None = None
 
     def add(self, rows: Iterable[Row]) -> None:
-        """All rows of one feature."""
+        """Write all rows of one feature."""
         some = False
         for row in rows:
             if self._file is None:
                 self._open()
             assert self._file is not None
-            # Numbers of numpy as they are: the shortest text of a float32 reads back as the same float32.
+            # Numbers of numpy stay as they are: the shortest text of a float32 reads back as the same float32.
             self._file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
             some = True
         self._n_features += some
@@ -155,7 +155,7 @@ class _Batches:
     def _open(self) -> None:
         self._folder.mkdir(exist_ok=True)
         self._raw = (self._folder / f"batch-{self._n_files}.jsonl.gz").open("wb")
-        # Neither name nor time inside: the same rows are the same bytes.
+        # No name and no time inside, so the same rows give the same bytes.
         self._file = gzip.GzipFile(filename="", mode="wb", compresslevel=5, fileobj=self._raw, mtime=0)
         self._n_files += 1
 

@@ -280,7 +280,7 @@ def test_the_command_names_the_file_and_labels_the_others(run, evidence: Path, t
 def test_whole_evidence_is_said_to_be_whole(run, planted_evidence: Path) -> None:  # type: ignore[no-untyped-def]
     done = run("check", "evidence", planted_evidence)
     assert done.code == 0, done.err
-    assert "all are what was gathered" in done.out
+    assert "all match the hashes of the gathering pass" in done.out
     found = json.loads(run("check", "evidence", planted_evidence, "--json").out)
     assert found["checked"] is True
     assert found["damaged"] == 0

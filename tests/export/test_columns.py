@@ -140,7 +140,7 @@ def test_imported_labels_have_the_length_limit_of_others(made: Store, tmp_path: 
     if length == 200:
         assert import_labels(made, path).n_features == 4
         return
-    with pytest.raises(FormatError, match="line 1: label has 201 characters, and at most 200 are kept") as caught:
+    with pytest.raises(FormatError, match="line 1: label has 201 characters, but at most 200 are kept") as caught:
         import_labels(made, path)
     assert len(str(caught.value)) < len(str(path)) + 200, "the message is bounded, whatever the label is"
 
@@ -152,7 +152,7 @@ def test_a_file_has_a_limit_of_columns_and_of_a_lines_length(
     head, rest = (tmp_path / "x.csv").read_text().split("\n", 1)
     card = tmp_path / "x.csv.card.json"
     (tmp_path / "wide.csv").write_text(",".join([head, *(f"c{i}" for i in range(2000))]) + "\n" + rest)
-    with pytest.raises(FormatError, match="columns, and at most 1,000 are read"):
+    with pytest.raises(FormatError, match="columns, but at most 1,000 are read"):
         import_labels(made, tmp_path / "wide.csv", card)
     monkeypatch.setattr(files, "_LONGEST_LINE", 5000)
     for kind in ("jsonl", "csv"):

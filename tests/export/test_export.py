@@ -60,7 +60,7 @@ def test_what_people_say_stands_beside_the_labels(store: Store, tmp_path: Path, 
     assert frame.loc[[1, 2, 3, 4], ["verdict", "person_label", "person"]].isna().all(axis=None)
     card = build_card(store, 1)
     assert card["people"] == {"accepted": 1, "rejected": 1, "bettered": 0, "labels": 1}
-    assert "rejected 1 and bettered 0" in card_markdown(card)
+    assert "rejected 1 and corrected 0" in card_markdown(card)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -53,10 +53,10 @@ def test_the_ending_says_the_format(run, database: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["x.parquet", "--format", "csv"], "ends as parquet does, and --format says csv"),
-        (["x.csv", "--format", "hf"], "ends as csv does, and --format says hf"),
-        (["x.xlsx"], "its ending says no format; name a file that ends in .jsonl, .csv, .parquet, or choose --format jsonl, csv"),
-        (["folder"], "its ending says no format"),
+        (["x.parquet", "--format", "csv"], "has the ending of parquet, but --format says csv"),
+        (["x.csv", "--format", "hf"], "has the ending of csv, but --format says hf"),
+        (["x.xlsx"], "its ending names no format; name a file that ends in .jsonl, .csv, .parquet, or choose --format jsonl, csv"),
+        (["folder"], "its ending names no format"),
         (["x.csv", "--format", "xml"], "format 'xml' is not known: choose one of jsonl, csv, parquet, hf, saebench, neuronpedia"),
         (["x.parquet", "--spreadsheet"], "--spreadsheet is a form of csv, and not of parquet"),
         (["x.jsonl", "--label-set", "3"], "label set 3 has no results yet: an export of it would have 0 rows"),
@@ -127,5 +127,5 @@ def test_the_store_knows_whether_there_is_a_result(database: Path) -> None:
 def test_a_format_is_named_or_said_by_the_ending() -> None:
     assert format_of(Path("a.jsonl")) == "jsonl"
     assert format_of(Path("a.json"), "saebench") == "saebench"
-    with pytest.raises(InputError, match="ends as csv does"):
+    with pytest.raises(InputError, match="has the ending of csv"):
         format_of(Path("a.csv"), "parquet")

@@ -103,7 +103,7 @@ def test_what_is_there_is_replaced_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
-        (feature_node(1, 50, 0), "is of an SAE with 50 features: another one?"),
+        (feature_node(1, 50, 0), "is of an SAE with 50 features: is it of another SAE?"),
         (feature_node(1, 4, 0), "has no label for it"),
         (feature_node(1, 3, 0), "no score of 0.5 or more"),
         (feature_node(1, 40, 0), "no score of 0.5 or more"),
@@ -196,7 +196,7 @@ def test_labels_that_do_not_fit_are_refused(run, made: Store, tmp_path: Path) ->
         assert message in done.err
         assert not (tmp_path / "out.json").exists()
 
-    refused("--labels", 2, message="hookpoint 'embed_in' does not say which layer")
+    refused("--labels", 2, message="hookpoint 'embed_in' does not name its layer")
     refused("--labels", 1, "--labels", "1=2", message="layer 1 has two label sets, 1 and 2")
     refused("--labels", "x", message="expected the id of a label set, or LAYER=ID")
     refused("--labels", 9, message="label set 9: there is none here")

@@ -216,7 +216,7 @@ def test_tiles_count_what_they_say(tmp_path: Path) -> None:
         5, State.LABELED, statistics(), None, Label("x", "openai:m"), (scored(0.9, None),)
     )
     words = page(tmp_path, *features, silent, without_baseline).words()
-    assert "5 of 6 labelled; the SAE has 64" in words
+    assert "5 of 6 labeled; the SAE has 64" in words
     assert "75% 3 of 4 labels score above it" in words
     assert "5 of 5 at a false-discovery rate of 5%; p cannot be below 0.048 with 20 null labels" in words
     assert "variance explained 90.5% never fired 0%" in words

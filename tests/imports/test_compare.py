@@ -70,9 +70,9 @@ def test_the_command_says_it_and_its_exit_code(run, made: Store, tmp_path: Path)
     a, b = both_as("jsonl", made, tmp_path)
     done = run("diff", a, b, "--exit-code")
     assert done.code == 6, done.err
-    assert "8 features have a result in both, 1 in A alone, 1 in B alone" in done.out
+    assert "8 features have a result in both, 1 only in A, 1 only in B" in done.out
     assert "silent in A: 1 failed in B" in done.out
-    assert "the same label to the letter: 6 of 7" in done.out
+    assert "exactly the same label: 6 of 7" in done.out
     assert "B − A is +0.000 on average (95% interval -0.274 to +0.274)" in done.out.replace("-0.000", "+0.000")
     assert "label 3" in done.out
     assert run("diff", a, b).code == 0, "to differ is no error, unless it is asked for"

@@ -198,7 +198,7 @@ def test_the_card_says_what_is_not_known(evidence: EvidenceFolder, whole_tree: P
     ours = store.label_set_for(evidence.manifest, str(evidence.folder), FEW)
     asyncio.run(label_missing(evidence, range(4), FEW, None, store, ours))
     text = card_markdown(build_card(store, ours.id))
-    assert "neither TOP nor RANDOM windows that are held out" in text
+    assert "no held-out TOP or RANDOM windows" in text
     assert "as others drew them" in text
 
 

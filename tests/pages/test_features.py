@@ -307,8 +307,8 @@ def test_nobody_withdraws_what_another_said(http: TestClient, store: Store) -> N
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [({"verdict": "better", "text": " "}, "write the better text first"),
-     ({"verdict": "save", "text": " "}, "write a better text or a comment, then save it"),
+    [({"verdict": "better", "text": " "}, "write the corrected text first"),
+     ({"verdict": "save", "text": " "}, "write a corrected text or a comment, then save it"),
      ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
      ({"verdict": "maybe"}, "choose accept, reject, better"),
      ({"verdict": "save", "text": "x" * 201}, "at most 200 characters")],

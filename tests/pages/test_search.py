@@ -53,7 +53,7 @@ def test_search_says_what_it_cannot_do(http: TestClient) -> None:
 
 def test_two_sets_are_compared_side_by_side(http: TestClient) -> None:
     text = http.get("/compare?a=1&b=2").text
-    assert "Where scores differ most" in text
+    assert "Largest differences of scores" in text
     assert re.search(r"Scored in both</dt><dd>10 ", text)
     assert text.count('class="strip"') >= 2
     missing = http.get("/compare?a=1&b=77")

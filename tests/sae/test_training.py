@@ -156,7 +156,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(run, planted: Pl
     (tmp_path / "file").write_text("")
     done = run(*words(planted, tmp_path / "file" / "sae"))
     assert done.code == 2
-    assert "is a file, and this has to be a folder; name another --out" in done.err
+    assert "is a file, but a folder is needed; name another --out" in done.err
     assert "read" not in done.err
 
 

@@ -1,4 +1,4 @@
-// What every page has: theme, shortcuts, times in the reader's zone, copying, rows by keyboard.
+// Shared by every page: theme, shortcuts, times in the reader's zone, copying, rows by keyboard.
 "use strict";
 
 const said = document.getElementById("said");
@@ -24,7 +24,7 @@ function toggleTheme() {
   say(theme + " theme");
 }
 
-// Copying: data-copy names what: the address, a text, or what an address answers with.
+// Copying: data-copy names an address, a text, or an address whose answer is copied.
 
 async function copy(button) {
   try {

@@ -108,7 +108,7 @@ document.querySelectorAll("[data-scatter]").forEach(async (figure) => {
     }
   }
 
-  // What is under the pointer: a point, or a cell with its number of features.
+  // Find the point under the pointer, or the cell with its number of features.
   function under(event) {
     const box = canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
     if (!points) {

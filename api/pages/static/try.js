@@ -1,4 +1,4 @@
-// Try it: the length of the text before it is sent, and the text coloured by a feature or asked token by token.
+// Try it: the length of the text before it is sent, and the text colored by a feature or explored token by token.
 "use strict";
 (() => {
   const count = new Intl.NumberFormat("en");
