@@ -159,7 +159,6 @@ FORMATS = (
     saelens("older-topk", "standard", activation_fn_str="topk", activation_fn_kwargs={"k": 4}),
     saelens("topk", "topk", k=4),
     saelens("topk-rescaled", "topk", k=4, rescale_acts_by_decoder_norm=True),
-    saelens("batchtopk", "batchtopk", k=4),
     saelens("abstopk", "abstopk", k=4),
     saelens("jumprelu", "jumprelu"),
     saelens("gated", "gated"),

@@ -167,7 +167,7 @@ class Store:
         this = (EVIDENCE.c.hash == evidence_hash) & (LABEL_SETS.c.recipe_hash == recipe_hash)
         with self.database.reading() as connection:
             row = connection.execute(_infos().where(this)).mappings().one_or_none()
-        return None if row is None else LabelSetInfo(**row)
+        return None if row is None else LabelSetInfo(**named(row))
 
     def newest_label_set(self) -> LabelSetInfo:
         sets = self.label_sets()

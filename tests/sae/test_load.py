@@ -74,6 +74,7 @@ def test_tensors_that_cannot_be_right_are_named(
     [
         ({"architecture": "temporal"}, "'temporal' is not supported; known are standard"),
         ({"architecture": "matching_pursuit"}, "'matching_pursuit' is not supported"),
+        ({"architecture": "batchtopk"}, "'batchtopk' is a training checkpoint"),
         ({"normalize_activations": "odd"}, "normalize_activations 'odd'"),
         ({"k": None}, "gives no k"),
         ({"k": 65}, "k is 65; expected 1 to 64"),

@@ -231,3 +231,9 @@ def test_reading_needs_no_lock_and_no_permission_to_write(tmp_path: Path, migrat
     with pytest.raises(StorageError, match=r"can only be read; .* name the copy with --db"):
         create_key(read_only, "ann", Scope.READ)
     read_only.close()
+
+
+def test_a_set_that_is_there_is_found_by_its_recipe(store: Store) -> None:
+    made = store.label_set_for(manifest(), "/evidence", Recipe())
+    assert store.label_set_like(made.evidence_hash, made.recipe_hash) == made
+    assert store.label_set_like(made.evidence_hash, "another") is None
