@@ -29,9 +29,10 @@ def tell_label_set(store: Store, label_set: int, evidence: Path, database: str) 
 
     summary = store.summary(label_set)
     stdout().print(coverage_table({State(k): n for k, n in summary.counts.items()}))
-    for line in score_lines(summary):
+    for line in score_lines(summary, is_lookup=store.label_set(label_set).explainer == "lookup"):
         say(line)
-    if summary.n_scored:
+    # With fewer labels the same ones would be both.
+    if summary.n_scored >= 2 * _SHOWN:
         for name, rows in (("best", store.best(label_set, _SHOWN)), ("worst", store.worst(label_set, _SHOWN))):
             for row in rows:
                 say(f"{name:<5} {_one_line(row)}")
@@ -39,11 +40,11 @@ def tell_label_set(store: Store, label_set: int, evidence: Path, database: str) 
     # Both name the label set: another one may be newer by the time they are pasted.
     of_set = f" --label-set {label_set}"
     say(f"Next: labeler show {quoted(evidence)} FEATURE{of_set}{db_words(database, evidence)}")
-    exported = f"labeler export --format parquet --out labels.parquet{of_set}"
+    exported = f"labeler export --out labels.parquet{of_set}"
     say(f"      {exported}{db_words(database, beside_url=True)}")
 
 
-def score_lines(summary: LabelSetSummary) -> list[str]:
+def score_lines(summary: LabelSetSummary, *, is_lookup: bool = False) -> list[str]:
     """Describe the scores of a label set, a line each; no lines where no label has a score."""
     median = summary.medians.get("score")
     if median is None:
@@ -55,7 +56,9 @@ def score_lines(summary: LabelSetSummary) -> list[str]:
     lines = [f"Median score {median.value:.2f}{interval} over {_many(summary.n_scored, 'label')}"]
     if summary.undefined:
         lines.append(f"Without a score: {_undefined(summary)}")
-    if summary.share_beating_baseline is not None and summary.n_compared:
+    if is_lookup:
+        lines.append("These are look-up labels: the baseline that labels in words have to beat")
+    elif summary.share_beating_baseline is not None and summary.n_compared:
         n = round(summary.share_beating_baseline * summary.n_compared)
         lines.append(f"Better than their look-up baseline: {n:,} of {summary.n_compared:,}")
     if summary.n_discoveries is not None:

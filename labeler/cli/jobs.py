@@ -225,6 +225,8 @@ def _described(info: JobInfo | Job, progress: JobProgress | Progress) -> dict[st
 
 
 def _line(info: JobInfo | Job, progress: JobProgress | Progress) -> str:
+    from labeler.terminal import visible
+
     if info.kind == "gather":
         done = f"{progress.blocks['done']} of {info.n_blocks} steps"
     else:
@@ -232,7 +234,9 @@ def _line(info: JobInfo | Job, progress: JobProgress | Progress) -> str:
         done = f"{counts} of {info.n_features:,} features"
     cost = "" if not progress.requests else f"; {progress.requests:,} requests, {_money(progress)}"
     left = f"; {_span(progress.seconds_left)} left" if info.state == "running" and progress.seconds_left else ""
-    return f"job {info.id} {info.kind} {info.state}: {done}{cost}{left}"
+    # Why it stands still: a key that was revoked, a budget that is spent.
+    why = f"; {visible(info.reason)}" if info.reason and info.state not in ("queued", "running") else ""
+    return f"job {info.id} {info.kind} {info.state}: {done}{cost}{left}{why}"
 
 
 def _money(progress: JobProgress | Progress) -> str:

@@ -71,7 +71,7 @@ class Ending:
         working.cancel()
         await asyncio.wait({working}, timeout=GRACE)
         if llm is not None:
-            await asyncio.wait({asyncio.ensure_future(llm.landed())}, timeout=GRACE)
+            await asyncio.wait({asyncio.ensure_future(llm.aclose())}, timeout=GRACE)
         error = working.exception() if working.done() and not working.cancelled() else None
         if isinstance(error, StorageError):
             _say(f"error: {error}")
