@@ -83,7 +83,7 @@ def sparsify(name: str, activation: str, *, transcode: bool = False, skip: bool 
     """EleutherAI sparsify: a folder called after the hookpoint. Its transcoders read their module's input."""
 
     def write(folder: Path, w: Weights) -> Path:
-        below = folder / (MLP if transcode else HOOKPOINT)
+        below = folder / (MLP if transcode or skip else HOOKPOINT)
         below.mkdir(parents=True)
         tensors = {
             "encoder.weight": w.encoder.T.contiguous(), "encoder.bias": torch.zeros(N_FEATURES), "W_dec": w.decoder,

@@ -48,7 +48,7 @@ def test_sets_fit_80_columns_and_say_of_what_they_are(  # type: ignore[no-untype
     for said in (
         "1 smollm2 / sae19", "1 labels of 50 features; 1 failed; median score 0.50", "hookpoint model.layers.12.post_attention_layernorm",
         "evidence 1, evidence-of-layer-12", "corpus texts", "(max-activation-2)", "by openai:an-explainer-with-a-very-long-name-2026-11",
-        "label set 1 speaks",
+        "label set 1 is used",
     ):  # fmt: skip
         assert said in text, said
     assert PLACE not in done.out

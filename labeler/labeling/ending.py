@@ -71,7 +71,9 @@ class Ending:
         working.cancel()
         await asyncio.wait({working}, timeout=GRACE)
         if llm is not None:
-            await asyncio.wait({asyncio.ensure_future(llm.aclose())}, timeout=GRACE)
+            await asyncio.wait({asyncio.ensure_future(llm.landed())}, timeout=GRACE)
+            # Hung up also where a reply is still out: what is left open is reported in words that help no one.
+            await asyncio.wait({asyncio.ensure_future(llm.sender.aclose())}, timeout=1.0)
         error = working.exception() if working.done() and not working.cancelled() else None
         if isinstance(error, StorageError):
             _say(f"error: {error}")

@@ -37,6 +37,8 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/v1/sets/{set}/card"): (Scope.READ, "/v1/sets/1/card", None),
     ("GET", "/v1/sets/{set}/export"): (Scope.READ, "/v1/sets/1/export", None),
     ("GET", "/v1/compare"): (Scope.READ, "/v1/compare?a=1&b=2", None),
+    ("GET", "/v1/sets/default"): (Scope.READ, "/v1/sets/default", None),
+    ("DELETE", "/v1/labels/{set}/{index}/reviews/{review}"): (Scope.SUBMIT, "/v1/labels/1/0/reviews/1", None),
     ("GET", "/v1/labels/{set}/{index}/reviews"): (Scope.READ, "/v1/labels/1/0/reviews", None),
     ("POST", "/v1/labels/{set}/{index}/reviews"): (Scope.SUBMIT, "/v1/labels/1/0/reviews", {"verdict": "accept"}),
     ("POST", "/v1/activations"): (Scope.SUBMIT, "/v1/activations", {"sae": 99, "text": "a"}),

@@ -11,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.routes import jobs as routes
+from api.seats import Seats
 from labeler.recipe import Recipe
 from labeler.store import Store
 from labeler.store.blocks import Blocks
@@ -86,7 +87,7 @@ def test_progress_is_sent_as_events_until_the_end(http: TestClient, store: Store
 
 
 def test_so_many_may_watch_and_no_more(http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "_MOST_WATCHERS", 1)
+    monkeypatch.setattr(http.app.state, "watchers", Seats("streams of events", 1, 1))  # type: ignore[attr-defined]
     monkeypatch.setattr(routes, "_EVENT_SECONDS", 0.01)
     url = f"/v1/jobs/{submit(http)['id']}/events"
     with http.stream("GET", url) as watched:

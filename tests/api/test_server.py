@@ -120,7 +120,7 @@ def test_an_admin_sees_and_ends_keys(client: Client, address: str) -> None:
 
 def test_the_commands_ask_the_service(run: Callable[..., Any], address: str) -> None:
     listed = run("labels", "list", "--set", 2, "--sort", "-score", "--limit", 2, "--url", address)
-    assert (listed.code, listed.out.splitlines()[0]) == (0, "1/7   0.70  letters such as 7 and running")
+    assert (listed.code, listed.out.splitlines()[0]) == (0, "1/7   0.70  letters such as 7 and running  (set 2)")
     assert len(json.loads(run("labels", "list", "--url", address, "--json", "--limit", 3).out)) == 3
     found = run("labels", "lookup", "1/3", "9/9", "--url", address)
     assert found.out.splitlines() == ["1/3   0.30  letters such as 3 and running", "9/9: no label"]
@@ -137,7 +137,7 @@ def test_labels_are_no_commands_for_the_terminal(
     hostile = client.label(2, 0).model_copy(update={"label": "\x1b]0;owned\x07\u202e"})
     monkeypatch.setattr(Client, "lookup", lambda *_, **__: [hostile])
     found = run("labels", "lookup", "1/0", "--url", address)
-    assert found.out == "1/0   0.00  ␛]0;owned␇‹202E›\n"
+    assert found.out == "1/0   0.00  ␛]0;owned␇‹202E›  (set 2)\n"
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -170,7 +170,7 @@ def test_what_a_service_does_not_export_is_refused(
     assert (refused.code, "--top-contexts needs the database" in refused.err) == (2, True)
     assert list(tmp_path.iterdir()) == []
     newest = run("export", "--format", "csv", "--out", tmp_path / "x", "--json")
-    assert json.loads(newest.out)["label_set"] == max(s.id for s in client.sets())
+    assert json.loads(newest.out)["label_set"] == client.default_set().id
     beside = run("export", "--format", "hf", "--out", tmp_path / "set", "--db", world / "labeler.db")
     assert beside.code == 0, beside.err
 

@@ -229,7 +229,7 @@ def test_an_sae_with_other_settings_is_another_pass(planted: Planted, planted_ev
     shutil.copytree(planted.sae, changed)
     cfg = json.loads((changed / "cfg.json").read_text())
     (changed / "cfg.json").write_text(json.dumps({**cfg, "normalize_activations": "layer_norm"}))
-    with pytest.raises(MismatchError, match="another sae, encoder"):
+    with pytest.raises(MismatchError, match="holds another pass: --sae was"):
         gather(replace(planted, sae=changed), out)
     plan = json.loads((out / "plan.json").read_text())
     del plan["encoder"]  # as passes were begun before
@@ -344,7 +344,7 @@ def test_a_pass_killed_in_the_middle_resumes_to_the_same_bytes(
 def test_a_folder_of_another_pass_is_refused_and_kept(planted: Planted, tmp_path: Path) -> None:
     gather(planted, tmp_path / "evidence")
     before = (tmp_path / "evidence" / "manifest.json").read_bytes()
-    with pytest.raises(MismatchError, match="another config"):
+    with pytest.raises(MismatchError, match="holds another pass: --seed was 0 and is 1 now"):
         gather(planted, tmp_path / "evidence", replace(CONFIG, seed=1))
     assert (tmp_path / "evidence" / "manifest.json").read_bytes() == before
 

@@ -150,7 +150,7 @@ def test_the_command_line(  # type: ignore[no-untyped-def]
     assert f"features of label set {situation.whole} in" in done.out
     row = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
     assert row["label_set_id"] == situation.whole
-    assert f"label set {situation.whole} speaks" in run("sets", "--db", data / "labeler.db").out
+    assert f"Where none is named, label set {situation.whole} is used" in run("sets", "--db", data / "labeler.db").out
 
 
 def test_a_feature_without_a_label_is_told_with_its_reason(store: Store, filled: Callable[[str], Path]) -> None:
