@@ -63,7 +63,6 @@ def words(planted: Planted, sae: Path, out: Path) -> list[object]:
         (cut_short, r"sae_weights.safetensors: damaged or cut short"),
         (with_nan, "decoder weight holds NaN or infinity"),
         (with_infinite_threshold, "threshold holds NaN or infinity"),
-        (at_hook("blocks.0.attn.hook_z"), "hook name 'blocks.0.attn.hook_z' does not translate"),
         (at_hook("blocks.7.hook_resid_post"), "hookpoint 'blocks.7.hook_resid_post' is not a module of this model"),
         (at_hook("model.layers.0"), "the nearest are gpt_neox.layers.0"),
         (transcoder_to("blocks.0.hook_q"), "hook name 'blocks.0.hook_q' does not translate"),

@@ -105,7 +105,9 @@ def test_the_manifest_says_what_the_file_was(world: World, form: Format) -> None
     assert len(manifest["sae"]["sha256"]) == 64
 
 
-@pytest.mark.parametrize("form", [f for f in FORMATS if "transcode" not in f.name and f.name != "sparsify-skip"], ids=str)
+@pytest.mark.parametrize(
+    "form", [f for f in FORMATS if "transcode" not in f.name and f.name != "sparsify-skip"], ids=str
+)
 def test_features_fire_where_they_mean_to(world: World, form: Format) -> None:
     """Exactly: as often as their characters occur, on every feature, in every format but those behind a layer norm."""
     folder = EvidenceFolder(world.evidence(form.name))

@@ -48,7 +48,9 @@ def test_every_requirement_has_one_version_in_the_lock(python: str, platform: st
 def test_what_is_installed_is_what_the_lock_names() -> None:
     """Ours and all that it asks for; what someone else put into the environment is not our affair."""
     locked = {(canonicalize_name(p.name), p.specifier) for p in PINS if _applies(p)}
-    installed = dict(_with_requirements("sae-labeler", frozenset(PROJECT["project"]["optional-dependencies"]) - {"docs"}))
+    installed = dict(
+        _with_requirements("sae-labeler", frozenset(PROJECT["project"]["optional-dependencies"]) - {"docs"})
+    )
     assert len(installed) > 100
     wrong = {
         f"{name} {version}"

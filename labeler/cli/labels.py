@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,7 +175,8 @@ def _label(
     label_set = LabelSetToMake(store, folder, recipe)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    with progress() as bar:
+    # Closed at the end: what SQLite keeps beside the file until then would not go along with a copy of it.
+    with closing(store), progress() as bar:
         task = bar.add_task("label", total=len(wanted))
 
         def on_result(result: LabeledFeature) -> None:
@@ -221,8 +223,9 @@ def _label(
 
         with stoppable(lambda: _kept(counts, store.database.name)):
             Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
+        label_set_id = label_set.make().id
     tell_failures(failures)
-    return label_set.make().id, dict(counts)
+    return label_set_id, dict(counts)
 
 
 def _kept(counts: Counter[str], database: str) -> str:

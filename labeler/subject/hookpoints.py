@@ -204,7 +204,7 @@ def _spellings(model: nn.Module, path: str) -> list[str]:
     prefix = getattr(model, "base_model_prefix", "")
     found = [path, f"{prefix}.{path}", path.removeprefix("model.")]
     decoder = _decoder_path(model)
-    if decoder is not None:
+    if decoder is not None and "." in decoder:
         # Published for the text model; a multimodal wrapper keeps its blocks one level deeper.
         found += [f"{decoder}.{path.removeprefix('model.')}", f"{decoder}.{path}"]
     return found

@@ -20,6 +20,7 @@ from labeler.settings import Settings
 from labeler.store import JOBS, Store
 from labeler.store.jobs import Jobs
 from tests.api.test_access import ROUTES
+from tests.results import labeled
 
 PAGES = ("/", "/saes/1", "/jobs", "/jobs/1", "/jobs/new", "/try", "/search?q=letters", "/compare?a=1&b=2", "/sets/1/card", "/saes/1/features/0",
          "/docs", "/nothing", "/saes/99", "/evidence/../..")  # fmt: skip
@@ -31,6 +32,7 @@ def asked(settings: Settings, data: Path, store: Store, planted_evidence: Path) 
     folder = data / "evidence"
     shutil.copytree(planted_evidence, folder)
     store.label_set_for({**EvidenceFolder(folder).manifest, "hash": "in-the-data-folder"}, str(folder), Recipe(seed=3))
+    store.save(3, [labeled(0)])
     job = Jobs(store).submit(1, Recipe(seed=9), "all").id
     reason = (
         f"{data}/evidence/arrays.npy: damaged; also {Path.home()}/.cache/x/y and {planted_evidence / 'a b'} ({data})"

@@ -123,7 +123,7 @@ def test_the_commands_ask_the_service(run: Callable[..., Any], address: str) -> 
     assert (listed.code, listed.out.splitlines()[0]) == (0, "1/7   0.70  letters such as 7 and running  (set 2)")
     assert len(json.loads(run("labels", "list", "--url", address, "--json", "--limit", 3).out)) == 3
     found = run("labels", "lookup", "1/3", "9/9", "--url", address)
-    assert found.out.splitlines() == ["1/3   0.30  letters such as 3 and running", "9/9: no label"]
+    assert found.out.splitlines() == ["1/3   0.30  letters such as 3 and running  (set 2)", "9/9: no label"]
     assert run("labels", "search", "running -3", "--url", address).out.count("letters") == 7
     refused = run("labels", "lookup", "three", "--url", address)
     assert (refused.code, "expected SAE/FEATURE" in refused.err) == (2, True)
