@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labeler.errors import NotFoundError
-from labeler.places import in_repository, release_of_saelens, sae_on_hub
+from labeler.places import in_repository, sae_on_hub
+from labeler.sae.registry import registered
 
 
 def download(name: str) -> tuple[Path, str]:
@@ -37,15 +38,5 @@ def _unreachable(name: str, repo: str, path: str | None, error: Exception) -> No
 
 
 def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
-    release, sae_id = release_of_saelens(name)
-    try:
-        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-    except ImportError as error:
-        raise NotFoundError(
-            f"SAE {name!r}: releases are listed by the package sae-lens, which is not installed: pip install sae-lens, or name the "
-            "repository itself with hf:OWNER/REPO/PATH"
-        ) from error
-    directory = get_pretrained_saes_directory()
-    if release not in directory or sae_id not in directory[release].saes_map:
-        raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
-    return in_repository(name, directory[release].repo_id, directory[release].saes_map[sae_id], None)
+    release, sae_id = registered(name)
+    return in_repository(name, release.repo_id, release.saes_map[sae_id], None)

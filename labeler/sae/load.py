@@ -17,6 +17,7 @@ from labeler.recipe import check_dtype
 from labeler.sae.files import DAMAGED, checked, listed
 from labeler.sae.formats import FORMATS, Format
 from labeler.sae.hub import download
+from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
 from labeler.sae.weights import SUFFIXES, Weights
 
@@ -42,6 +43,8 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
         )
     with _named(path):
         sae = checked(_read(path, hookpoint))
+    if name.startswith("sae-lens:"):
+        sae = as_registered(sae, name)
     if revision is not None:
         sae = replace(sae, source=replace(sae.source, revision=revision))
     if name in PATHS:

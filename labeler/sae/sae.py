@@ -80,7 +80,8 @@ class SAE:
     reads_input: bool = False  # the module's input is read, not its output
     prepend_bos: bool | None = None
     remarks: tuple[str, ...] = ()  # what a reader of the card should know of how the file was read
-    skips_special: bool = False  # trained without special tokens, which the pass then leaves out
+    scales_input: bool = False  # trained on hidden states scaled to a norm, which a registry may state
+    input_scale: float = 1.0  # the scale that is folded into the weights
 
     @property
     def d_in(self) -> int:
@@ -209,6 +210,7 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
     skip = None if sae.w_skip is None else sae.w_skip * (scale_in / scale_out)
     return replace(
         sae, w_enc=sae.w_enc * scale_in, w_dec=sae.w_dec / scale_out, b_dec=sae.b_dec / scale_out, w_skip=skip,
+        input_scale=sae.input_scale * scale_in,
         remarks=(*sae.remarks, f"the input is scaled by {scale_in:.6g}, folded into the encoder"),
     )  # fmt: skip
 

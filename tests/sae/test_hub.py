@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from labeler.errors import NotFoundError
+from labeler.errors import FormatError, NotFoundError
 from labeler.sae import load_sae
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sae"
@@ -54,12 +54,30 @@ def test_a_path_that_the_repository_does_not_hold() -> None:
 
 
 def test_a_release_is_looked_up_in_sae_lens(monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = {"a-release": SimpleNamespace(repo_id="owner/saes", saes_map={"layer_2/canonical": "layer_2/width_64"})}
+    directory = {
+        "a-release": SimpleNamespace(
+            repo_id="owner/saes", saes_map={"layer_2/canonical": "layer_2/width_64"}, norm_scaling_factor={},
+            config_overrides=None,
+        ),
+        "centered": SimpleNamespace(
+            repo_id="owner/saes", saes_map={"one": "layers.1"}, norm_scaling_factor={"one": 2.0},
+            config_overrides={"dataset_path": "x", "model_from_pretrained_kwargs": {"center_writing_weights": True}},
+        ),
+        "odd": SimpleNamespace(
+            repo_id="owner/saes", saes_map={"one": "layers.1"}, norm_scaling_factor={}, config_overrides={"k": 3}
+        ),
+    }  # fmt: skip
     listing = ModuleType("sae_lens.loading.pretrained_saes_directory")
     listing.get_pretrained_saes_directory = lambda: directory  # type: ignore[attr-defined]
     for name in ("sae_lens", "sae_lens.loading"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, listing.__name__, listing)
     assert load_sae("sae-lens:a-release/layer_2/canonical").source.format == "gemma_scope"
+    centered = load_sae("sae-lens:centered/one")
+    assert centered.hookpoint == "layers.1|centered"
+    # Its files ask for no scaled input, so that the registry's factor is not theirs.
+    assert centered.remarks == ("by sae-lens' registry: center_writing_weights",)
+    with pytest.raises(FormatError, match="registry sets k, which is not supported"):
+        load_sae("sae-lens:odd/one")
     with pytest.raises(NotFoundError, match="lists no such release"):
         load_sae("sae-lens:a-release/layer_3/canonical")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from labeler.sae import load_sae
-from labeler.sae.sae import SAE, rescaled
+from labeler.sae.registry import as_registered
+from labeler.sae.sae import SAE
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 # What sae-lens' registry says beside the files: the factor by which the input is scaled.
@@ -32,9 +33,9 @@ REFS = sorted(path.name for path in (PUBLISHED / "refs").glob("*.pt") if not pat
 
 
 @pytest.mark.parametrize("name", REFS)
-def test_encode_and_decode_agree_with_sae_lens(name: str) -> None:
+def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = reference(name)
-    sae = scaled_as_the_registry_says(load_sae(str(path_of(ref))), name)
+    sae = scaled_as_the_registry_says(load_sae(str(path_of(ref))), name, monkeypatch)
     if name.startswith(OTHER_WEIGHTS):
         assert sae.n_features == ref["acts"].shape[1]
         return
@@ -43,9 +44,8 @@ def test_encode_and_decode_agree_with_sae_lens(name: str) -> None:
     torch.testing.assert_close(sae.decode(acts, ref["x"]), ref["rec"], atol=1e-3, rtol=1e-4)
 
 
-def scaled_as_the_registry_says(sae: SAE, name: str) -> SAE:
-    for start, factor in FACTORS.items():
-        if name.startswith(start):
-            own = 4 / 9 if start.startswith("llama_scope__") else 1.0
-            return rescaled(replace(sae), factor / own, factor / own)
-    return sae
+def scaled_as_the_registry_says(sae: SAE, name: str, monkeypatch: pytest.MonkeyPatch) -> SAE:
+    factor = next((factor for start, factor in FACTORS.items() if name.startswith(start)), None)
+    entry = SimpleNamespace(config_overrides=None, norm_scaling_factor={} if factor is None else {"one": factor})
+    monkeypatch.setattr("labeler.sae.registry.registered", lambda _: (entry, "one"))
+    return as_registered(sae, "sae-lens:a/one")

@@ -45,6 +45,7 @@ def read(weights: Weights) -> SAE:
     sae = SAE(
         w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
         hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
+        scales_input=config.get("norm_activation") == "dataset-wise",
         remarks=weights.remarks,
     )  # fmt: skip
     return rescaled(sae, scale_in, scale_out)

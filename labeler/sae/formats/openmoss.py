@@ -40,6 +40,7 @@ def read(weights: Weights) -> SAE:
     sae = SAE(
         w_enc, b_enc, w_dec, b_dec, selection, selection.kind, weights.finish(NAME),
         hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
+        scales_input=config.get("norm_activation") == "dataset-wise",
         remarks=weights.remarks,
     )  # fmt: skip
     return rescaled(sae, scale_in, scale_out)

@@ -84,6 +84,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         normalisation=_NORMALISATIONS[normalisation], rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
         w_skip=w_skip, hookpoint=_place(metadata), output_hookpoint=_place(metadata, "_out"),
         is_transcoder="transcoder" in architecture, prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
+        scales_input=normalisation in ("expected_average_only_in", True),
     )  # fmt: skip
 
 
