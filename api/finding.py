@@ -81,7 +81,7 @@ class Finder:
                 self._settings.embeddings_url or self._settings.base_url, self._settings.api_key,
                 ledger=MemoryLedger(_KEPT), patience=_PATIENCE,
             )  # fmt: skip
-        return (await embedded([text.strip()], model, self._llm))[0]
+        return np.asarray((await embedded([text.strip()], model, self._llm))[0])
 
     async def aclose(self) -> None:
         if self._llm is not None:

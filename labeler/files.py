@@ -294,11 +294,12 @@ def map_npy(path: Path) -> np.ndarray:
 
 def _mapped(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
     except ValueError as error:
         if "empty" not in str(error):  # an array without elements cannot be mapped, and need not be
             raise
-        return np.load(path, allow_pickle=False)
+        return np.asarray(np.load(path, allow_pickle=False))
 
 
 def give_back_free_memory() -> None:

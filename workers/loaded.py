@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from labeler.sae import SAE
     from labeler.subject.model import Subject
 
 _kept: dict[str, tuple[object, Any]] = {}
+
+
+T = TypeVar("T")
 
 
 def subject(name: str, revision: str | None, dtype: str) -> Subject:
@@ -25,11 +28,12 @@ def sae(subject: Subject, name: str, hookpoint: str | None, dtype: str) -> SAE:
     return _the("sae", key, lambda: open_sae(subject, name, hookpoint, dtype))
 
 
-def _the(what: str, key: object, make: Callable[[], Any]) -> Any:
+def _the(what: str, key: object, make: Callable[[], T]) -> T:
     if what not in _kept or _kept[what][0] != key:
         _kept.pop(what, None)  # frees the memory before the next one is loaded
         _kept[what] = (key, make())
-    return _kept[what][1]
+    kept: T = _kept[what][1]
+    return kept
 
 
 def forget() -> None:

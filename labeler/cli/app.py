@@ -6,18 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from labeler.cli.typed import TypedCommand
 from labeler.errors import LabelerError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 
 class Words(typer.Typer):
     """A group of commands that take counts and paths as people type them (cli/typed.py)."""
 
-    def command(self, name: str | None = None, **settings: Any) -> Any:
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Command], Command]:
         return super().command(name, **{"cls": TypedCommand, **settings})
 
 

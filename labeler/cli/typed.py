@@ -87,7 +87,7 @@ def parse_count(option: str, text: str) -> int:
     value, rest = divmod(digits * _UNITS[unit.lower()] * 10 ** int(exponent[1:] or 0), 10**decimals)
     if rest:
         raise wrong
-    return value
+    return int(value)
 
 
 def with_home(name: str, value: Any) -> Any:

@@ -50,13 +50,13 @@ class Batch:
     def window_first_tokens(self) -> np.ndarray:
         """Return [n_windows] the index among the batch's tokens at which each window begins."""
         inside = ranges(np.zeros(len(self.lengths), dtype=np.int64), self.windows_per_sequence) * self.window_tokens
-        return self.first_tokens[self.sequence_of_window] + inside
+        return np.asarray(self.first_tokens[self.sequence_of_window] + inside)
 
     @cached_property
     def window_positions(self) -> np.ndarray:
         """Return [n_windows] the position of each window in the corpus."""
         sequence = self.sequence_of_window
-        return self.starts[sequence] + self.window_first_tokens - self.first_tokens[sequence]
+        return np.asarray(self.starts[sequence] + self.window_first_tokens - self.first_tokens[sequence])
 
     @cached_property
     def window_of_token(self) -> np.ndarray:
@@ -66,7 +66,7 @@ class Batch:
 
     @cached_property
     def window_held_out(self) -> np.ndarray:
-        return self.held_out[self.sequence_of_window]
+        return np.asarray(self.held_out[self.sequence_of_window])
 
     def padded_ids(self, tokens: np.ndarray, bos: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Return token ids [n_sequences, longest (+ 1 with a BOS)] and a mask that is true on corpus tokens."""

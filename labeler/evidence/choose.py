@@ -232,7 +232,7 @@ class _Chooser:
         """Return the entries of `order` that overlap no window beginning at one of `starts`."""
         width = self.folder.window_tokens
         away = np.abs(windows.position[order][:, None] - starts[None, :])
-        return order[away.min(axis=1, initial=width) >= width]
+        return np.asarray(order[away.min(axis=1, initial=width) >= width])
 
     def _sampled_over_deciles(
         self, top: Sequence[Context], seen: NearDuplicates, rng: np.random.Generator | None

@@ -87,7 +87,7 @@ def _unembedding(subject: Subject) -> Tensor | None:
     head = subject.model.get_output_embeddings()
     if head is None:
         return None
-    weight = head.weight.detach().float()
+    weight: Tensor = head.weight.detach().float()
     norm = _final_norm(subject.model)
     if norm is None:
         return weight

@@ -95,7 +95,7 @@ class Silence:
         if self._sequences is not None:
             certain |= ~np.isin(self._corpus.sequence_of(windows.position), self._sequences)
         unlisted = (self._hash(windows.position) < self._limit) & ~np.isin(windows.position, self._sampled)
-        return certain | (unlisted & self._is_cut(windows.position))
+        return np.asarray(certain | (unlisted & self._is_cut(windows.position)))
 
     def _hash(self, position: np.ndarray) -> np.ndarray:
         return window_hash(position, self._feature, self._seed)
@@ -103,7 +103,7 @@ class Silence:
     def _is_cut(self, position: np.ndarray) -> np.ndarray:
         """Return True for a window that sequences are cut into; those of TOP lie around peaks."""
         begin = np.asarray(self._corpus.sequence_starts)[self._corpus.sequence_of(position)]
-        return (position - begin) % self._width == 0
+        return np.asarray((position - begin) % self._width == 0)
 
 
 def _random(

@@ -40,7 +40,7 @@ class Windows:
 
     @cached_property
     def peak(self) -> np.ndarray:
-        return self.activations.max(axis=1, initial=0.0)
+        return np.asarray(self.activations.max(axis=1, initial=0.0))
 
     def take(self, chosen: Sequence[int] | np.ndarray) -> Windows:
         rows = np.asarray(chosen, dtype=np.int64)

@@ -235,7 +235,7 @@ def _equally_long(one: Any, other: Any) -> bool:
 def _is_bin(low: Any, high: Any, share: Any) -> bool:
     if share is None or not all(map(_is_number, (low, high, share))):
         return False
-    return low == TOP if share == TOP else 0 <= share <= 1 and low <= high
+    return bool(low == TOP if share == TOP else 0 <= share <= 1 and low <= high)
 
 
 def _is_time(value: Any) -> bool:

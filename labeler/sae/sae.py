@@ -217,7 +217,8 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
 
 def _rms(x: Tensor) -> Tensor:
     """Return [tokens, 1], the norm over sqrt(d); for zeros a tiny number, so that they stay zeros."""
-    return (x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5).clamp_min(1e-12)
+    norm: Tensor = x.norm(dim=-1, keepdim=True)
+    return torch.clamp_min(norm / x.shape[-1] ** 0.5, 1e-12)
 
 
 def _pick(z: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:

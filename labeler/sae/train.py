@@ -348,7 +348,7 @@ class _Run:
 
 def _scale_to_root_d(hidden: Tensor) -> float:
     """The factor that brings the mean norm of hidden states [tokens, d] to √d."""
-    norm = hidden.norm(dim=1).mean().item()
+    norm = float(hidden.norm(dim=1).mean())
     if not (math.isfinite(norm) and norm > 0):
         raise InputError(f"the first hidden states have a mean norm of {norm}: they must be finite and not all 0")
     return math.sqrt(hidden.shape[1]) / norm

@@ -152,7 +152,7 @@ def standardised(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     share = weights / weights.sum()
     centred = values - share @ values
     spread = np.sqrt(share @ np.square(centred))
-    return centred / spread if spread > 0 else centred
+    return np.asarray(centred / spread if spread > 0 else centred)
 
 
 def _pair(truth: ArrayLike, simulated: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -66,4 +66,4 @@ def cosines(one: Sequence[float], others: Sequence[Sequence[float]]) -> list[flo
     """Return the cosine of one vector with each of others; 0 for a vector of length 0."""
     a, b = np.asarray(one, dtype=np.float64), np.asarray(others, dtype=np.float64).reshape(len(others), len(one))
     lengths = np.linalg.norm(a) * np.linalg.norm(b, axis=1)
-    return np.divide(b @ a, lengths, out=np.zeros(len(b)), where=lengths > 0).tolist()
+    return [float(x) for x in np.divide(b @ a, lengths, out=np.zeros(len(b)), where=lengths > 0)]

@@ -38,7 +38,7 @@ class Lookups:
 
         def values(labels: Sequence[Label]) -> np.ndarray:
             predicted = predict_all([table_of(label) for label in labels], contexts)
-            return np.asarray(reduce.reduceat(predicted[:, asked], first, axis=1)) / divisor
+            return np.asarray(reduce.reduceat(predicted[:, asked], first, axis=1) / divisor)
 
         return Compared(
             values([self.baseline])[0] if self.baseline is not None else None,

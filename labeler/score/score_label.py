@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from labeler.errors import InputError
 from labeler.explain.lookup import predict_all, simulate_by_lookup
@@ -119,7 +120,7 @@ _TESTS: dict[str, _Test] = {
 }
 
 
-async def _all(*awaitables: Awaitable) -> list:
+async def _all(*awaitables: Awaitable[Any]) -> list[Any]:
     """Wait for all results. When one raises, the others still end, since requests in flight are paid for."""
     done = await asyncio.gather(*awaitables, return_exceptions=True)
     for outcome in done:

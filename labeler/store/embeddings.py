@@ -220,7 +220,8 @@ def _embeddings(connection: Connection, model: str, hashes: np.ndarray) -> tuple
 def _quantised(vectors: np.ndarray) -> np.ndarray:
     """Scale each vector to int8 with its largest component at 127: lengths do not matter to a cosine."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
-    return np.rint(np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0) * 127).astype(np.int8)
+    scaled = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
+    return np.asarray(np.rint(scaled * 127), dtype=np.int8)
 
 
 def _signs(vectors: np.ndarray) -> np.ndarray:
@@ -233,7 +234,7 @@ def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Return the cosine of each of (n, d) int8 with a vector (d,); 0 for a vector of length 0."""
     others = vectors.astype(np.float64)
     lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(query)
-    return np.divide(others @ query, lengths, out=np.zeros(len(others)), where=lengths > 0)
+    return np.asarray(np.divide(others @ query, lengths, out=np.zeros(len(others)), where=lengths > 0))
 
 
 def _check_dimensions(model: str, kept: int, asked: int) -> None:

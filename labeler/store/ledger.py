@@ -33,7 +33,8 @@ class SqlLedger:
         self._lock = threading.Lock()
 
     async def get(self, key: str) -> StoredReply | None:
-        return await self._got(key)
+        reply: StoredReply | None = await self._got(key)
+        return reply
 
     async def put(self, key: str, reply: StoredReply) -> None:
         self._count(1)

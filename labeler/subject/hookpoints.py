@@ -172,7 +172,7 @@ def blocks_of(model: nn.Module) -> str:
         raise NotFoundError(
             f"this model has several lists of blocks ({', '.join(found)}): give the module path with --hookpoint"
         )
-    return found[0]
+    return str(found[0])
 
 
 def _decoder_path(model: nn.Module) -> str | None:

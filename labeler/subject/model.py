@@ -126,9 +126,9 @@ def _gain(norm: nn.Module) -> Tensor:
     weight = norm.weight
     assert isinstance(weight, Tensor)
     ones = torch.ones(1, weight.shape[0], dtype=weight.dtype, device=weight.device)
-    given = norm.forward(ones)[0]  # not called, since its hooks would run again
+    given: Tensor = norm.forward(ones)[0]  # not called, since its hooks would run again
     epsilon = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
-    return given * (1.0 + epsilon) ** 0.5
+    return torch.mul(given, (1.0 + epsilon) ** 0.5)
 
 
 def load_subject(

@@ -141,7 +141,7 @@ def _check_tokenizer_class(source: str, revision: str | None, config: Any, where
 
 def _check_tokenizer_files(source: str, revision: str | None, where: str) -> None:
     """Refuse a vocabulary that is named by its path: any file of this machine would become the subject's tokens."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         found = cached_file(

@@ -97,7 +97,7 @@ def _reads_input(trainer: dict[str, Any], weights: Weights) -> bool:
     side = trainer.get("io", _buffer(weights).get("io", "out"))
     if side not in ("in", "out", None):
         raise FormatError(f"SAE {weights.path.parent}: io is {side!r}, which is not supported; known are in, out")
-    return side == "in"
+    return bool(side == "in")
 
 
 def _buffer(weights: Weights) -> dict[str, Any]:

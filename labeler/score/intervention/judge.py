@@ -129,7 +129,7 @@ def _resampled(first: np.ndarray, right: np.ndarray) -> Resampled:
         with np.errstate(divide="ignore", invalid="ignore"):
             where_first = drawn @ (first & right) / (drawn @ first)
             where_second = drawn @ (~first & right) / (drawn @ ~first)
-        return (where_first + where_second) / 2.0
+        return np.asarray((where_first + where_second) / 2.0)
 
     return replicates
 

@@ -1,5 +1,7 @@
 """Jobs and their blocks."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -7,7 +9,7 @@ revision = "0003"
 down_revision = "0002"
 
 
-def _zero(name: str, kind: type = sa.Integer) -> sa.Column:
+def _zero(name: str, kind: type = sa.Integer) -> sa.Column[Any]:
     return sa.Column(name, kind(), nullable=False, server_default=sa.text("0"))
 
 

@@ -1,12 +1,14 @@
 """Counts that the source of the evidence does not give are NULL, not zero."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
 down_revision = "0007"
 
-_COLUMNS: dict[str, sa.types.TypeEngine] = {
+_COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
     "density": sa.Float(),
     "max_activation": sa.Float(),
     "n_firings": sa.BigInteger(),
