@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 
 # Before torch loads: spinning OpenMP threads starve everything else that runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -40,6 +41,9 @@ _LONG = ("tests/workers/", "tests/pages/browser/", "tests/test_cli.py", "tests/l
 
 def pytest_configure() -> None:
     gc.set_threshold(5000, 20, 20)
+    # A shell starts what it runs in the background with Ctrl-C ignored, and every process that tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
