@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labeler.demo import PATHS as DEMO
+from labeler.bundled import PATHS as DEMO
 from labeler.errors import InputError
 from labeler.places import (
     CORPUS_SUFFIXES,

@@ -32,7 +32,7 @@ def build_subject(folder: Path, d: int = 256) -> None:
     import torch
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from labeler.demo import SUBJECT_PATH
+    from labeler.bundled import SUBJECT_PATH
 
     AutoTokenizer.from_pretrained(SUBJECT_PATH).save_pretrained(folder)
     torch.manual_seed(0)

@@ -179,7 +179,7 @@ def _recipe(seed: int) -> Any:
 
 
 def _evidence(folder: Path) -> Path:
-    from labeler.demo.run import gather_demo
+    from labeler.cli.demo import gather_demo
 
     return gather_demo(folder / "demo", 200_000, lambda what, done, total: None)
 

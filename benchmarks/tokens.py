@@ -68,7 +68,7 @@ def main() -> int:
 
 def evidence() -> Path:
     """The demo's evidence, gathered once; a pass that was cut off continues."""
-    from labeler.demo.run import gather_demo
+    from labeler.cli.demo import gather_demo
     from labeler.evidence.merge import is_merged
 
     if not is_merged(CACHE / "evidence"):

@@ -166,7 +166,7 @@ class Client:
         download goes on where it broke, unless the label set has changed since. Raises ConflictError for a label set
         without results.
         """
-        from labeler.export.formats import format_of
+        from labeler.formats import format_of
 
         params: dict[str, Any] = {"format": format_of(path, format)}
         if spreadsheet:

@@ -112,7 +112,7 @@ class Labels:
 
     def feature(self, feature_index: int) -> LabeledFeature:
         """Return the result of one feature with its contexts and simulations."""
-        from labeler.showing import feature_view
+        from labeler.views import feature_view
 
         with self._store() as store:
             folder = EvidenceFolder(store.label_set(self.label_set).evidence_path)

@@ -19,17 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labeler.candidates import lookup_of, make_label
 from labeler.errors import ConfigurationError, DamagedFeatureError, LLMError
 from labeler.evidence.choose import choose_evidence, explain_windows, null_features
+from labeler.evidence.steered import read_steered
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import explain_by_lookup
 from labeler.explain.needs import check_recipe, output_tokens, reads_output
 from labeler.llm import LLM
-from labeler.making import lookup_of, make_label
 from labeler.recipe import ContextsConfig, ExplainerConfig, GatherConfig, Recipe, SimulatorConfig
 from labeler.records import Evidence, FeatureStatistics, Label, LabeledFeature, Source, Split, State, Usage
 from labeler.score.intervention.judge import score_interventions
-from labeler.score.intervention.texts import read_steered
 from labeler.score.score_label import score_label
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from labeler.export.charts import number
+from labeler.numbers import number
 from labeler.records import (
     HISTOGRAM_EDGES,
     Context,

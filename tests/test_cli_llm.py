@@ -114,7 +114,7 @@ def test_an_attempt_that_cannot_work_leaves_no_label_set(
 def test_a_demo_with_failures_says_so_in_its_exit_code(
     run: Any, stub_server: StubServer, planted_evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labeler.demo.run.gather_demo", lambda *_: planted_evidence)
+    monkeypatch.setattr("labeler.cli.demo.gather_demo", lambda *_: planted_evidence)
     asked = ["demo", "--out", tmp_path / "demo", "--features", "0-3", *words(planted_evidence, stub_server)[2:-1]]
     stub_server.behave = lambda number, body: stub.MALFORMED
     done = run(*asked)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.showing import feature_view
 from labeler.store import open_store
+from labeler.views import feature_view
 from tests.stub_server import StubServer
 
 

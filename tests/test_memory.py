@@ -14,7 +14,7 @@ _GATHER = """
 import os, sys
 from pathlib import Path
 import transformers.models.gpt_neox.modeling_gpt_neox
-from labeler.demo.run import gather_demo
+from labeler.cli.demo import gather_demo
 for n_tokens in sys.argv[2:]:
     if os.fork() == 0:
         gather_demo(Path(sys.argv[1]) / n_tokens, int(n_tokens), lambda what, done, total: None)

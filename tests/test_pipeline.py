@@ -13,13 +13,13 @@ import pytest
 from labeler.evidence import choose
 from labeler.evidence.merge import merge_shards
 from labeler.evidence.store import EvidenceFolder
-from labeler.explain.lookup import predict_all
 from labeler.export.export import export_label_set
 from labeler.labeling.missing import label_missing
 from labeler.pipeline import NullLabels, label_feature, label_features, read_evidence
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Evidence, Label, LabeledFeature, Simulation, Split, State, TokenTable
 from labeler.score.scores import simulation_scores
+from labeler.score.simulate_by_lookup import predict_all
 from labeler.store import open_store
 from tests.gathering import gather
 from tests.planted import CHARACTERS, N_FEATURES, Planted, meaning

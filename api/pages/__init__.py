@@ -1,6 +1,6 @@
 """The pages: server-rendered, over the very functions that the routes of `/v1` call.
 
-    route ──► labeler.store, labeler.showing ──► values ──► templates/*.html.j2 (render.py: headers, filters, errors)
+    route ──► labeler.store, labeler.views ──► values ──► templates/*.html.j2 (render.py: headers, filters, errors)
 
 One module for each page or family of pages; static/ holds one style sheet, htmx, and small scripts of our own.
 """

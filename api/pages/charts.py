@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labeler.export.charts import number
+from labeler.numbers import number
 from labeler.records import HISTOGRAM_EDGES
 
 WIDTH, HEIGHT = 352.0, 110.0

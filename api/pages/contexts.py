@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from api.pages.words import activation
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import Context, Simulation, Source, Split
-from labeler.showing import in_characters, simulated_in_characters
+from labeler.views import in_characters, simulated_in_characters
 
 _LEFT = 20  # tokens before the window, for a reader: neither explainer nor simulator saw them
 _STEPS = 10  # steps of color

@@ -18,12 +18,11 @@ from api.pages.render import is_partial, render, url
 from api.pages.saes import sets_and_chosen
 from api.pages.verdict import verdict
 from api.parameters import FeatureIndex, SaeReference, SetQuery, StoreOf
-from labeler.asked import Asked, asked_for
 from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.records import Source
-from labeler.showing import FeatureView
+from labeler.replay import Asked, asked_for
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.imported import evidence_folder, imported_contexts, is_imported
@@ -32,6 +31,7 @@ from labeler.store.ledger import SqlLedger
 from labeler.store.lookup import lookup_labels
 from labeler.store.queries import labels_of_feature
 from labeler.store.reviews import Verdict, add_review, reviews_of_feature, withdraw_review
+from labeler.views import FeatureView
 
 router = APIRouter()
 _NEAREST = 8

@@ -18,7 +18,7 @@ from api.pages.charts import USUAL, density_histogram, score_histogram, score_sc
 from api.pages.render import is_partial, render, url
 from api.parameters import Cursor, SaeReference, SetId, SetQuery, StoreOf
 from labeler.errors import InputError, NotFoundError
-from labeler.export.charts import number
+from labeler.numbers import number
 from labeler.records import State
 from labeler.store import LabelSetSummary, Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo

@@ -20,11 +20,11 @@ from api.problems import RequestProblem
 from api.routes.activations import RequestId, ask_about
 from labeler.errors import InputError
 from labeler.settings import Settings
-from labeler.showing import answer_in_characters, joined_activations
 from labeler.store import Store, catalogue
 from labeler.store.activations import MOST_CHARACTERS, OPEN, ActivationRequest, Activations, RequestState
 from labeler.store.keys import Scope
 from labeler.store.lookup import lookup_labels
+from labeler.views import answer_in_characters, joined_activations
 
 router = APIRouter()
 _SAES = 100  # to choose from

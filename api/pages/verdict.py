@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labeler.export.charts import number
+from labeler.numbers import number
 
 _CHANCE = 0.05
 _ALIKE = 1e-6  # numbers nearer than this differ only by rounding: 1.00 is not above 1.00

@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from labeler.export.charts import count, number, share
 from labeler.names import sae_name
+from labeler.numbers import count, number, share
 
 STATE_WORDS = {
     "labeled": "has a label",

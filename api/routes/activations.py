@@ -11,10 +11,10 @@ from api.parameters import PROBLEMS, SettingsOf, StoreOf
 from api.problems import RequestProblem
 from labeler.errors import ConflictError
 from labeler.settings import Settings
-from labeler.showing import joined_activations
 from labeler.store import Store, catalogue
 from labeler.store.activations import MOST_WAITING, OPEN, ActivationRequest, readable_evidence
 from labeler.store.activations import Activations as Requests
+from labeler.views import joined_activations
 from labeler.wire import Activations, ActivationsRequest
 from workers.enqueue import announce_texts
 

@@ -59,10 +59,10 @@ def _here(store: Store, sae: str, text: str) -> dict[str, Any]:
     from labeler.evidence.activations import describe_activations, read_text
     from labeler.evidence.gathered import open_gathered
     from labeler.recipe import GatherConfig
-    from labeler.showing import joined_activations
     from labeler.store.activations import readable_evidence
     from labeler.store.catalogue import find_sae
     from labeler.subject.vocabulary import Vocabulary
+    from labeler.views import joined_activations
 
     evidence = readable_evidence(store, find_sae(store, sae).id)
     manifest, path = store.evidence(evidence.id)

@@ -58,7 +58,7 @@ def export(
 
     With --url and no --db, the running service writes it, as jsonl, csv or parquet.
     """
-    from labeler.export.formats import export_as, format_of
+    from labeler.formats import export_as, format_of
 
     check_out_file(out)
     format = format_of(out, format)

@@ -34,8 +34,8 @@ def intervene(
 
     The texts are kept in the evidence folder. Features that have texts there are not done again.
     """
+    from labeler.evidence.steered import SteerConfig
     from labeler.evidence.store import EvidenceFolder
-    from labeler.score.intervention.texts import SteerConfig
     from labeler.selection import parse_features
 
     config = SteerConfig(target_kl=kl, n_prompts=prompts, new_tokens=new_tokens, seed=seed)

@@ -77,7 +77,7 @@ def demo(
 
     with stoppable(kept), gather_progress() as on_progress:
         with step(on_progress, "load torch"):
-            from labeler.demo.run import finish_demo, gather_demo
+            from labeler.cli.demo import finish_demo, gather_demo
         evidence = gather_demo(out, tokens, on_progress)
     database = str(out / "labeler.db")
     label_set, counts = _label(evidence, features, chosen, database, asking)
@@ -265,7 +265,7 @@ def show(
 ) -> None:
     """Show one feature: label, scores, and its contexts with painted tokens."""
     from labeler.evidence.store import EvidenceFolder
-    from labeler.showing import describe_feature, feature_view
+    from labeler.views import describe_feature, feature_view
 
     folder = EvidenceFolder(evidence)
     folder.check(feature)
@@ -274,8 +274,8 @@ def show(
     if as_json:
         typer.echo(json.dumps(describe_feature(view)))
         return
-    from labeler.showing import in_characters, result_in_characters
     from labeler.terminal import feature_panel, stdout
+    from labeler.views import in_characters, result_in_characters
 
     explained = [in_characters(context, folder.vocabulary) for context in view.explain]
     result = result_in_characters(view.result, folder.vocabulary)

@@ -24,7 +24,7 @@ from labeler.errors import InputError, StorageError
 _PYTHON = (sys.executable, "-P")
 
 if TYPE_CHECKING:
-    from labeler.supervisor import Program, Supervisor
+    from labeler.cli.supervisor import Program, Supervisor
 
 
 @app.command()
@@ -61,7 +61,7 @@ def up(
 def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tuple[dict[str, str], list[Program]]:
     import secrets
 
-    from labeler.supervisor import Program
+    from labeler.cli.supervisor import Program
 
     redis_port, password = _free_port(), secrets.token_hex(16)
     environment = {
@@ -81,7 +81,7 @@ def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tu
 
 
 def _run(data: Path, port: int, programs: list[Program]) -> None:
-    from labeler.supervisor import Supervisor
+    from labeler.cli.supervisor import Supervisor
 
     signal.signal(signal.SIGTERM, _interrupt)
     with Supervisor(data / "logs") as supervisor:

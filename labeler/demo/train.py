@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labeler.demo import CORPUS
+from labeler.bundled import CORPUS
 from labeler.demo.figures import Figures, measure
 from labeler.errors import InputError
 from labeler.files import write_json

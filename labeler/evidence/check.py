@@ -13,9 +13,9 @@ from labeler.errors import FormatError, LabelerError, reason_of
 from labeler.evidence.hashes import BLOCK_BYTES, Hashes, covered_files
 from labeler.evidence.manifest import MANIFEST, has_hashes, read_manifest
 from labeler.evidence.progress import Progress, no_progress
+from labeler.evidence.steered import FOLDER, SteeredFolder
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.files import map_npy, read_json
-from labeler.score.intervention.texts import FOLDER, SteeredFolder
 
 _ELEMENTS_AT_ONCE = 1 << 20
 

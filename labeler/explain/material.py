@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from labeler.llm.prompt import Message, Prompt
 from labeler.llm.spelling import alone, in_line
+from labeler.quantise import calculate_max_activation, quantise
 from labeler.recipe import ExplainerConfig
 from labeler.records import Context, OutputTokens, Source
-from labeler.score.quantise import calculate_max_activation, quantise
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from labeler.explain.material import Material, lines, marked, request, unmarked
 from labeler.llm.prompt import Prompt
 from labeler.llm.spelling import LEGEND, in_line
+from labeler.quantise import quantise
 from labeler.recipe import ExplainerConfig
 from labeler.records import Context
-from labeler.score.quantise import quantise
 
 _FORMAT = """\
 Reply with one line of at most 200 characters, which does not start with "This feature":

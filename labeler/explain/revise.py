@@ -10,9 +10,9 @@ import numpy as np
 from labeler.explain.material import lines, request
 from labeler.llm.prompt import Prompt
 from labeler.llm.spelling import LEGEND, alone, in_line
+from labeler.quantise import calculate_max_activation, quantise
 from labeler.recipe import ExplainerConfig
 from labeler.records import Label, Simulation
-from labeler.score.quantise import calculate_max_activation, quantise
 
 _LEAST = 3.0  # of 10: a smaller error is no counter-example
 _SHOWN = 5  # of each kind

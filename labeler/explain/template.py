@@ -35,9 +35,9 @@ from labeler.explain import renderer
 from labeler.explain.material import Material, marked, request, unmarked
 from labeler.llm.prompt import Prompt
 from labeler.llm.spelling import LEGEND, in_line
+from labeler.quantise import quantise
 from labeler.recipe import ExplainerConfig
 from labeler.records import Context, OutputTokens, Source, Split
-from labeler.score.quantise import quantise
 
 VARIABLES = ("contexts", "hard", "promoted", "suppressed", "legend")
 _OUTPUT = frozenset({"promoted", "suppressed"})

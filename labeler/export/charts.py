@@ -1,4 +1,4 @@
-"""Histograms and numbers for the report: pure functions, in the units of the drawing."""
+"""Histograms for the report: pure functions, in the units of the drawing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+
+from labeler.numbers import number
 
 WIDTH, HEIGHT = 352.0, 120.0
 
@@ -68,22 +70,3 @@ def _bars(bins: Mapping[int, int], titles: Sequence[str]) -> tuple[Bar, ...]:
         for i, n in sorted(bins.items())
         if n
     )
-
-
-def count(n: int) -> str:
-    return f"{n:,}"
-
-
-def share(x: float | None) -> str:
-    """Write a share in percent, or `—` for None."""
-    if x is None:
-        return "—"
-    return (f"{x:.0%}" if 0.1 <= x <= 0.9 else f"{x:.1%}").replace(".0%", "%")
-
-
-def number(x: float | None, digits: int = 2) -> str:
-    """Write a number with its digits, or a dash for None."""
-    if x is None or not math.isfinite(x):
-        return "—"
-    text = f"{x:.{digits}f}"
-    return text.replace("-", "−" if float(text) else "")  # and no minus before a zero

@@ -22,8 +22,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from labeler.export.charts import count, density_chart, number, score_chart, share
+from labeler.export.charts import density_chart, score_chart
 from labeler.files import write_atomically
+from labeler.numbers import count, number, share
 from labeler.records import HISTOGRAM_EDGES, Context, LabeledFeature, Score, Source, Split, State, Usage
 from labeler.score.null import benjamini_hochberg
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from labeler.candidates import lookup_of, triage
 from labeler.errors import DamagedFeatureError, LLMError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.llm import draw_prompt
@@ -23,7 +24,6 @@ from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm.prices import Prices
 from labeler.llm.prompt import Answering, AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
 from labeler.llm.tokens import TokenCounter, token_counter
-from labeler.making import lookup_of, triage
 from labeler.pipeline import NullLabels, read_evidence
 from labeler.recipe import Recipe
 from labeler.records import Evidence, Label, Simulation

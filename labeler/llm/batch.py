@@ -25,7 +25,7 @@ from labeler.llm.client import OpenAILLM
 from labeler.llm.endpoint import Problem, TryAgainError
 from labeler.llm.ledger import StoredReply
 from labeler.llm.prompt import AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
-from labeler.llm.wire import PATHS, read_answer
+from labeler.llm.request_format import PATHS, read_answer
 from labeler.records import Usage
 
 PRICE_FACTOR = 0.5

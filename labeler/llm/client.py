@@ -33,8 +33,8 @@ from labeler.llm.patience import Patience
 from labeler.llm.prices import Prices
 from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
 from labeler.llm.rates import Rates
+from labeler.llm.request_format import reply_of
 from labeler.llm.sender import Sender
-from labeler.llm.wire import reply_of
 from labeler.records import Usage
 from labeler.settings import Settings
 

@@ -10,7 +10,7 @@ from labeler.errors import LLMError
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import ledger_key
 from labeler.llm.prompt import LLM, Answering, AnyPrompt, AnyReply
-from labeler.llm.wire import reply_of
+from labeler.llm.request_format import reply_of
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from labeler.llm.endpoint import Problem, TryAgainError, check_base_url, error_o
 from labeler.llm.ledger import StoredReply
 from labeler.llm.patience import retry_after
 from labeler.llm.prompt import AnyPrompt
-from labeler.llm.wire import (
+from labeler.llm.request_format import (
     OPTIONAL,
     PATHS,
     NoPromptLogprobs,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from labeler.demo import PATHS
+from labeler.bundled import PATHS
 from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
 from labeler.files import check_folder, check_regular, read_json
 from labeler.recipe import check_dtype

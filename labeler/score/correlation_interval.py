@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from labeler.score import agreement
-from labeler.score.interval import all_and_all_but_one, draws, t_quantile
+from labeler.score.interval import all_and_all_but_one, draws
+from labeler.t_distribution import t_quantile
 
 _MIN_STUDENTISED = 0.9  # share of bootstrap samples with a correlation and a standard error
 _AT_THE_BOUND = 1e-12  # 1 - r^2 below which a correlation is 1 or -1

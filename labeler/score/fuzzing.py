@@ -20,12 +20,12 @@ from statistics import median_low
 
 from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
+from labeler.quantise import calculate_max_activation, quantise
 from labeler.recipe import ScorerConfig
 from labeler.records import Context, Label, Score, Source, Usage
 from labeler.score.items import Item, Measure, with_reason
 from labeler.score.lookups import Lookups
 from labeler.score.matching import ask_matches, match_prompt
-from labeler.score.quantise import calculate_max_activation, quantise
 
 INSTRUCTION = f"""\
 A feature of a language model fires on some tokens of a text and is silent on the others. Below are contexts, one a \

@@ -14,6 +14,7 @@ import numpy as np
 
 from labeler.errors import InputError
 from labeler.score.agreement import Resampled
+from labeler.t_distribution import t_quantile
 
 JACKKNIFE_UP_TO = 20  # sequences; above, the bootstrap
 N_BOOTSTRAP = 1000
@@ -99,29 +100,3 @@ def draws(n: int, seed: int) -> np.ndarray:
     drawn = np.bincount(cell.ravel(), minlength=N_BOOTSTRAP * n).reshape(N_BOOTSTRAP, n).astype(np.float64)
     drawn.flags.writeable = False
     return drawn
-
-
-@lru_cache(maxsize=256)
-def t_quantile(p: float, df: int) -> float:
-    """Return the quantile of Student's t with a whole number of degrees of freedom, 0.5 <= p < 1."""
-    if not (0.5 <= p < 1.0 and df >= 1):
-        raise InputError(f"t quantile at p={p} with {df} degrees of freedom: give 0.5 <= p < 1 and df >= 1")
-    low, high = 0.0, math.pi / 2.0
-    while low < (angle := (low + high) / 2.0) < high:
-        if _within(angle, df) < 2.0 * p - 1.0:
-            low = angle
-        else:
-            high = angle
-    return math.sqrt(df) * math.tan(high)
-
-
-def _within(angle: float, df: int) -> float:
-    """Return P(|T| <= sqrt(df) * tan(angle)) by the finite series of Abramowitz and Stegun 1964, 26.7.3 and 26.7.4."""
-    sin, cos = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term = cos if odd else 1.0
-    total = 0.0
-    for k in range(odd, df - 1, 2):
-        total += term
-        term *= cos * cos * (k + 1) / (k + 2)
-    return (angle + sin * total) * 2.0 / math.pi if odd else sin * total

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labeler.explain.lookup import predict_all
 from labeler.records import Label, TokenTable
 from labeler.score.items import Compared, Item
+from labeler.score.simulate_by_lookup import predict_all
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from labeler.errors import InputError
-from labeler.explain.lookup import predict_all, simulate_by_lookup
 from labeler.llm import LLM
 from labeler.recipe import Recipe, ScorerConfig, SimulatorConfig
 from labeler.records import Context, Label, Score, Simulation, Usage
@@ -19,6 +18,7 @@ from labeler.score.items import Measure
 from labeler.score.lookups import Lookups, table_of
 from labeler.score.scores import is_main, simulation_scores
 from labeler.score.simulate import simulate_with_llm
+from labeler.score.simulate_by_lookup import predict_all, simulate_by_lookup
 
 
 @dataclass(frozen=True)

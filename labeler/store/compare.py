@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, select
 
 from labeler.errors import MismatchError
-from labeler.score.interval import t_quantile
 from labeler.store.columns import STATES, bring_up_to_date, keep_whole, read_columns, version_of, whole
 from labeler.store.queries import among
 from labeler.store.store import Store
 from labeler.store.summary import Median, median_of
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
+from labeler.t_distribution import t_quantile
 
 Arrays = Mapping[str, np.ndarray]
 _KEPT = "comparison 2"  # raise the number when a comparison is computed differently

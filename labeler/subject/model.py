@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labeler.demo import PATHS
+from labeler.bundled import PATHS
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.places import hub_name, hub_revision
 from labeler.recipe import check_dtype

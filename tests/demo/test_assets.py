@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from labeler.demo import HOOKPOINT, SAE_PATH, SUBJECT_PATH
+from labeler.bundled import HOOKPOINT, SAE_PATH, SUBJECT_PATH
 from labeler.demo.figures import measure
 from labeler.demo.train import DemoConfig, main, split_documents
 from labeler.errors import InputError
@@ -47,7 +47,7 @@ def test_the_assets_are_small_and_say_where_they_come_from() -> None:
 
 
 def test_naming_the_assets_loads_no_torch() -> None:
-    code = "import sys, labeler.demo; assert labeler.demo.SAE_PATH.is_dir(); print('torch' in sys.modules)"
+    code = "import sys, labeler.bundled; assert labeler.bundled.SAE_PATH.is_dir(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labeler.demo import HOOKPOINT, SUBJECT_PATH
+from labeler.bundled import HOOKPOINT, SUBJECT_PATH
 from labeler.errors import InputError
 from labeler.evidence.patching import PatchedLosses, measure_loss, patched_losses
 from labeler.evidence.target import Target, choose_target, neurons

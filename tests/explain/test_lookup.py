@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from labeler.evidence.store import Windows
-from labeler.explain.lookup import explain_by_lookup, show_token, simulate_by_lookup
+from labeler.explain.lookup import explain_by_lookup, show_token
 from labeler.records import Context, Label, Source, Split
+from labeler.score.simulate_by_lookup import simulate_by_lookup
 
 TEXTS = ["a", "b", "flags", "=", " flags", "(", "\n", "        ", "\n    "]
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from labeler.errors import InputError
-from labeler.export.formats import format_of
+from labeler.formats import format_of
 from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import Store, open_store

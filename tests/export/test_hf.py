@@ -14,8 +14,8 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.export import hf
 from labeler.export.card import build_card
 from labeler.export.columns import COLUMNS
-from labeler.export.formats import export_as
 from labeler.export.hf import export_dataset
+from labeler.formats import export_as
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
 from tests.results import failed, labeled, manifest, silent

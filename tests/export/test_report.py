@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from labeler.export.charts import HEIGHT, density_chart, number, score_chart, share
+from labeler.export.charts import HEIGHT, density_chart, score_chart
 from labeler.export.report import COLUMNS, SHOWN, write_report
+from labeler.numbers import number, share
 from labeler.records import (
     HISTOGRAM_EDGES,
     Context,

@@ -27,7 +27,7 @@ from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, R
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import ledger_key
 from labeler.llm.prompt import Message
-from labeler.llm.wire import parameters_of, read_answer, reply_of
+from labeler.llm.request_format import parameters_of, read_answer, reply_of
 from labeler.recipe import ContextsConfig, GatherConfig, Recipe
 from labeler.records import Usage
 from labeler.store import open_store

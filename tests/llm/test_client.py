@@ -28,7 +28,7 @@ from labeler.llm.ledger import MemoryLedger
 from labeler.llm.patience import Patience
 from labeler.llm.prices import Price, Prices
 from labeler.llm.prompt import Message, Prompt, Reply
-from labeler.llm.wire import REASONING_TOKENS
+from labeler.llm.request_format import REASONING_TOKENS
 from labeler.records import Usage
 from labeler.settings import Settings
 from tests import stub_server as stub

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from labeler.demo import SUBJECT_PATH
+from labeler.bundled import SUBJECT_PATH
 from labeler.errors import ConfigurationError, LLMError, UnreadableReply
 from labeler.llm.client import OpenAILLM
 from labeler.llm.patience import Patience

@@ -25,8 +25,8 @@ from labeler.neuronpedia.write import write_tree
 from labeler.pipeline import label_features
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Context, Source, Split, State
-from labeler.showing import feature_view, read_results
 from labeler.store import Store
+from labeler.views import feature_view, read_results
 from tests.neuronpedia.conftest import (
     IN_WORDS,
     LOOKUPS,

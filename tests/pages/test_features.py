@@ -18,11 +18,11 @@ from api.pages.verdict import verdict
 from api.pages.words import label_text
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import Score
-from labeler.showing import feature_view
 from labeler.store import Store
 from labeler.store.catalogue import find_evidence
 from labeler.store.keys import Scope, create_key
 from labeler.store.reviews import Verdict, add_review, reviews_of_label
+from labeler.views import feature_view
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
 from tests.results import labeled, manifest
 

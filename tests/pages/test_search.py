@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.pages.search import highlight
-from labeler.export.charts import number
+from labeler.numbers import number
 from labeler.store import Store
 from tests.planted import N_FEATURES
 from tests.results import labeled

@@ -7,7 +7,8 @@ import pytest
 
 from labeler.errors import InputError
 from labeler.score.agreement import pearson, resampled_rsquared
-from labeler.score.interval import score_interval, t_quantile
+from labeler.score.interval import score_interval
+from labeler.t_distribution import t_quantile
 from tests.score.resampling import resampled_pearson
 
 _N_TOKENS = 32

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labeler.errors import InputError
-from labeler.score.quantise import calculate_max_activation, quantise
+from labeler.quantise import calculate_max_activation, quantise
 from tests.score.golden import golden
 
 _GOLDEN = golden("quantise")

@@ -11,7 +11,7 @@ from math import log
 import pytest
 from tokenizers import Tokenizer
 
-from labeler.demo import SUBJECT_PATH
+from labeler.bundled import SUBJECT_PATH
 from labeler.errors import ConfigurationError
 from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply, TokenChoice
 from labeler.llm.client import OpenAILLM

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from labeler.records import Context, Simulation, Source, Split
-from labeler.showing import in_characters, simulated_in_characters
 from labeler.subject.vocabulary import Vocabulary, character_spans, save_vocabulary
+from labeler.views import in_characters, simulated_in_characters
 
 ALEF, SMILE = "א".encode(), "🙂".encode()
 

@@ -19,12 +19,12 @@ import psutil
 import pytest
 
 from labeler.cli import service
+from labeler.cli.supervisor import Program, Supervisor
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
 from labeler.store.states import JobState
-from labeler.supervisor import Program, Supervisor
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer

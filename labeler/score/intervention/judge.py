@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from labeler.errors import ConfigurationError, LLMError, UnreadableReply
+from labeler.evidence.steered import draw
 from labeler.llm import LLM
 from labeler.llm.asking import ask
 from labeler.llm.prompt import Message, Prompt
@@ -30,7 +31,6 @@ from labeler.records import Label, Score, Steered, Trial, Usage
 from labeler.score.agreement import Resampled
 from labeler.score.classification import balanced_accuracy
 from labeler.score.interval import score_interval
-from labeler.score.intervention.texts import draw
 from labeler.score.null import MIN_NULL, null_z_and_p
 from labeler.score.score_label import needed
 from labeler.score.simulate_prompts import without_duplicates

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from labeler.errors import InputError
 from labeler.evidence.choose import null_features
+from labeler.evidence.steered import SteerConfig, SteeredFolder, SteeredTexts
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import Target, bos_token
 from labeler.recipe import ContextsConfig, GatherConfig
 from labeler.records import Source, Split
-from labeler.score.intervention.texts import SteerConfig, SteeredFolder, SteeredTexts
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject
 

@@ -8,8 +8,8 @@ import torch
 from transformers.utils import ModelOutput
 
 from labeler.errors import InputError, MismatchError
+from labeler.evidence.steered import SteerConfig, SteeredFolder
 from labeler.score.intervention.steer import _cache_name, find_strength, prepare, steer, steer_features, write
-from labeler.score.intervention.texts import SteerConfig, SteeredFolder
 from tests.planted import PLANTED
 from tests.score.intervention.world import reading_input, token
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labeler.errors import DamagedError, DamagedFeatureError
-from labeler.score.intervention.texts import SteerConfig, SteeredFolder, SteeredTexts
+from labeler.evidence.steered import SteerConfig, SteeredFolder, SteeredTexts
 
 
 @pytest.fixture

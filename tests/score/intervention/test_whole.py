@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from labeler.asked import asked_for
 from labeler.evidence.gathered import open_gathered
+from labeler.evidence.steered import SteerConfig, SteeredFolder
 from labeler.llm.ledger import MemoryLedger
 from labeler.llm.prompt import Prompt, Reply
 from labeler.pipeline import label_features
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import LabeledFeature, Usage
+from labeler.replay import asked_for
 from labeler.score.intervention.steer import steer_features
-from labeler.score.intervention.texts import SteerConfig, SteeredFolder
 from labeler.subject.hookpoints import Hookpoint
 
 RECIPE = Recipe(scorers=(ScorerConfig("intervention", "judge"),))

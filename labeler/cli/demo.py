@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from labeler.demo import CORPUS, SAE, SUBJECT
+from labeler.bundled import CORPUS, SAE, SUBJECT
 from labeler.evidence.progress import Progress, step
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card
@@ -18,11 +18,11 @@ from labeler.pipeline import gather_evidence
 from labeler.recipe import GatherConfig, Recipe
 from labeler.records import Context, LabeledFeature, State
 from labeler.sae import load_sae
-from labeler.showing import explained, in_characters, read_result, read_results, result_in_characters
 from labeler.store import Store, open_store
 from labeler.subject.corpus import open_corpus
 from labeler.subject.model import load_subject
 from labeler.terminal import coverage_table, label_table, painted, quality_table, score_histogram
+from labeler.views import explained, in_characters, read_result, read_results, result_in_characters
 
 _SHOWN = 10
 

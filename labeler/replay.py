@@ -13,7 +13,7 @@ from labeler.errors import EndpointError
 from labeler.evidence.store import EvidenceFolder
 from labeler.llm.ledger import Ledger, StoredReply, ledger_key
 from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
-from labeler.llm.wire import reply_of
+from labeler.llm.request_format import reply_of
 from labeler.pipeline import NullLabels, label_feature, read_evidence
 from labeler.recipe import Recipe
 from labeler.records import Usage

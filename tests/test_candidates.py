@@ -27,7 +27,7 @@ from labeler.recipe import (
     TriageConfig,
 )
 from labeler.records import Evidence, Label, LabeledFeature, State, TokenTable, Usage
-from labeler.showing import explained
+from labeler.views import explained
 from tests.planted import CHARACTERS
 from tests.stub_server import letter_llm
 

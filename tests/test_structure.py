@@ -1,0 +1,43 @@
+"""The shape of the source: which folder may import which."""
+
+import ast
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_folders_form_no_circle() -> None:
+    """Also imports inside functions and for types count: a reader follows those too."""
+    imports: defaultdict[str, set[str]] = defaultdict(set)
+    for folder in ("labeler", "workers", "api"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            here = _unit(file.relative_to(ROOT).with_suffix("").parts)
+            imports[here] |= {there for there in _imported(file) if there != here}
+    assert len(imports) > 30
+
+    try:
+        tuple(TopologicalSorter(imports).static_order())
+    except CycleError as error:
+        raise AssertionError(f"folders import each other in a circle: {' <- '.join(error.args[1])}") from None
+
+
+def _imported(file: Path) -> set[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return {_unit(tuple(name.split("."))) for name in found if name.split(".")[0] in ("labeler", "workers", "api")}
+
+
+def _unit(parts: tuple[str, ...]) -> str:
+    """Return the folder of a module; files directly in labeler/ stand for themselves."""
+    if parts[0] != "labeler":
+        return parts[0]
+    below = ROOT / "labeler" / parts[1] if len(parts) > 1 else None
+    if below is None or not (below.is_dir() or below.with_suffix(".py").exists()):
+        return "labeler"  # the package itself: its version and its lazy functions
+    return f"labeler.{parts[1]}"
