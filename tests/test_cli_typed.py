@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,26 @@ def test_help_in_every_form(run: Any) -> None:
         bare = run(*words)
         assert (bare.code, bare.err) == (2, ""), words
         assert "Usage: labeler" in bare.out
+
+
+def test_help_lists_the_commands_in_the_order_of_work_and_breaks_no_word(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labeler.cli import app
+    from labeler.cli.app import SECTIONS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("--help").out
+    places = [shown.index(f"\n{heading}:\n") for heading in (*SECTIONS, "Help")]
+    assert places == sorted(places)
+    listed = re.findall(r"^  ([a-z]+)  ", shown[places[0] :], flags=re.MULTILINE)
+    assert listed == [*(name for names in SECTIONS.values() for name in names), "help"]
+    assert len(listed) == len(app.registered_commands) + len(app.registered_groups)
+    for command in ("gather", "label", "train"):
+        shown = run(command, "--help").out
+        assert "…" not in shown
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "<int" not in shown
 
 
 def test_the_version(run: Any) -> None:

@@ -9,11 +9,40 @@ from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from labeler.cli.typed import TypedCommand
 from labeler.errors import LabelerError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+# The commands in the order of work, by what they are for. A command that is not named here stands last.
+SECTIONS = {
+    "Gather evidence": ("train", "gather", "merge", "check"),
+    "Label": ("demo", "recipes", "label", "intervene", "embed"),
+    "Look": ("show", "sets", "diff", "activations"),
+    "Take away, and bring in": ("export", "graph", "import"),
+    "Service": ("up", "worker", "migrate", "keys", "jobs", "labels"),
+}
+
+
+class Sections(TyperGroup):
+    """The group of all commands, listed under the headings of SECTIONS."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        headed = {name for names in SECTIONS.values() for name in names}
+        rest = tuple(name for name in self.list_commands(ctx) if name not in headed)
+        for heading, names in {**SECTIONS, "Help": rest}.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name, _summary(command.help)) for name, command in commands if command is not None]
+                )
+
+
+def _summary(help_text: str | None) -> str:
+    return (help_text or "").split("\n\n")[0].replace("\n", " ")
 
 
 class Words(typer.Typer):
@@ -25,9 +54,10 @@ class Words(typer.Typer):
 
 app = Words(
     name="labeler",
+    cls=Sections,
     help="Label the features of a sparse autoencoder, and say how far to trust each label.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # the tables of Rich break words at 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -114,9 +144,10 @@ def main() -> None:
         _fail(error, f"this needs the package {error.name}: pip install 'sae-labeler[{extra}]'", 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors
-            # A command without any words has shown its help by now, and has no message.
-            if message := error.format_message():
-                _say_error(f"error: {message}{_help_hint(error)}")
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message())
+            else:
+                _say_error(f"error: {error.format_message()}{_help_hint(error)}")
             sys.exit(2)
         _fail(
             error,

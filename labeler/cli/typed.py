@@ -20,8 +20,21 @@ _NO_COUNTS = {"memory"}
 _MAYBE_PATHS = {"subject", "sae", "corpus", "recipe", "db", "a", "b", "evidence", "out"}
 
 
+# What stands for a value in the help; typer's own words are those of a programmer, such as <int range>.
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+
 class TypedCommand(TyperCommand):
     """A command whose whole numbers may be written as 5M, and whose paths may begin with `~`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        kinds = self._kinds()
+        for parameter in self.params:
+            kind = kinds.get(parameter.name or "")
+            for meant, metavar in _METAVARS.items():
+                if parameter.metavar is None and meant in (kind, *get_args(kind)):
+                    parameter.metavar = metavar
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, with_plain_counts(args, self._count_options()))
@@ -37,11 +50,14 @@ class TypedCommand(TyperCommand):
             raise Stopped("nothing is kept that was not there before; the same command begins again") from None
 
     def _count_options(self) -> set[str]:
-        if self.callback is None:
-            return set()
-        kinds = get_type_hints(_plain(self.callback))
-        counts = {name for name, kind in kinds.items() if int in (kind, *get_args(kind)) and name not in _NO_COUNTS}
+        counts = {
+            name for name, kind in self._kinds().items() if int in (kind, *get_args(kind)) and name not in _NO_COUNTS
+        }
         return {option for parameter in self.params if parameter.name in counts for option in parameter.opts}
+
+    def _kinds(self) -> dict[str, Any]:
+        """Return the type of each parameter, by its name."""
+        return {} if self.callback is None else get_type_hints(_plain(self.callback))
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
