@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,9 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
 """
+
+
+LABELER = Path(sys.executable).parent / "labeler"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -45,3 +50,17 @@ main()
     done = run(command)
     assert done.returncode == 2, done.stderr
     assert f"this needs the package {package}: pip install 'sae-labeler[service]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["api", "workers"])
+def test_the_service_refuses_to_start_beside_another_package_of_that_name(name: str, tmp_path: Path):
+    """Such as one that another project put into the same environment, before ours on the path."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')")
+    done = subprocess.run(
+        [LABELER, "worker"], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+        timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert f"`{name}` would be imported from {tmp_path / name}" in done.stderr
+    assert "an environment of its own" in done.stderr

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import labeler
 from labeler.cli.app import app, stoppable
 from labeler.cli.options import BaseUrl, Database, check_out_folder, quoted, same_command, say, store_at
-from labeler.errors import InputError, StorageError
+from labeler.errors import ConfigurationError, InputError, StorageError
 
 # A folder named `api` or `workers` in the current folder must not be imported as ours.
 _PYTHON = (sys.executable, "-P")
@@ -40,6 +42,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine: queue, workers, API and pages. Ctrl-C stops all of it."""
     check_out_folder(data, "--data")
+    check_our_packages()
     with _only_here(data):
         _check_port(port)
         with stoppable(lambda: f"nothing was started; the same command begins again: {same_command()}"):
@@ -56,6 +59,21 @@ def up(
             store.close()
             say("database ready")
         _run(data, port, programs)
+
+
+def check_our_packages() -> None:
+    """Raise ConfigurationError if Python would import another package than ours as `api` or `workers`."""
+    ours = Path(labeler.__file__).resolve().parent.parent
+    for name in ("api", "workers"):
+        found = find_spec(name)
+        places = [Path(place).resolve() for place in (found.submodule_search_locations or ())] if found else []
+        if places != [ours / name]:
+            where = places[0] if places else found.origin if found else "nowhere"
+            raise ConfigurationError(
+                f"the service's package `{name}` would be imported from {where}, and not from {ours / name}: another "
+                f"package has that name; install sae-labeler into an environment of its own, or take that one's folder "
+                "out of PYTHONPATH"
+            )
 
 
 def _programs(data: Path, port: int, processes: int, base_url: str | None) -> tuple[dict[str, str], list[Program]]:
@@ -205,6 +223,7 @@ def worker(
             f"--queues {queues!r}: choose `label` or `gather`, and start one worker for each; `activations` is for a worker that reads "
             "only people's texts"
         )
+    check_our_packages()
     os.execv(sys.executable, [*_PYTHON, "-m", "workers", queues, "--processes", str(processes)])
 
 
