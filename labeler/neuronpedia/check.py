@@ -25,7 +25,6 @@ reference        a row's references exist: feature, explanation, types and model
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,7 +74,3 @@ def _check_config(folder: Path, report: Report) -> dict[str, set[str]]:
 
 def summary(rows: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {table}" for table, n in rows.items()) or "nothing"
-
-
-def rules_broken(problems: Iterable[Problem]) -> list[str]:
-    return sorted({problem.rule for problem in problems})

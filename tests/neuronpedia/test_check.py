@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labeler.errors import NotFoundError
-from labeler.neuronpedia.check import check_tree, rules_broken
+from labeler.neuronpedia.check import Problem, check_tree
 from tests.neuronpedia.conftest import SOURCE, Rows, change, read_rows, write_rows
 
 Break = Callable[[Path], object]
+
+
+def rules_broken(problems: Iterable[Problem]) -> list[str]:
+    return sorted({problem.rule for problem in problems})
 
 
 def in_rows(table: str, edit: Callable[[Rows], object]) -> Break:
