@@ -28,8 +28,13 @@ def refuse_unknown(request: Request) -> None:
     dependant: Dependant = request.scope["route"].dependant
     if any(part.call in (checked_by_route, asked_of_scores) for part in dependant.dependencies):
         return
+    refuse_others(request, _parameters(request.scope["route"]))
+
+
+def refuse_others(request: Request, known: Collection[str]) -> None:
+    """Raise RequestValidationError for a parameter that is not among these."""
     for name in request.query_params:
-        if name not in (known := _parameters(request.scope["route"])):
+        if name not in known:
             raise refusal(name, known)
 
 
@@ -55,7 +60,7 @@ def refusal(name: str, known: Collection[str]) -> RequestValidationError:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like this one, if any does."""
-    found = get_close_matches(name[:_LONGEST].lower().replace("-", "_"), list(known), n=1, cutoff=0.5)
+    found = get_close_matches(name[:_LONGEST].lower(), list(known), n=1, cutoff=0.5)
     return found[0] if found else None
 
 

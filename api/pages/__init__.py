@@ -5,7 +5,7 @@
 One module for each page or family of pages; static/ holds one style sheet, htmx, and small scripts of our own.
 """
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from api.pages import (
     access,
@@ -22,9 +22,8 @@ from api.pages import (
     search,
     try_it,
 )
-from api.query import refuse_unknown
 
-pages = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_unknown)])
+pages = APIRouter(include_in_schema=False)
 for subject in (home, saes, features, scatter, search, compare, card, reference, access, render, new_job, jobs, try_it):
     pages.include_router(subject.router)
 

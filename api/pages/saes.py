@@ -37,6 +37,7 @@ _NUMBERS = {  # the fields that are always there, with their limits
 }  # fmt: skip
 _FIELDS = ("state", "text", "reviewed", "sort", "by", *_NUMBERS)
 _ANY = (-math.inf, math.inf)
+_NAMED = 6  # choices in a message
 _ROOM = 200  # characters of what is typed into a field
 
 
@@ -175,10 +176,9 @@ def _score_in(sort: str, values: Mapping[str, Column]) -> str | None:
 
 def _among(text: str, names: tuple[str, ...]) -> str:
     if text not in names:
-        near = nearest(text, names) if len(names) > 6 else None
-        raise ValueError(
-            f"{text!r} is not known" + (f"; the nearest is {near}" if near else f": choose {', '.join(names)}")
-        )
+        near = nearest(text, names)
+        listed = ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")
+        raise ValueError(f"{text!r} is none of {listed}" + (f"; the nearest is {near}" if near else ""))
     return text
 
 
