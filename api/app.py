@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
 from api.access import Access, refusal
@@ -26,6 +26,7 @@ from api.pages.access import OPEN_FORMS
 from api.pages.render import as_page, show_errors_as_pages
 from api.paths import PathGuard, Paths
 from api.problems import add_handlers
+from api.query import refuse_unknown
 from api.routes import health, mirror, v1
 from api.seats import Seats
 from api.spool import Spool
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,  # which fetch their scripts from elsewhere; pages/reference.py answers at /docs
+        dependencies=[Depends(refuse_unknown)],
     )
     app.state.store, app.state.settings, app.state.paths = store, settings, Paths(settings.data)
     app.state.access, app.state.folders = Access(store, settings.redis), Folders()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypedDict, TypeVar, Unpack
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
 from labeler.files import whole_file
+from labeler.records import State
 from labeler.store.activations import OPEN, RequestState
 from labeler.store.states import ACTIVE
 
@@ -48,6 +49,26 @@ _ERRORS: dict[int, type[LabelerError]] = {
     422: InputError,
     503: StorageError,
 }
+
+
+class LabelFilters(TypedDict, total=False):
+    """The filters and the order of `Client.labels`; a type checker knows them by name."""
+
+    sae: int | str | None
+    set: int | None
+    state: State | str | None
+    explainer: str | None
+    recipe: str | None  # its hash
+    text: str | None  # words and "phrases"; -word: without it
+    score_min: float | None
+    score_max: float | None
+    score_low_min: float | None
+    score_high_max: float | None
+    density_min: float | None
+    density_max: float | None
+    width_max: float | None
+    reviewed: str | None
+    sort: str | None  # a column that can be sorted, such as "score"; with "-" before it, the highest first
 
 
 class Client:
@@ -120,20 +141,29 @@ class Client:
     def feature(self, sae: int | str, index: int, set: int | None = None) -> wire.Feature:
         return self._get(f"/v1/features/{_id('SAE', sae)}/{index}", wire.Feature, set=set)
 
-    def labels(self, **filters: Any) -> Iterator[wire.Label]:
-        """Yield every label that passes the filters of `GET /v1/labels`, in the order of `sort`."""
-        return self._items("/v1/labels", wire.Label, **filters)
+    def labels(
+        self, *, scores: Mapping[str, float] | None = None, **filters: Unpack[LabelFilters]
+    ) -> Iterator[wire.Label]:
+        """Yield every label that passes the filters of `GET /v1/labels`, in the order of `sort`.
+
+        `scores` has filters on other scores, such as `{"detection_min": 0.8}`.
+        """
+        return self._items("/v1/labels", wire.Label, **filters, **(scores or {}))
 
     def label(self, label_set: int, index: int) -> wire.Label:
         return self._get(f"/v1/labels/{label_set}/{index}", wire.Label)
 
     def lookup(
-        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default"
-    ) -> list[wire.Label | None]:
-        """Return the label of each (SAE id, feature index), in their order. Any number may be asked for."""
+        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default", *,
+        scores: bool = False,
+    ) -> list[wire.Label | None]:  # fmt: skip
+        """Return the label of each (SAE id, feature index), in their order. Any number may be asked for.
+
+        `scores`: each label carries all its scores.
+        """
         found: list[wire.Label | None] = []
         for low in range(0, len(pairs), wire.MOST_PAIRS):
-            body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose}
+            body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose, "scores": scores}
             # A look-up changes nothing, so it is tried again like a read.
             reply = self._request("POST", "/v1/labels:lookup", json=body, attempts=self._attempts)
             found += self._read(wire.LookupResponse, reply).labels

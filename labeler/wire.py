@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from labeler.names import LONGEST_NAME
 from labeler.records import Source, Split, State
+from labeler.schema import DECLARED
 from labeler.store.activations import MOST_CHARACTERS, RequestState
 from labeler.store.keys import Scope
 from labeler.store.lookup import Choose
@@ -99,35 +100,59 @@ class EvidenceDetail(Evidence):
     )
 
 
+class Score(Wire):
+    """One score of a label. What an older version did not store is null."""
+
+    value: float | None
+    reason: str | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    n_failed: int = 0
+    null_z: float | None = None
+    null_p: float | None = None
+    null_n: int = 0
+    null_mean: float | None = None
+    baseline_token_lookup: float | None = None
+
+
+def _declared(name: str, **more: Any) -> Any:
+    """Describe a value as the column of this name is declared (labeler/schema.py)."""
+    column = DECLARED[name]
+    return Field(description=f"{column.meaning}{f' Range: {column.range}.' if column.range else ''}", **more)
+
+
 class Label(Wire):
     """A feature in a label set. An undefined score is null, and `score_reason` says why."""
 
     sae: int
-    label_set_id: int = Field(examples=[1])
-    feature_index: int = Field(examples=[123])
-    state: State
-    label: str | None = Field(examples=["`raise` at the beginning of a statement"])
-    explainer: str | None = Field(examples=["openai:gpt-5-mini"])
-    reason: str | None = Field(description="The reason why there is no label.")
-    score: float | None = Field(examples=[0.71])
-    score_reason: str | None
-    score_low: float | None = Field(description="95% interval.", examples=[0.55])
-    score_high: float | None = Field(examples=[0.83])
-    score_n: int | None = Field(description="Sequences scored.")
-    score_null_z: float | None
-    score_null_p: float | None
-    baseline_token_lookup: float | None = Field(description="The score of the token look-up on the same contexts.")
-    score_weighted: float | None
-    score_weighted_low: float | None = Field(None, description="95% interval.")
-    score_weighted_high: float | None = None
-    detection: float | None
-    fuzzing: float | None
-    density: float | None = Field(
-        description="Share of tokens on which the feature fires; null where those who gathered evidence do not say."
+    label_set_id: int = _declared("label_set_id", examples=[1])
+    feature_index: int = _declared("feature_index", examples=[123])
+    state: State = _declared("state")
+    label: str | None = _declared("label", examples=["`raise` at the beginning of a statement"])
+    explainer: str | None = _declared("explainer", examples=["openai:gpt-5-mini"])
+    reason: str | None = _declared("reason")
+    score: float | None = _declared("score", examples=[0.71])
+    score_reason: str | None = _declared("score_reason")
+    score_low: float | None = _declared("score_low", examples=[0.55])
+    score_high: float | None = _declared("score_high", examples=[0.83])
+    score_n: int | None = _declared("score_n")
+    score_null_z: float | None = _declared("score_null_z")
+    score_null_p: float | None = _declared("score_null_p")
+    baseline_token_lookup: float | None = _declared("baseline_token_lookup")
+    score_weighted: float | None = _declared("score_weighted")
+    score_weighted_low: float | None = _declared("score_weighted_low", default=None)
+    score_weighted_high: float | None = _declared("score_weighted_high", default=None)
+    detection: float | None = _declared("detection")
+    fuzzing: float | None = _declared("fuzzing")
+    density: float | None = _declared("density")
+    max_activation: float | None = _declared("max_activation")
+    n_firings: int | None = _declared("n_firings")
+    created_at: Time = _declared("created_at")
+    scores: dict[str, Score] = Field(
+        {},
+        description="Every score of the label by name; empty in look-ups that do not ask for `scores`, and in searches.",
     )
-    max_activation: float | None
-    n_firings: int | None
-    created_at: Time
 
 
 class LookupRequest(Asked):
@@ -140,6 +165,7 @@ class LookupRequest(Asked):
         description="The label to show for a feature that has several: by `default` that of the set with the most labels; a "
         "look-up set comes after an LLM's.",
     )
+    scores: bool = Field(False, description="Whether each label carries all its `scores`; without them it is quicker.")
 
 
 class LookupResponse(Wire):
@@ -208,26 +234,6 @@ class Reviews(Wire):
     items: list[Review]
 
 
-class Score(Wire):
-    """One score of a label. What an older version did not store is null."""
-
-    value: float | None
-    reason: str | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    n_failed: int = 0
-    null_z: float | None = None
-    null_p: float | None = None
-    null_n: int = 0
-    null_mean: float | None = None
-    baseline_token_lookup: float | None = None
-
-
-class FeatureLabel(Label):
-    scores: dict[str, Score]
-
-
 class Context(Wire):
     """A window of tokens, and how strongly the feature fires on each. `predicted`: what the simulator expected."""
 
@@ -258,7 +264,7 @@ class Feature(Wire):
     feature_index: int
     label_set_id: int | None = Field(description="The label set shown; `explain` and `held_out` belong to it.")
     statistics: dict[str, Any] | None
-    labels: list[FeatureLabel] = Field(
+    labels: list[Label] = Field(
         description="One label for each label set, the newest first; then those that people wrote."
     )
     reviews: list[Review] = Field(description="Reviews by people, with their own labels.")

@@ -17,8 +17,11 @@ from labeler.records import (
     TokenTable,
     Usage,
 )
+from labeler.schema import PARTS, columns_of
 
 N_FEATURES = 50
+# The columns of an export of results such as `labeled` makes.
+EXPORTED = columns_of({"simulation": PARTS, "simulation_weighted": ("value", "n")})
 
 
 def manifest(**changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import secrets
 import threading
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from api.pages.access import Editor, Form, Viewer
 from api.pages.render import render
 from api.parameters import SettingsOf, StoreOf, ids_in
 from api.problems import RequestProblem
+from api.query import checked_by_route, refuse_others
 from api.requests import recipe_of
 from api.routes.jobs import AnnounceOf
 from labeler.errors import InputError, reason_of
@@ -50,9 +51,10 @@ _DEFAULTS = {
 _planning = threading.Semaphore(1)
 
 
-@router.get("/jobs/new")
+@router.get("/jobs/new", dependencies=[Depends(checked_by_route)])
 def new_job(request: Request, store: StoreOf, settings: SettingsOf, _: Viewer) -> Response:
     """The form; its fields may be filled in the address."""
+    refuse_others(request, _DEFAULTS)
     given = {name: request.query_params.get(name, default)[:2000] for name, default in _DEFAULTS.items()}
     given["explainer"] = given["explainer"] or _last_explainer(store)
     return _form(request, store, settings, given)

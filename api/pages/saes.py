@@ -6,34 +6,38 @@ import math
 import random as chance
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 
 from api.pages.access import Viewer
 from api.pages.charts import USUAL, density_histogram, score_histogram, score_scale
 from api.pages.render import is_partial, render, url
 from api.parameters import Cursor, SaeReference, SetId, SetQuery, StoreOf
+from api.query import checked_by_route, nearest
 from labeler.errors import InputError, NotFoundError
 from labeler.numbers import number
 from labeler.records import State
+from labeler.schema import DECLARED, MAIN, Column, Use, filters, in_order, score_columns, sorts
 from labeler.store import LabelSetSummary, Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.choice import default_set
+from labeler.store.columns import scores_in
 from labeler.store.cursors import make_cursor
-from labeler.store.queries import LabelFilter, Page, Reviewed, Sort, list_labels
+from labeler.store.queries import Bound, LabelFilter, Page, Reviewed, Sort, list_labels
 
 router = APIRouter()
 _ROWS = 50
 _SETS = 500  # label sets of an SAE
-_SCORES, _SHARES = (-1.0, 1.0), (0.0, 1.0)
-_NUMBERS = {  # with their limits
-    "score_min": _SCORES, "score_max": _SCORES, "width_max": (0.0, 2.0), "density_min": _SHARES, "density_max": _SHARES,
+_NUMBERS = {  # the fields that are always there, with their limits
+    **{f"{name}_{end}": (DECLARED[name].low, DECLARED[name].high) for name in ("score", "density") for end in ("min", "max")},
+    "width_max": (0.0, 2.0),
 }  # fmt: skip
-_FIELDS = ("state", "text", "reviewed", "sort", *_NUMBERS)
+_FIELDS = ("state", "text", "reviewed", "sort", "by", *_NUMBERS)
+_ANY = (-math.inf, math.inf)
+_NAMED = 6  # choices in a message
 _ROOM = 200  # characters of what is typed into a field
 
 
@@ -43,23 +47,38 @@ class Asked:
 
     fields: dict[str, str]  # of the form, those that are filled
     where: LabelFilter
-    sort: Sort
+    sort: str
     problems: dict[str, str]  # by field, why it cannot be read
-    unknown: tuple[str, ...]  # what the address asks for and the form does not have
+    unknown: dict[str, str | None]  # what the address asks for and the form does not have, with the nearest field
+    scores: tuple[Column, ...] = ()  # the scores of the label set beside the main one
+    by: Column | None = None  # the one among them that the table shows too
+    shown: tuple[str, ...] = ()  # filters by these scores that the form shows
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Return the scores to choose from, each with its name for people."""
+        return [(column.name, column.name.replace("_", " ")) for column in self.scores]
+
+    @property
+    def labels(self) -> list[tuple[str, str]]:
+        """Return the shown filters by scores, each with its label, such as `detection from`."""
+        ends = {"min": "from", "max": "up to"}
+        parts = [(name, *name.rsplit("_", 1)) for name in self.shown]
+        return [(name, f"{column.replace('_', ' ')} {ends[end]}") for name, column, end in parts]
 
 
-@router.get("/saes/{sae}")
+@router.get("/saes/{sae}", dependencies=[Depends(checked_by_route)])
 def sae_page(
     request: Request, store: StoreOf, _: Viewer, sae: SaeReference, set: SetQuery = None, cursor: Cursor = None
 ) -> Response:
     """Show the page, or for htmx only the form and its table. An unreadable filter comes back with the reason."""
     info = catalogue.find_sae(store, sae)
     sets, chosen = sets_and_chosen(store, info, set)
-    asked = read_asked(request.query_params, chosen)
+    asked = read_asked(request.query_params, chosen, _scores_of(store, chosen))
     page = _rows(store, asked, cursor)
     values: dict[str, Any] = {
         "sae": info, "sets": sets, "chosen": chosen, "asked": asked, "page": page, "cursor": cursor, "scale": row_scale,
-        "sorts": {sort.value: _address(info, chosen, asked, sort) for sort in Sort},
+        "order_of": lambda sort: _address(info, chosen, asked, sort),
         "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
     }  # fmt: skip
     if is_partial(request):  # htmx accepts only answers with 200
@@ -73,7 +92,7 @@ def _rows(store: Store, asked: Asked, cursor: str | None) -> Page:
     if asked.where.label_set is None or asked.problems:
         return Page((), None)
     try:
-        return list_labels(store, asked.where, asked.sort, _ROWS, cursor)
+        return list_labels(store, asked.where, asked.sort, _ROWS, cursor, with_scores=asked.by is not None)
     except InputError as error:  # a text without a word, or the place of a page in another list
         asked.problems["cursor" if cursor else "text"] = str(error)
         return Page((), None)
@@ -96,9 +115,24 @@ def sets_and_chosen(
     return sets, found
 
 
-def read_asked(query: Mapping[str, str], chosen: SetInfo | None) -> Asked:
-    """The form as the address fills it, with a reason for each field that cannot be read."""
-    fields = {name: text for name in _FIELDS if (text := query.get(name, "").strip()[:_ROOM])}
+def _scores_of(store: Store, chosen: SetInfo | None) -> tuple[Column, ...]:
+    """Return the columns of all scores of a label set that can be filtered and sorted, the main score's too."""
+    if chosen is None:
+        return ()
+    store.count_changes(chosen.id)
+    with store.database.reading() as connection:
+        names = in_order({MAIN, *scores_in(connection, chosen.id)})
+    return tuple(column for name in names for column in score_columns(name) if Use.SORTED in column.use)
+
+
+def read_asked(query: Mapping[str, str], chosen: SetInfo | None, columns: tuple[Column, ...] = ()) -> Asked:
+    """The form as the address fills it, with a reason for each field that cannot be read.
+
+    `columns` are those of the label set's scores.
+    """
+    values = {column.name: column for column in columns if column.part == "value" and column.score != MAIN}
+    of_scores = {name: place for name, place in filters(columns).items() if name not in _NUMBERS}
+    fields = {name: text for name in (*_FIELDS, *of_scores) if (text := query.get(name, "").strip()[:_ROOM])}
     problems: dict[str, str] = {}
 
     def read(name: str, reader: Callable[[str], Any]) -> Any:
@@ -109,27 +143,43 @@ def read_asked(query: Mapping[str, str], chosen: SetInfo | None) -> Asked:
             return None
 
     numbers = {name: read(name, partial(_number, limits=limits)) for name, limits in _NUMBERS.items()}
-    for name in ("score", "density"):
-        low, high = (numbers[f"{name}_{end}"] for end in ("min", "max"))
+    bounds = {name: read(name, partial(_number, limits=_ANY)) for name in of_scores}
+    by = read("by", partial(_among, names=tuple(values))) or read("sort", partial(_score_in, values=values))
+    if by:
+        fields["by"] = by
+    sort = read("sort", partial(_among, names=(*sorts(columns), *Sort))) or Sort.INDEX
+    for name in ("score", "density", *values):
+        low, high = ((numbers | bounds).get(f"{name}_{end}") for end in ("min", "max"))
         if low is not None and high is not None and low > high:
             problems[f"{name}_max"] = f"below the lower limit, {fields[f'{name}_min']}: no feature can fit"
     where = LabelFilter(
         label_set=None if chosen is None else chosen.id,
-        state=read("state", partial(_among, kind=State)),
+        state=read("state", lambda text: State(_among(text, tuple(State)))),
         text=fields.get("text"),
-        reviewed=read("reviewed", partial(_among, kind=Reviewed)),
+        reviewed=read("reviewed", lambda text: Reviewed(_among(text, tuple(Reviewed)))),
+        bounds=tuple(Bound(*of_scores[name], value) for name, value in bounds.items() if value is not None),
         **numbers,
     )
-    sort = read("sort", partial(_among, kind=Sort)) or Sort.INDEX
-    unknown = tuple(name[:_ROOM] for name in query if name not in (*_FIELDS, "set", "cursor"))
-    return Asked(fields, where, sort, problems, unknown)
+    known = (*_FIELDS, *of_scores, "set", "cursor")
+    unknown = {name[:_ROOM]: nearest(name, known) for name in query if name not in known}
+    shown = (f"{by}_min", f"{by}_max") if by else ()
+    return Asked(
+        fields, where, str(sort), problems, unknown, tuple(values.values()), values[by] if by else None,
+        tuple(name for name in of_scores if name in shown or name in fields),
+    )  # fmt: skip
 
 
-def _among(text: str, kind: type[StrEnum]) -> StrEnum:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is none of {', '.join(kind)}") from None
+def _score_in(sort: str, values: Mapping[str, Column]) -> str | None:
+    """Return the score by which a table is sorted, if it is not the main one."""
+    return name if (name := sort.removeprefix("-")) in values else None
+
+
+def _among(text: str, names: tuple[str, ...]) -> str:
+    if text not in names:
+        near = nearest(text, names)
+        listed = ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")
+        raise ValueError(f"{text!r} is none of {listed}" + (f"; the nearest is {near}" if near else ""))
+    return text
 
 
 def _number(text: str, limits: tuple[float, float]) -> float:
@@ -146,8 +196,8 @@ def _number(text: str, limits: tuple[float, float]) -> float:
     return value
 
 
-def _address(sae: SaeInfo, chosen: SetInfo | None, asked: Asked, sort: Sort, cursor: str | None = None) -> str:
-    fields = {**asked.fields, "sort": None if sort is Sort.INDEX else sort.value}
+def _address(sae: SaeInfo, chosen: SetInfo | None, asked: Asked, sort: str, cursor: str | None = None) -> str:
+    fields = {**asked.fields, "sort": None if sort == Sort.INDEX else sort}
     return url(f"/saes/{sae.id}", set=chosen and chosen.id, **fields, cursor=cursor)
 
 
@@ -186,7 +236,7 @@ def random_feature(
     index = chance.randrange(info.n_features)
     if chosen is not None:
         where = LabelFilter(label_set=chosen.id, state=State.LABELED)
-        after = make_cursor((where, Sort.INDEX), (chosen.id, index))
+        after = make_cursor((where, str(Sort.INDEX)), (chosen.id, index))
         found = list_labels(store, where, limit=1, cursor=after).rows or list_labels(store, where, limit=1).rows
         index = found[0]["feature_index"] if found else index
     return RedirectResponse(url(f"/saes/{info.id}/features/{index}", set=set, embed=embed), 303)

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query
 
 from api.access import Reader
 from api.parameters import PROBLEMS, Cursor, FeatureIndex, Limit, SaeQuery, SetId, SetQuery, StoreOf, Words
+from api.query import AskedOfScores
 from labeler.errors import NotFoundError
 from labeler.records import State
 from labeler.store import catalogue
 from labeler.store.lookup import lookup_labels
-from labeler.store.queries import LabelFilter, Reviewed, Sort, list_labels, one_label
+from labeler.store.queries import LabelFilter, Reviewed, list_labels, one_label
 from labeler.wire import Label, LookupRequest, LookupResponse, Page, Text
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
@@ -48,16 +49,19 @@ def list_all(
         Query(allow_inf_nan=False, description="The largest width of the score's interval.", examples=[0.3]),
     ] = None,
     reviewed: Annotated[Reviewed | None, Query(description="Filter by the newest review of the present label.")] = None,
-    sort: Annotated[
-        Sort, Query(description="The order; by score, only features that have one are listed.")
-    ] = Sort.INDEX,
+    *,
+    of_scores: AskedOfScores,
 ) -> Page[Label]:
-    """Features of label sets, with their labels and scores."""
+    """Features of label sets, with their labels and scores.
+
+    Every score can be filtered: by its value (`detection_min`, `detection_max`), by its interval (`detection_low_min`,
+    `detection_high_max`, `detection_width_max`) and by its p-value (`detection_null_p_max`).
+    """
     where = LabelFilter(
         None if sae is None else catalogue.find_sae(store, sae).id, set, state, explainer, recipe, text,
-        score_min, score_max, score_low_min, score_high_max, density_min, density_max, width_max, reviewed,
+        score_min, score_max, score_low_min, score_high_max, density_min, density_max, width_max, reviewed, of_scores.bounds,
     )  # fmt: skip
-    page = list_labels(store, where, sort, limit, cursor)
+    page = list_labels(store, where, of_scores.sort, limit, cursor, with_scores=True)
     return Page[Label].model_validate({"items": page.rows, "next_cursor": page.next_cursor})
 
 
@@ -73,5 +77,5 @@ def read_one(store: StoreOf, _: Reader, set: SetId, index: FeatureIndex) -> Labe
 @router.post("/labels:lookup")
 def look_up(store: StoreOf, _: Reader, asked: LookupRequest) -> LookupResponse:
     """The labels of up to 10,000 features of any SAEs, in one request."""
-    found = lookup_labels(store, asked.pairs, label_sets=asked.sets, choose=asked.choose)
+    found = lookup_labels(store, asked.pairs, label_sets=asked.sets, choose=asked.choose, with_scores=asked.scores)
     return LookupResponse.model_validate({"labels": found})

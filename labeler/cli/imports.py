@@ -31,8 +31,8 @@ def import_labels(
     """Store an exported label set in the database, as a separate label set that says where it came from."""
     from dataclasses import asdict
 
-    from labeler.export.columns import REVIEWS
     from labeler.imports.labels import import_labels as bring_in
+    from labeler.schema import REVIEWED
     from labeler.terminal import visible
 
     done = bring_in(store_at(db, make=True), file, card, part=part)
@@ -41,10 +41,11 @@ def import_labels(
         return
     contexts = f" with {done.n_contexts:,} contexts" if done.n_contexts else ""
     say(f"{done.n_features:,} features{contexts} of {file} are label set {done.label_set}, marked as imported")
-    if reviews := [name for name in done.columns_left_out if name in REVIEWS]:
+    said = {column.name for column in REVIEWED}
+    if reviews := [name for name in done.columns_left_out if name in said]:
         typer.echo(
             f"left out: what people said of the labels ({', '.join(reviews)}); the file does not say when they said it, nor who gave a verdict",
             err=True,
         )
-    if others := [visible(name) for name in done.columns_left_out if name not in REVIEWS]:
+    if others := [visible(name) for name in done.columns_left_out if name not in said]:
         typer.echo(f"left out, since no label set has such columns: {', '.join(others)}", err=True)

@@ -17,7 +17,9 @@ from labeler.evidence.manifest import has_hashes
 from labeler.evidence.store import BY_OTHERS
 from labeler.export.markdown import escaped
 from labeler.names import with_names
+from labeler.schema import in_order, score_columns
 from labeler.store import Store
+from labeler.store.columns import scores_in
 from labeler.store.people import people_say
 from labeler.store.tables import in_utc
 
@@ -89,6 +91,7 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
             for state, n in summary.counts.items()
         },
         "results": results,
+        "scores": _scores(store, label_set_id),
         "interventions": interventions,
         "people": people_say(store, label_set_id),
         "limits": list(_LIMITS),
@@ -100,6 +103,14 @@ def _imports(imported: dict[str, Any]) -> list[dict[str, Any]]:
     came = {name: value for name, value in imported.items() if name != "card"}
     card = imported["card"]
     return [*card.get("imported", []), {**came, "label_set": card["label_set"]}]
+
+
+def _scores(store: Store, label_set_id: int) -> dict[str, dict[str, Any]]:
+    """Say of each score that results have, which column of an export holds it, what it means and its range."""
+    with store.database.reading() as connection:
+        names = in_order(scores_in(connection, label_set_id))
+    columns = {name: score_columns(name)[0] for name in names}
+    return {name: {"column": c.name, "meaning": c.meaning, "range": c.range} for name, c in columns.items()}
 
 
 def _interventions(store: Store, label_set_id: int, recipe: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,10 +13,11 @@ from typing import Any
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
-from labeler.export.columns import READ_CSV, TOP_CONTEXTS
+from labeler.export.columns import READ_CSV
 from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
 from labeler.files import strict_json, whole_file, write_atomically
 from labeler.records import Source, Split
+from labeler.schema import CONTEXTS
 from labeler.store import LabelSetInfo, Store
 from labeler.store.imported import has_contexts, imported_contexts, is_imported
 
@@ -95,7 +96,7 @@ def with_top_contexts(store: Store, info: LabelSetInfo, rows: LabelRows, n: int)
                 contexts = contexts_of([row[feature] for row in part])
                 yield [(*row, contexts[row[feature]]) for row in part]
 
-    return replace(rows, names=(*rows.names, TOP_CONTEXTS), batches=batches())
+    return replace(rows, columns=(*rows.columns, CONTEXTS), batches=batches())
 
 
 def _gathered(evidence_path: str, n: int) -> ContextsOf:

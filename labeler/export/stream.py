@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -18,14 +19,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter, WriteOptions
-from sqlalchemy import Connection, String, case, cast, func, select, type_coerce
+from sqlalchemy import Connection, String, Text, case, cast, func, select, type_coerce
 
 from labeler.errors import ConflictError, InputError
 from labeler.export.card import build_card
-from labeler.export.columns import BY_NAME, COLUMNS, MORE_COLUMNS, OF_THE_SET, REVIEWS, TEXTS, TOP_CONTEXTS
+from labeler.export.columns import field
 from labeler.export.spreadsheet import inert
+from labeler.schema import CONTEXTS, REVIEWED, Column, Kind, columns_of
 from labeler.store import LabelSetInfo, Store
-from labeler.store.columns import version_of_rows
+from labeler.store.columns import scores_in, version_of_rows
 from labeler.store.database import fetch_plain
 from labeler.store.imported import is_imported
 from labeler.store.people import people_say
@@ -48,16 +50,17 @@ class LabelRows:
     """The results of a label set in the order of features, as plain values."""
 
     same: dict[str, Any]  # columns that have one value in all rows
-    names: tuple[str, ...]  # the other columns, in the order of a row
+    columns: tuple[Column, ...]  # all, in the order of a file
     batches: Iterator[Batch]
 
     @property
-    def columns(self) -> list[str]:
-        return [*COLUMNS, *(name for name in MORE_COLUMNS if name in self.names)]
+    def names(self) -> tuple[str, ...]:
+        """Return the columns of a row in its order: those that differ from row to row."""
+        return tuple(column.name for column in self.columns if not column.of_the_set)
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([BY_NAME[column].field for column in self.columns])
+        return pa.schema([field(column) for column in self.columns])
 
 
 def read_rows(
@@ -72,11 +75,13 @@ def read_rows(
         "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae, "label_set_id": made_as(store, info),
         "simulator": info.simulator, "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
     }  # fmt: skip
-    names = tuple(name for name in COLUMNS if name not in OF_THE_SET)
-    if any(people_say(store, label_set_id).values()):
-        names += tuple(REVIEWS)
+    if connection is None:
+        store.count_changes(label_set_id)
     reading = store.database.reading if connection is None else lambda: nullcontext(connection)
-    return LabelRows(same, names, _batches(store, reading, label_set_id, names, after, limit))
+    with reading() as inside:
+        scores = scores_in(inside, label_set_id)
+    columns = columns_of(scores, reviewed=any(people_say(store, label_set_id).values()))
+    return LabelRows(same, columns, _batches(store, reading, label_set_id, columns, after, limit))
 
 
 def made_as(store: Store, info: LabelSetInfo) -> int:
@@ -88,13 +93,18 @@ def made_as(store: Store, info: LabelSetInfo) -> int:
 
 
 def _batches(
-    store: Store, reading: Reading, label_set_id: int, names: tuple[str, ...], after: int, limit: int | None
+    store: Store, reading: Reading, label_set_id: int, columns: tuple[Column, ...], after: int, limit: int | None
 ) -> Iterator[Batch]:
     made = {"created_at": _time(store), **_said()}
-    columns = [made[name] if name in made else RESULTS.c[name] for name in names]
-    query = select(*columns).where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
-    if set(REVIEWS) <= set(names):
+    own = [column for column in columns if not column.of_the_set]
+    on_rows = [column.name for column in own if column.name in made or column.name in RESULTS.c]
+    query = select(*(made[name] if name in made else RESULTS.c[name] for name in on_rows))
+    query = query.where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
+    if REVIEWED[0] in columns:
         query = query.select_from(RESULTS.join(STANDINGS, _OF_ROW, isouter=True))
+    if len(on_rows) < len(own):
+        query = query.add_columns(cast(RESULTS.c.scores, Text))
+    opened = _with_scores(own, on_rows)
     left = limit
     while left is None or left > 0:
         page = query.where(RESULTS.c.feature_index > after).limit(min(_ROWS_AT_ONCE, left or _ROWS_AT_ONCE))
@@ -102,19 +112,45 @@ def _batches(
             rows: Batch = fetch_plain(connection, page)
         if not rows:
             return
-        yield rows
-        after = rows[-1][names.index("feature_index")]
+        after = rows[-1][on_rows.index("feature_index")]
         left = None if left is None else left - len(rows)
+        yield opened(rows)
+
+
+def _with_scores(columns: Sequence[Column], on_rows: list[str]) -> Callable[[Batch], Batch]:
+    """Return a function that opens the stored scores, the last value of each row, into these columns."""
+    if len(on_rows) == len(columns):
+        return lambda rows: rows
+    of_scores: dict[str, list[str]] = {}
+    for column in columns:
+        if column.name not in on_rows:
+            of_scores.setdefault(str(column.score), []).append(column.part)
+    nothing: dict[str, tuple[None, ...]] = {name: (None,) * len(parts) for name, parts in of_scores.items()}
+    read_as: list[Any] = [*on_rows, *((name, part) for name, parts in of_scores.items() for part in parts)]
+    in_order = itemgetter(*(read_as.index(c.name if c.name in on_rows else (c.score, c.part)) for c in columns))
+
+    def open_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = dict(nothing)
+        for score in orjson.loads(row[-1]):
+            parts = of_scores.get(score["name"])
+            if parts is not None:
+                values[score["name"]] = tuple(map(score.get, parts))
+        return tuple(in_order((*row[:-1], *chain.from_iterable(values.values()))))
+
+    return lambda rows: list(map(open_row, rows))
 
 
 _OF_ROW = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
+
+
+_REVIEWS = tuple(column.name for column in REVIEWED)
 
 
 def _said() -> dict[str, Any]:
     """Return the reviews of a row. A verdict counts only if its text is the present label."""
     of_present = STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)
     verdict = case((of_present, STANDINGS.c.verdict))
-    return dict(zip(REVIEWS, (verdict, STANDINGS.c.text, STANDINGS.c.reviewer), strict=True))
+    return dict(zip(_REVIEWS, (verdict, STANDINGS.c.text, STANDINGS.c.reviewer), strict=True))
 
 
 def _time(store: Store) -> Any:
@@ -160,7 +196,8 @@ def encode_rows(
 
 
 def _jsonl(rows: LabelRows) -> Iterator[bytes]:
-    names, same, columns = (*rows.same, *rows.names), tuple(rows.same.values()), rows.columns
+    names, same = (*rows.same, *rows.names), tuple(rows.same.values())
+    columns = [column.name for column in rows.columns]
     in_order = itemgetter(*(names.index(column) for column in columns))
     for batch in rows.batches:
         for low in range(0, len(batch), _LINES_AT_ONCE):
@@ -170,15 +207,16 @@ def _jsonl(rows: LabelRows) -> Iterator[bytes]:
 
 
 def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
-    yield (",".join(rows.columns) + "\n").encode()
+    yield (",".join(column.name for column in rows.columns) + "\n").encode()
     schema = pa.schema([(f.name, pa.string() if f.name in _TEXT_IN_CSV else f.type) for f in rows.schema])
+    texts = [column.kind in (Kind.TEXT, Kind.CONTEXTS) for column in rows.columns if not column.of_the_set]
     if spreadsheet:
-        rows = replace(rows, same={name: _inert(name, value) for name, value in rows.same.items()})
+        rows = replace(rows, same={name: inert(v) if isinstance(v, str) else v for name, v in rows.same.items()})
     for batch in rows.batches:
-        if TOP_CONTEXTS in rows.names:  # the last column
+        if rows.columns[-1] is CONTEXTS:
             batch = [(*row[:-1], json.dumps(row[-1], ensure_ascii=False)) for row in batch]
         if spreadsheet:
-            batch = [tuple(map(_inert, rows.names, row)) for row in batch]
+            batch = [tuple(map(_inert, texts, row)) for row in batch]
         sink = _Sink()
         with CSVWriter(
             pa.PythonFile(sink, mode="w"),
@@ -189,24 +227,18 @@ def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
         yield sink.take()
 
 
-_TEXT_IN_CSV = frozenset(("created_at", TOP_CONTEXTS))
+_TEXT_IN_CSV = frozenset(("created_at", CONTEXTS.name))
 
 
-def _inert(name: str, value: Any) -> Any:
-    return inert(value) if name in TEXTS and value is not None else value
+def _inert(is_text: bool, value: Any) -> Any:
+    return inert(value) if is_text and value is not None else value
 
 
 def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
     inside = {b"labeler.card": json.dumps(card, ensure_ascii=False, allow_nan=False).encode()}
     schema, sink = rows.schema, _Sink()
-    repeated = [
-        *rows.same,
-        "state",
-        "explainer",
-        "reason",
-        "score_reason",
-        "created_at",
-    ]  # many rows share one value
+    # Many rows share one value.
+    repeated = [c.name for c in rows.columns if c.of_the_set or c.part == "reason" or c.name in _REPEATED]
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"), schema.with_metadata(inside), compression="zstd", use_dictionary=repeated
     ) as writer:
@@ -214,6 +246,9 @@ def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
             writer.write_table(_table(rows, batch, schema))
             yield sink.take()
     yield sink.take()
+
+
+_REPEATED = frozenset(("state", "explainer", "reason", "created_at"))
 
 
 def _table(rows: LabelRows, batch: Batch, schema: pa.Schema) -> pa.Table:

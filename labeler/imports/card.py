@@ -35,6 +35,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "results": (),
     "coverage": (),
 }
+_MOST_SCORES = 500
 _DENSITY_ERROR = 1e-6  # relative error; other tools may round in CSV
 
 
@@ -63,6 +64,14 @@ def read_card(path: Path, card: Path | None = None) -> dict[str, Any]:
             raise FormatError(f"{where}: {key} is missing; give the card that came with the file")
     _check_recipe(where, found["recipe"])
     return found
+
+
+def scores_in_card(path: Path, card: Mapping[str, Any]) -> list[str]:
+    """Return the names of the scores that the card says its label set has. Cards of older versions do not say it."""
+    scores = card.get("scores") or {}
+    if not isinstance(scores, dict) or len(scores) > _MOST_SCORES or any(len(name) > 200 for name in scores):
+        raise FormatError(f"the card of {path}: scores are not a list of at most {_MOST_SCORES} named scores")
+    return list(scores)
 
 
 def _inside(path: Path) -> Any:

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeler.errors import FormatError, InputError, NotFoundError
-from labeler.export.columns import COLUMNS, NEW, TOP_CONTEXTS
+from labeler.schema import FIXED
 
 _ROWS_AT_ONCE = 2000
 _LONGEST_LINE = 1 << 26  # bytes of JSONL or characters of CSV; the top_contexts of a feature may take some MB
 _MOST_COLUMNS = 1000
+_MUST_BE_THERE = tuple(column.name for column in FIXED if not column.is_new)
 
 Row = tuple[str, dict[str, Any]]  # (the place in the file, the values by column)
 
@@ -44,7 +45,7 @@ def kind_of(path: Path) -> str:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield every row, with all of COLUMNS and perhaps TOP_CONTEXTS. The FormatError names file and line."""
+    """Yield every row, as the file has it. The FormatError names file and line."""
     return {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[kind_of(path)](path)
 
 
@@ -114,21 +115,15 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise FormatError(f"{path}: damaged or cut Parquet ({str(error).splitlines()[0]})") from None
 
 
-def unknown_columns(path: Path) -> list[str]:
-    """List the columns of the file that are not imported: unknown ones, and REVIEWS.
-
-    The file does not say who gave a verdict, nor when a review was made, so a review here would have no author.
-    """
+def names_in(path: Path) -> list[str]:
+    """List the columns of the file."""
     kind = kind_of(path)
     if kind == "parquet":
-        names = pq.read_schema(path).names
-    elif kind == "jsonl":
-        _, row = next(_jsonl(path))
-        names = list(row)
-    else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file))
-    return [name for name in names if name not in COLUMNS and name != TOP_CONTEXTS]
+        return list(pq.read_schema(path).names)
+    if kind == "jsonl":
+        return list(next(_jsonl(path))[1])
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file))
 
 
 def _check_columns(where: str, names: Any) -> None:
@@ -136,7 +131,7 @@ def _check_columns(where: str, names: Any) -> None:
         raise FormatError(
             f"{where}: {len(names):,} columns, but at most {_MOST_COLUMNS:,} are read: is this a label set?"
         )
-    if missing := [name for name in COLUMNS if name not in names and name not in NEW]:
+    if missing := [name for name in _MUST_BE_THERE if name not in names]:
         raise FormatError(
             f"{where}: the column {', '.join(missing)} is missing; expected the columns of `labeler export`, all of them"
         )

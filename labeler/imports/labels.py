@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from labeler.errors import FormatError
-from labeler.export.columns import COLUMNS, OF_THE_SET, TOP_CONTEXTS
-from labeler.imports.card import Belongs, origins_of, read_card
-from labeler.imports.files import read_rows, unknown_columns
-from labeler.imports.values import checked
+from labeler.imports.card import Belongs, origins_of, read_card, scores_in_card
+from labeler.imports.files import names_in, read_rows
+from labeler.imports.values import Known, checked, known_columns
+from labeler.schema import CONTEXTS, FIXED, in_order
 from labeler.store import Store
 from labeler.store.imported import save_imported
+from labeler.store.rows import on_the_row
 
 _ROWS_AT_ONCE = 250
 
@@ -33,7 +34,7 @@ class Imported:
     label_set: int
     n_features: int
     n_contexts: int
-    columns_left_out: list[str]  # reviews of people, and unknown columns
+    columns_left_out: list[str]  # unknown ones, and reviews: the file does not say who gave a verdict, nor when
 
 
 def import_labels(store: Store, path: Path, card: Path | None = None, *, part: bool = False) -> Imported:
@@ -46,9 +47,10 @@ def import_labels(store: Store, path: Path, card: Path | None = None, *, part: b
     """
     says = read_card(path, card)
     with _named(path):
-        n_features, n_contexts = _check(path, Belongs(path, says), part)
-        left_out = unknown_columns(path)
-        batches = _batches(path, says)
+        known = known_columns(scores_in_card(path, says))
+        n_features, n_contexts = _check(path, Belongs(path, says), known, part)
+        left_out = [name for name in names_in(path) if name not in known]
+        batches = _batches(path, says, known)
         label_set = save_imported(store, origins_of(path, says, n_features), batches)
     return Imported(label_set, n_features, n_contexts, left_out)
 
@@ -66,13 +68,13 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:
+def _check(path: Path, belongs: Belongs, known: Known, part: bool) -> tuple[int, int]:
     """Check every row of the file, and return the number of features and of contexts."""
     first_at = np.zeros(belongs.n_features, dtype=np.int32)  # the row in which each feature came first
     n = n_contexts = 0
     for n, (place, row) in enumerate(read_rows(path), start=1):
         where = f"{path}, {place}"
-        values = checked(where, row)
+        values = checked(where, row, known)
         belongs.check(where, values)
         feature = values["feature_index"]
         if first_at[feature]:
@@ -80,48 +82,42 @@ def _check(path: Path, belongs: Belongs, part: bool) -> tuple[int, int]:
                 f"{where}: feature {feature} is there twice, first as feature number {first_at[feature]} of the file"
             )
         first_at[feature] = n
-        n_contexts += len(values.get(TOP_CONTEXTS, ()))
+        n_contexts += len(values.get(CONTEXTS.name, ()))
     belongs.check_number(n, part=part)
     return n, n_contexts
 
 
 def _batches(
-    path: Path, card: dict[str, Any]
+    path: Path, card: dict[str, Any], known: Known
 ) -> Iterator[tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]]:
-    rows = (checked(f"{path}, {place}", row) for place, row in read_rows(path))
+    rows = (checked(f"{path}, {place}", row, known) for place, row in read_rows(path))
     while batch := list(islice(rows, _ROWS_AT_ONCE)):
-        contexts = {values["feature_index"]: values.pop(TOP_CONTEXTS, []) for values in batch}
-        yield [_result(values, card) for values in batch], {f: kept for f, kept in contexts.items() if kept}
+        contexts = {values["feature_index"]: values.pop(CONTEXTS.name, []) for values in batch}
+        yield [_result(values, card, known) for values in batch], {f: kept for f, kept in contexts.items() if kept}
 
 
-def _result(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
+def _result(values: dict[str, Any], card: dict[str, Any], known: Known) -> dict[str, Any]:
     """Return the row for the table `result`, without its label set. Values that the file lacks stay empty."""
+    scores = _scores(values, known)
     return {
-        **{name: values[name] for name in COLUMNS if name not in OF_THE_SET},
-        "scores": _scores(values), "simulations": [], "label_table": None, "origin": None,
-        "statistics": _statistics(values, card),
+        **{name: values[name] for name in _ON_ROWS}, **on_the_row(scores), "scores": list(scores.values()),
+        "simulations": [], "label_table": None, "origin": None, "statistics": _statistics(values, card),
     }  # fmt: skip
 
 
-def _scores(values: dict[str, Any]) -> list[dict[str, Any]]:
-    scores = []
-    if values["score"] is not None or values["score_reason"]:
-        names = {"low": "score_low", "high": "score_high", "n": "score_n", "null_z": "score_null_z",
-                 "null_p": "score_null_p", "baseline_token_lookup": "baseline_token_lookup"}  # fmt: skip
-        rest = {name: values[column] for name, column in names.items() if values[column] is not None}
-        scores.append({"name": "simulation", "value": values["score"], "reason": values["score_reason"], **rest})
-    others = {"simulation_weighted": "score_weighted", "detection": "detection", "fuzzing": "fuzzing"}
-    scores += [
-        {"name": name, "value": values[column], "reason": None, **_ends(values, column)}
-        for name, column in others.items()
-        if values[column] is not None
-    ]
-    return scores
+_ON_ROWS = tuple(column.name for column in FIXED if not column.of_the_set and column.score is None)
 
 
-def _ends(values: dict[str, Any], column: str) -> dict[str, Any]:
-    """Return the interval of a score, if the file has columns for it."""
-    return {end: value for end in ("low", "high") if (value := values.get(f"{column}_{end}")) is not None}
+def _scores(values: dict[str, Any], known: Known) -> dict[str, dict[str, Any]]:
+    """Return the scores that the row has, by name: those with a value, and those with a reason why there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        score = known[name].score
+        if score is not None and value is not None:
+            found.setdefault(score, {"name": score, "value": None})[known[name].part] = value
+    return {
+        name: found[name] for name in in_order(found) if found[name]["value"] is not None or "reason" in found[name]
+    }
 
 
 def _statistics(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:

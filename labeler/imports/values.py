@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from labeler.errors import FormatError
-from labeler.export.columns import BY_NAME, COLUMNS, TIME, TOP_CONTEXTS
 from labeler.records import State
+from labeler.schema import CONTEXTS, DECLARED, FIXED, Column, Kind, Use, score_columns
 from labeler.store.reviews import LONGEST_LABEL
 from labeler.store.tables import in_utc
 
 _LARGEST = 2**62
-_NEEDED = ("subject", "hookpoint", "sae", "feature_index", "state", "prompt_version", "recipe_hash", "requests", "tokens_in",
-           "tokens_out", "created_at")  # fmt: skip
+_FIXED = tuple(column.name for column in FIXED)
+_NEEDED = tuple(column.name for column in FIXED if column.needed)
 _STATES = frozenset(state.value for state in State if state is not State.PENDING)
-_OF_A_LABEL = (
-    "explainer", "score", "score_low", "score_high", "score_weighted", "score_weighted_low", "score_weighted_high", "detection",
-    "fuzzing",
-)  # fmt: skip
 _LONGEST = {"label": LONGEST_LABEL}  # characters; the limit for labels of LLMs and people
 _LONGEST_TEXT = 100_000  # characters of any other text
 _SHOWN = 80  # characters of a bad value in a message
 
+Known = Mapping[str, Column]  # the columns that a file may have, by name
 
-def checked(where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the types of COLUMNS and `created_at` as a time. A FormatError begins with `where`."""
-    values = {name: _value(where, name, row.get(name)) for name in COLUMNS}
+
+def known_columns(scores: Iterable[str]) -> dict[str, Column]:
+    """Return the columns that are imported: the declared ones, and those of these scores."""
+    columns = (*DECLARED.values(), *chain.from_iterable(map(score_columns, scores)))
+    return {column.name: column for column in columns if Use.IMPORTED in column.use}
+
+
+def checked(where: str, row: Mapping[str, Any], known: Known) -> dict[str, Any]:
+    """Return the values of known columns in their types, and `created_at` as a time; a column that is missing is None.
+
+    A FormatError begins with `where`.
+    """
+    values: dict[str, Any] = dict.fromkeys(_FIXED)
+    for name, value in row.items():
+        if value is not None and name in known and name != CONTEXTS.name:
+            values[name] = _READ[known[name].kind](where, known[name], value)
     if missing := next((name for name in _NEEDED if values[name] is None), None):
         raise FormatError(f"{where}: {missing} is empty")
-    _check_state(where, values)
-    if TOP_CONTEXTS in row:
-        values[TOP_CONTEXTS] = _contexts(where, row[TOP_CONTEXTS])
+    _check_state(where, values, known)
+    if CONTEXTS.name in row:
+        values[CONTEXTS.name] = _contexts(where, row[CONTEXTS.name])
     return values
 
 
-def _value(where: str, name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    return _READ[name](where, name, value)
-
-
-def _text(where: str, name: str, value: Any) -> str:
+def _text(where: str, column: Column, value: Any) -> str:
+    name = column.name
     if not isinstance(value, str):
         raise FormatError(f"{where}: {name} is {_shown(value)}: expected text")
     if len(value) > (longest := _LONGEST.get(name, _LONGEST_TEXT)):
@@ -62,11 +67,11 @@ def _text(where: str, name: str, value: Any) -> str:
     return value
 
 
-def _integer(where: str, name: str, value: Any) -> int:
+def _integer(where: str, column: Column, value: Any) -> int:
     # Other tools turn whole numbers into decimals where a column has gaps.
     number = _finite(value)
     if number is None or not number.is_integer() or not 0 <= number < _LARGEST:
-        raise FormatError(f"{where}: {name} is {_shown(value)}: expected a whole number, 0 or more")
+        raise FormatError(f"{where}: {column.name} is {_shown(value)}: expected a whole number, 0 or more")
     return value if isinstance(value, int) else int(number)
 
 
@@ -78,23 +83,23 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _number(where: str, name: str, value: Any) -> float:
-    number, low, high = _finite(value), BY_NAME[name].low, BY_NAME[name].high
+def _number(where: str, column: Column, value: Any) -> float:
+    number, low, high = _finite(value), column.low, column.high
     if number is None or not low - 1e-9 <= number <= high + 1e-9:
         between = f" from {low:g} to {high:g}" if math.isfinite(low) or math.isfinite(high) else ""
-        raise FormatError(f"{where}: {name} is {_shown(value)}: expected a finite number{between}, or nothing")
+        raise FormatError(f"{where}: {column.name} is {_shown(value)}: expected a finite number{between}, or nothing")
     return number
 
 
-def _moment(where: str, name: str, value: Any) -> datetime:
+def _moment(where: str, column: Column, value: Any) -> datetime:
     """Read a time, which is a datetime in Parquet and a text in other formats and in older files."""
     if isinstance(value, datetime):
         return in_utc(value)
     try:
-        return in_utc(datetime.fromisoformat(_text(where, name, value)))
+        return in_utc(datetime.fromisoformat(_text(where, column, value)))
     except ValueError:
         raise FormatError(
-            f"{where}: {name} is {_shown(value)}: expected a time such as 2026-01-02T03:04:05+00:00"
+            f"{where}: {column.name} is {_shown(value)}: expected a time such as 2026-01-02T03:04:05+00:00"
         ) from None
 
 
@@ -103,13 +108,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-_OF_TYPE: dict[pa.DataType, Callable[[str, str, Any], Any]] = {
-    pa.string(): _text, pa.int64(): _integer, pa.float64(): _number, TIME: _moment,
+_READ: dict[Kind, Callable[[str, Column, Any], Any]] = {
+    Kind.TEXT: _text, Kind.COUNT: _integer, Kind.NUMBER: _number, Kind.TIME: _moment,
 }  # fmt: skip
-_READ = {name: _OF_TYPE[kind] for name, kind in COLUMNS.items()}
+_OF_A_LABEL = ("value", "low", "high")  # parts of a score
 
 
-def _check_state(where: str, values: dict[str, Any]) -> None:
+def _check_state(where: str, values: dict[str, Any], known: Known) -> None:
     state = values["state"]
     if state not in _STATES:
         raise FormatError(f"{where}: state is {_shown(state)}: expected one of {', '.join(sorted(_STATES))}")
@@ -120,10 +125,14 @@ def _check_state(where: str, values: dict[str, Any]) -> None:
         )
     if not is_labeled and not values["reason"]:
         raise FormatError(f"{where}: a {state} feature has no reason")
-    if not is_labeled and (has := next((name for name in _OF_A_LABEL if values[name] is not None), None)):
-        raise FormatError(f"{where}: a {state} feature has a value of {has}")
-    if values["score"] is not None and values["score_reason"] is not None:
-        raise FormatError(f"{where}: a score, and a reason why there is none")
+    for name, value in values.items():
+        column = known[name]
+        if value is None or (column.score is None and name != "explainer"):
+            continue
+        if not is_labeled and (column.part in _OF_A_LABEL or name == "explainer"):
+            raise FormatError(f"{where}: a {state} feature has a value of {name}")
+        if column.part == "reason" and values.get(score_columns(str(column.score))[0].name) is not None:
+            raise FormatError(f"{where}: a value of {column.score}, and a reason why there is none")
 
 
 def _contexts(where: str, value: Any) -> list[dict[str, Any]]:

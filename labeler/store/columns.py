@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, Text, cast, exists, func, select
 
 from labeler.records import State
+from labeler.schema import MAIN, PARTS, Use, score_columns
 from labeler.store.column_tables import CHANGES, COLUMNS
 from labeler.store.database import Database, fetch_plain, insert_into
 from labeler.store.service_tables import REVIEWS
@@ -29,16 +30,17 @@ PART = 4096
 WHOLE = -1  # in place of a part: the whole label set
 STATES = tuple(State)
 FIGURES = "figures"
-_SCORES = ("score", "score_low", "score_high", "score_null_p", "score_weighted", "detection", "fuzzing")
-_KINDS: dict[str, Any] = {
+_KINDS: dict[str, Any] = {  # all other columns are float64, where NaN stands for undefined
     "feature_index": np.int32,
     "state": np.uint8,  # the position in STATES
     "label": np.uint64,  # a hash of the label's text; 0: none
-    "density": np.float64,
-    **dict.fromkeys(_SCORES, np.float64),  # NaN: undefined
 }
-_READ = ("feature_index", "state", "label", "density", *_SCORES, "score_reason", "baseline_token_lookup", "requests", "tokens_in",
-         "tokens_out", "cost_usd")  # fmt: skip
+_MAIN = tuple(c.name for c in score_columns(MAIN) if Use.FILTERED in c.use)
+_READ = ("feature_index", "state", "label", "density", *_MAIN, "baseline_token_lookup", "requests", "tokens_in", "tokens_out",
+         "cost_usd")  # fmt: skip
+# Parts of a score that are read as columns, beside what the figures count.
+_PARTS = tuple(c.part for c in score_columns(MAIN) if Use.FILTERED in c.use)
+_STORED = cast(RESULTS.c.scores, Text)  # as text, which orjson reads faster than the driver would
 _TIE = 1e-9
 
 
@@ -49,6 +51,10 @@ class Columns:
     arrays: Mapping[str, np.ndarray]
     figures: Sequence[Mapping[str, Any]]
     version: str  # the same for the same results
+
+    def undefined(self, score: str) -> dict[str, int]:
+        """Count the labels for which a score is undefined, by reason."""
+        return dict(sum((Counter(f["scores"].get(score, {}).get("undefined")) for f in self.figures), Counter[str]()))
 
 
 def mark(connection: Connection, label_set_id: int, features: Iterable[int], writer: int) -> None:
@@ -108,33 +114,36 @@ def _read_part(connection: Connection, label_set_id: int, part: int) -> None:
 
 
 def _rows_of(connection: Connection, label_set_id: int, part: int) -> dict[str, tuple[Any, ...]]:
-    query = select(*(RESULTS.c[name] for name in _READ)).where(
+    query = select(*(RESULTS.c[name] for name in _READ), _STORED).where(
         RESULTS.c.label_set_id == label_set_id,
         RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
     )
     rows = fetch_plain(connection, query.order_by(RESULTS.c.feature_index))
-    return dict(zip(_READ, zip(*rows, strict=True) if rows else ((),) * len(_READ), strict=True))
+    names = (*_READ, "scores")
+    return dict(zip(names, zip(*rows, strict=True) if rows else ((),) * len(names), strict=True))
 
 
 def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
     arrays = {
         name: np.array(rows[name], dtype=np.float64)
-        for name in ("density", *_SCORES, "baseline_token_lookup", "cost_usd")
+        for name in ("density", *_MAIN, "baseline_token_lookup", "cost_usd")
     }
+    scores = _Scores.of(rows["scores"])
     scored = ~np.isnan(arrays["score"])
     arrays["score_null_p"][~scored] = np.nan  # a chance means nothing without a score
     baseline, cost = arrays.pop("baseline_token_lookup"), arrays.pop("cost_usd")
     compared = scored & ~np.isnan(baseline)
     figures = {
         "states": Counter(rows["state"]),
-        "undefined": Counter(reason for reason in rows["score_reason"] if reason is not None),
         "score_sum": float(arrays["score"][scored].sum()),
         "n_compared": int(compared.sum()),
         "n_beating": int((arrays["score"][compared] > baseline[compared] + _TIE).sum()),
         **{name: sum(rows[name]) for name in ("requests", "tokens_in", "tokens_out")},
         "cost_usd": float(np.nansum(cost)),
         "n_unpriced": int(np.isnan(cost).sum()),
+        "scores": scores.figures,
     }
+    arrays |= scores.arrays
     places = {str(state): place for place, state in enumerate(STATES)}
     arrays["feature_index"] = np.array(rows["feature_index"], dtype=np.int32)
     arrays["state"] = np.array([places[state] for state in rows["state"]], dtype=np.uint8)
@@ -142,6 +151,38 @@ def _contents(rows: Mapping[str, tuple[Any, ...]]) -> dict[str, bytes]:
     # A score that none of these features has takes no space.
     kept = {n: a.tobytes() for n, a in arrays.items() if a.dtype != np.float64 or not np.isnan(a).all()}
     return {FIGURES: orjson.dumps(figures), **kept}
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The stored scores of a part by column, and what there is of each score."""
+
+    arrays: dict[str, np.ndarray]
+    figures: dict[str, dict[str, Any]]  # by score: the parts that any result has, and undefined ones by reason
+
+    @classmethod
+    def of(cls, stored: Sequence[str]) -> _Scores:
+        by_name: dict[str, tuple[list[int], list[dict[str, Any]]]] = {}
+        for row, text in enumerate(stored):
+            for score in orjson.loads(text):
+                rows, found = by_name.setdefault(score["name"], ([], []))
+                rows.append(row)
+                found.append(score)
+        arrays = {}
+        for name, (rows, found) in by_name.items():
+            if name == MAIN:  # stands on the rows themselves
+                continue
+            for column in score_columns(name):
+                if column.part in _PARTS:
+                    arrays[column.name] = values = np.full(len(stored), np.nan)
+                    values[rows] = np.array([score.get(column.part) for score in found], dtype=np.float64)
+        return cls(arrays, {name: _what_is_there(found) for name, (_, found) in by_name.items()})
+
+
+def _what_is_there(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    parts = [part for part in PARTS if any(score.get(part) is not None for score in scores)]
+    undefined = Counter(score["reason"] for score in scores if score.get("reason") is not None)
+    return {"parts": parts, "undefined": undefined}
 
 
 def text_hash(label: str | None) -> int:
@@ -164,15 +205,35 @@ def read_columns(connection: Connection, label_set_id: int, names: Sequence[str]
     sizes = [sum(f["states"].values()) for f in figures]
     arrays = {
         name: np.concatenate(
-            [np.empty(0, _KINDS[name])]
+            [np.empty(0, _KINDS.get(name, np.float64))]
             + [
-                np.frombuffer(contents[name], _KINDS[name]) if name in contents else np.full(size, np.nan)
+                np.frombuffer(contents[name], _KINDS.get(name, np.float64))
+                if name in contents
+                else np.full(size, np.nan)
                 for contents, size in zip(in_order, sizes, strict=True)
             ]
         )
         for name in names
     }
     return Columns(arrays, figures, _version(versions))
+
+
+def scores_in(connection: Connection, label_set_id: int) -> dict[str, set[str]]:
+    """Return the scores that results of the label set have, each with the parts that any of them has.
+
+    They come from the figures of the parts, and from the rows of parts that have changed since.
+    """
+    changed = changed_parts(connection, label_set_id)
+    query = select(COLUMNS.c.content).where(
+        COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.part.not_in(changed), COLUMNS.c.name == FIGURES
+    )  # fmt: skip
+    found = [orjson.loads(content)["scores"] for (content,) in fetch_plain(connection, query)]
+    found += [_Scores.of(_rows_of(connection, label_set_id, part)["scores"]).figures for part in changed]
+    scores: dict[str, set[str]] = {}
+    for of_part in found:
+        for name, there in of_part.items():
+            scores.setdefault(name, set()).update(there["parts"])
+    return scores
 
 
 def version_of(connection: Connection, label_set_id: int) -> str:

@@ -28,6 +28,7 @@ def lookup_labels(
     *,
     label_sets: Collection[int] | None = None,
     choose: Choose = Choose.DEFAULT,
+    with_scores: bool = False,
 ) -> list[LabelRow | None]:
     """Return the label of each (SAE id, feature index), in their order; None where no label set has one."""
     wanted: dict[int, set[int]] = {}
@@ -36,7 +37,7 @@ def lookup_labels(
     found: dict[tuple[int, int], LabelRow] = {}
     with store.database.reading() as connection:
         for sae, sets in _sets_of(connection, wanted, label_sets, choose).items():
-            for row in _labels_of(connection, sets, wanted[sae], choose):
+            for row in _labels_of(connection, sets, wanted[sae], choose, with_scores):
                 found[sae, row["feature_index"]] = {**row, "sae": sae}
     return [found.get(pair) for pair in pairs]
 
@@ -53,7 +54,9 @@ def _sets_of(
     return by_sae
 
 
-def _labels_of(connection: Connection, sets: Sequence[int], features: set[int], choose: Choose) -> Iterable[LabelRow]:
+def _labels_of(
+    connection: Connection, sets: Sequence[int], features: set[int], choose: Choose, with_scores: bool
+) -> Iterable[LabelRow]:
     best: dict[int, LabelRow] = {}
     if choose is Choose.PERSON:
         for set_id in sorted(sets, reverse=True):
@@ -61,7 +64,7 @@ def _labels_of(connection: Connection, sets: Sequence[int], features: set[int], 
         features = features - best.keys()
     missing = features
     for set_id in sets:
-        for row in rows_at(connection, set_id, missing):
+        for row in rows_at(connection, set_id, missing, with_scores=with_scores):
             if row["label"] is not None and _is_better(row, best.get(row["feature_index"])):
                 best[row["feature_index"]] = row
         if choose is not Choose.BEST:

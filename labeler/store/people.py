@@ -8,15 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from labeler.records import State
+from labeler.schema import DECLARED, Use
 from labeler.store.queries import LabelFilter, LabelRow, among, labels_at, rows_at, sets_of
 from labeler.store.search import Hit
 from labeler.store.service_tables import STANDINGS
 from labeler.store.store import Store
 
-_SCORED = (
-    "score", "score_low", "score_high", "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted",
-    "score_weighted_low", "score_weighted_high", "detection", "fuzzing",
-)  # fmt: skip
+_SCORED = tuple(column.name for column in DECLARED.values() if column.score and Use.LISTED in column.use)
 _UNSCORED = "a label that a person wrote is not scored"
 
 
@@ -36,15 +34,16 @@ def _row(row: LabelRow, written: Any) -> LabelRow:
     return {
         **row, **dict.fromkeys(_SCORED), "state": State.LABELED, "label": written.text, "reason": None,
         "explainer": f"person:{written.reviewer}", "score_reason": _UNSCORED, "created_at": written.written_at,
+        "scores": {},
     }  # fmt: skip
 
 
 def people_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
-    """Return people's labels of a feature in the SAE's label sets, the newest first, each with empty `scores`."""
+    """Return people's labels of a feature in the SAE's label sets, the newest first."""
     with store.database.reading() as connection:
         sets = sorted(sets_of(connection, LabelFilter(sae=sae)), reverse=True)
         rows = [row for label_set in sets for row in person_rows(connection, label_set, [feature_index])]
-    return [{**row, "sae": sae, "scores": {}} for row in rows]
+    return [{**row, "sae": sae} for row in rows]
 
 
 def rows_of_hits(store: Store, hits: Sequence[Hit]) -> list[LabelRow | None]:

@@ -21,7 +21,7 @@ from labeler.records import LabeledFeature, State, Usage
 from labeler.store.columns import bring_up_to_date, mark
 from labeler.store.database import Database, insert_into
 from labeler.store.rows import row_of
-from labeler.store.summary import LabelSetSummary, named_scores, summarise
+from labeler.store.summary import LabelSetSummary, score_values, summarise
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
 
 _ROWS_AT_ONCE = 200  # of a result's 31 columns; SQLite binds at most 32,766 values in a statement
@@ -281,8 +281,8 @@ class Store:
         bring_up_to_date(self.database, label_set_id)
 
     def named_scores(self, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-        """Return the values of a score that has no column of its own, and the reasons of undefined ones, counted."""
-        return named_scores(self.database, label_set_id, name)
+        """Return the values of a score in the order of features, and the reasons of undefined ones, counted."""
+        return score_values(self.database, label_set_id, name)
 
 
 NAMED = [SAES.c.subject, SAES.c.subject_name, SAES.c.path, SAES.c.name]  # what `named` reads

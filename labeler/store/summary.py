@@ -9,24 +9,24 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from labeler.records import State
+from labeler.schema import MAIN, Use, column_of, in_order, named, score_columns
 from labeler.store.columns import (
     Columns,
     bring_up_to_date,
     changed_parts,
     keep_whole,
     read_columns,
+    scores_in,
     version_of,
     whole,
 )
 from labeler.store.database import Database
-from labeler.store.tables import RESULTS
 
 N_BINS = 20
 FALSE_DISCOVERY_RATE = 0.05
-_MEDIANS = ("score", "score_weighted", "detection", "fuzzing")  # columns of the results
 _KEPT = "summary"
 
 
@@ -71,13 +71,19 @@ def summarise(database: Database, label_set_id: int, n_features: int) -> LabelSe
                 return _from_dict(stored["summary"], n_features)
     bring_up_to_date(database, label_set_id)
     with database.reading() as connection:
-        columns = read_columns(connection, label_set_id, [*_MEDIANS, "score_null_p"])
+        columns = read_columns(connection, label_set_id, [*_summarized(connection, label_set_id), "score_null_p"])
     summary = _summary(columns, n_features)
     with database.writing() as connection:
         keep_whole(
             connection, label_set_id, _KEPT, orjson.dumps({"version": columns.version, "summary": asdict(summary)})
         )
     return summary
+
+
+def _summarized(connection: Connection, label_set_id: int) -> list[str]:
+    """List the columns that have a median: one for each score that the label set has, and always the main score."""
+    scores = in_order({MAIN, *scores_in(connection, label_set_id)})
+    return list(named(Use.SUMMARIZED, (column for name in scores for column in score_columns(name))))
 
 
 def _from_dict(stored: dict[str, Any], n_features: int) -> LabelSetSummary:
@@ -93,7 +99,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
     counts = {str(state): by_state.get(str(state), 0) for state in State}
     counts[State.PENDING] = n_features - by_state.total()
     values = {name: array[~np.isnan(array)] for name, array in columns.arrays.items()}
-    medians = {name: m for name in _MEDIANS if (m := median_of(values[name])) is not None}
+    medians = {name: m for name, v in values.items() if name != "score_null_p" and (m := median_of(v)) is not None}
     n_scored, n_compared = values["score"].size, sum(f["n_compared"] for f in figures)
     return LabelSetSummary(
         counts=counts,
@@ -102,7 +108,7 @@ def _summary(columns: Columns, n_features: int) -> LabelSetSummary:
         median_score=medians["score"].value if "score" in medians else None,
         mean_score=math.fsum(f["score_sum"] for f in figures) / n_scored if n_scored else None,
         histogram=_histogram(values["score"]),
-        undefined=dict(sum((Counter(f["undefined"]) for f in figures), Counter[str]())),
+        undefined=columns.undefined(MAIN),
         share_beating_baseline=sum(f["n_beating"] for f in figures) / n_compared if n_compared else None,
         n_discoveries=_discoveries(values["score_null_p"]),
         requests=sum(f["requests"] for f in figures),
@@ -140,37 +146,14 @@ def _outermost(n: int) -> int:
     return k
 
 
-def named_scores(database: Database, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-    """Return the values of a score that has no column of its own, and count the reasons of undefined ones.
-
-    They are kept as the summary is, because computing them reads every row.
-    """
+def score_values(database: Database, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
+    """Return the values of a score in the order of features, and count the reasons of undefined ones."""
     bring_up_to_date(database, label_set_id)
+    column = column_of(name)
     with database.reading() as connection:
-        version, kept = version_of(connection, label_set_id), whole(connection, label_set_id, f"scores {name}")
-        if kept is not None and (stored := orjson.loads(kept))["version"] == version:
-            return stored["values"], stored["reasons"]
-        values, reasons = _read_scores(connection, label_set_id, name)
-    content = orjson.dumps({"version": version, "values": values, "reasons": reasons})
-    with database.writing() as connection:
-        keep_whole(connection, label_set_id, f"scores {name}", content)
-    return values, reasons
-
-
-def _read_scores(connection: Connection, label_set_id: int, name: str) -> tuple[list[float], dict[str, int]]:
-    values: list[float] = []
-    reasons: dict[str, int] = {}
-    query = select(RESULTS.c.scores).where(
-        RESULTS.c.label_set_id == label_set_id, RESULTS.c.state == str(State.LABELED)
-    )
-    for (scores,) in connection.execution_options(yield_per=1000).execute(query):
-        for score in scores:
-            if score["name"] == name:
-                if score["value"] is None:
-                    reasons[score["reason"]] = reasons.get(score["reason"], 0) + 1
-                else:
-                    values.append(float(score["value"]))
-    return values, reasons
+        columns = read_columns(connection, label_set_id, [column])
+    values = columns.arrays[column]
+    return values[~np.isnan(values)].tolist(), columns.undefined(name)
 
 
 def _discoveries(p_values: np.ndarray) -> int | None:

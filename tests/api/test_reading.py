@@ -14,10 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from labeler.export.card import build_card
-from labeler.export.columns import COLUMNS
 from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
+from labeler.schema import columns_of
 from labeler.store import Store, open_store
+from labeler.store.columns import scores_in
 from tests.planted import N_FEATURES
 
 
@@ -157,7 +158,10 @@ def test_an_export_in_parts_is_the_whole(http: TestClient, store: Store, kind: s
         url = link.partition(">")[0].lstrip("<") if link else None
     frame = pd.concat(parts, ignore_index=True)
     assert len(parts) == (5 if limit else 1)
-    assert list(frame.columns) == list(COLUMNS)
+    with store.database.reading() as connection:
+        columns = columns_of(scores_in(connection, 1))
+    assert list(frame.columns) == [column.name for column in columns]
+    assert {"simulation_top", "auroc_token_low", "rsquared_n"} <= {*frame.columns}
     rows = list(store.rows(1))
     assert frame["feature_index"].tolist() == [row["feature_index"] for row in rows]
     for name in ("label", "score", "reason", "n_firings"):

@@ -13,19 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labeler.client import LabelFilters
 from labeler.errors import FormatError
-from labeler.export.columns import BY_NAME, COLUMNS, DECLARED, NEW, dictionary
+from labeler.export.columns import dictionary
 from labeler.export.export import export_label_set
 from labeler.imports import files
 from labeler.imports.labels import import_labels
 from labeler.recipe import Recipe
 from labeler.records import Score
+from labeler.schema import DECLARED, FIXED, LISTED, SCORES, Kind, column_of, filters
+from labeler.score.intervention import judge
 from labeler.store import Store
-from labeler.store.queries import LISTED
 from labeler.store.tables import RESULTS
+from labeler.wire import Label
 from tests.results import failed, labeled, manifest, silent
 
-DOCS = Path(__file__).parents[2] / "docs" / "columns.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "columns.md"
 
 
 @pytest.fixture
@@ -42,23 +46,47 @@ def test_the_dictionary_in_the_docs_is_the_declaration() -> None:
 
 
 def test_every_column_says_what_it_holds() -> None:
-    for column in BY_NAME.values():
+    for column in DECLARED.values():
         assert re.fullmatch(r"[A-Z].*\.", column.meaning), column.name
         assert not re.match(r"(What|That|Of|How|Which|Who|Whose|As|Where)\b", column.meaning)
-        if column.type in (pa.int64(), pa.float64()):
+        if column.kind in (Kind.COUNT, Kind.NUMBER):
             assert column.range, f"{column.name} is a number without unit or range"
-    stored = {name for name in COLUMNS if name in RESULTS.c}
-    assert set(COLUMNS) - stored == {c.name for c in DECLARED if c.of_the_set} - {"label_set_id"}
-    assert set(LISTED) <= stored
+
+
+def test_rows_rest_and_the_client_have_the_columns_that_are_declared() -> None:
+    on_rows = {column.name for column in FIXED if not column.of_the_set} | {*LISTED}
+    inside = {"scores", "simulations", "label_table", "origin", "statistics"}
+    assert {column.name for column in RESULTS.c} == on_rows | inside
+    assert set(Label.model_fields) == {*LISTED, "sae", "scores"}
+    assert Label.model_fields["score"].description.startswith(DECLARED["score"].meaning)  # type: ignore[union-attr]
+    numbers = {name for name in LabelFilters.__annotations__ if name.endswith(("_min", "_max"))}
+    assert numbers - {"width_max"} <= set(filters())
+
+
+def test_the_scores_of_every_scorer_are_declared() -> None:
+    makes = re.compile(r'(?:measure|score)\.(?:accuracy|recall|auroc|correlation|explained|ranking)\(\s*"([a-z_]+)"')
+    made = [
+        name for path in (ROOT / "labeler" / "score").glob("*.py") for name in makes.findall(path.read_text("utf-8"))
+    ]
+    assert {*made, judge.NAME} == set(SCORES)
+
+
+@pytest.mark.parametrize("name", ["density", "detection_low", "Recall-Alt 2", "score_x", "width", "1st", "x" * 90, "ü"])
+def test_a_score_whose_name_is_no_columns_name_gets_another(name: str) -> None:
+    column = column_of(name)
+    assert re.fullmatch(r"of_[a-z0-9_]+", column)
+    assert column_of(column) == column, "it keeps that name when it comes back"
+    assert column not in DECLARED
 
 
 def test_parquet_carries_meaning_range_and_a_timestamp(made: Store, tmp_path: Path) -> None:
     export_label_set(made, 1, "parquet", tmp_path / "x.parquet")
     schema = pq.read_schema(tmp_path / "x.parquet")
-    for name in COLUMNS:
+    assert {"score_weighted", "score_weighted_low"} <= {*schema.names}
+    for name in schema.names:
         said = schema.field(name).metadata
-        assert said[b"description"].decode() == BY_NAME[name].meaning
-        assert said.get(b"range", b"").decode() == BY_NAME[name].range
+        assert said[b"description"].decode() == DECLARED[name].meaning
+        assert said.get(b"range", b"").decode() == DECLARED[name].range
     assert schema.field("created_at").type == pa.timestamp("us", tz="UTC")
     frame = pd.read_parquet(tmp_path / "x.parquet")
     stored = [row["created_at"] for row in made.rows(1)]
@@ -80,10 +108,10 @@ def test_the_weighted_score_stands_beside_the_score_with_its_interval(made: Stor
     export_label_set(made, 1, "jsonl", tmp_path / "x.jsonl")
     first, second, *_ = (json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines())
     names = list(first)
-    assert names[names.index("score") :][:7] == [
-        "score", "score_low", "score_high", "score_n", "score_weighted", "score_weighted_low", "score_weighted_high",
+    assert names[names.index("baseline_token_lookup") :][1:5] == [
+        "score_weighted", "score_weighted_low", "score_weighted_high", "score_weighted_n",
     ]  # fmt: skip
-    assert [first[name] for name in names if name.startswith("score_weighted")] == [0.25, 0.125, 0.375]
+    assert [first[name] for name in names if name.startswith("score_weighted")] == [0.25, 0.125, 0.375, 20]
     assert second["score_weighted_low"] is None
     assert (first["label_set_id"], first["simulator"]) == (1, "openai:s")
     done = import_labels(made, tmp_path / "x.jsonl")
@@ -93,21 +121,36 @@ def test_the_weighted_score_stands_beside_the_score_with_its_interval(made: Stor
     assert {end: row["scores"][1][end] for end in ("low", "high")} == {"low": 0.125, "high": 0.375}
 
 
+def _forget_scores(path: Path) -> None:
+    """Take out of the card what cards of before did not say."""
+    beside = path.with_name(path.name + ".card.json")
+    if beside.exists():
+        beside.write_text(json.dumps({k: v for k, v in json.loads(beside.read_text()).items() if k != "scores"}))
+        return
+    table = pq.read_table(path)
+    card = json.loads(table.schema.metadata[b"labeler.card"])
+    del card["scores"]
+    pq.write_table(table.replace_schema_metadata({b"labeler.card": json.dumps(card).encode()}), path)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_files_of_before_come_in(made: Store, tmp_path: Path, kind: str) -> None:
     """Without the newer columns, and with the time as text in Parquet too."""
     path = tmp_path / f"x.{kind}"
     export_label_set(made, 1, kind, path)
+    # Older files had columns for these scores only, without the number of windows, and cards that name no score.
+    newer = {c.name for c in FIXED if c.is_new} | {"score_weighted_low", "score_weighted_high", "score_weighted_n"}
+    _forget_scores(path)
     if kind == "parquet":
-        table = pq.read_table(path).drop_columns(sorted(NEW))
+        table = pq.read_table(path).drop_columns(sorted(newer))
         text = pa.array([t.isoformat() for t in table["created_at"].to_pylist()])
         place = table.schema.get_field_index("created_at")
         pq.write_table(table.set_column(place, "created_at", text), path)
     elif kind == "jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps({k: v for k, v in r.items() if k not in NEW}) + "\n" for r in rows))
+        path.write_text("".join(json.dumps({k: v for k, v in r.items() if k not in newer}) + "\n" for r in rows))
     else:
-        pd.read_csv(path).drop(columns=sorted(NEW)).to_csv(path, index=False)
+        pd.read_csv(path).drop(columns=sorted(newer)).to_csv(path, index=False)
     done = import_labels(made, path)
     assert done.n_features == 4
     row = made.row(done.label_set, 0)

@@ -12,13 +12,12 @@ import pytest
 
 from labeler.errors import InputError, NotFoundError, StorageError
 from labeler.export.card import build_card, card_markdown
-from labeler.export.columns import COLUMNS
 from labeler.export.export import export_label_set
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import Score
 from labeler.store import Store, open_store
 from labeler.store.reviews import Verdict, add_review
-from tests.results import failed, labeled, manifest, silent
+from tests.results import EXPORTED, failed, labeled, manifest, silent
 
 FORMATS = ("jsonl", "csv", "parquet")
 HOSTILE = 'says "hi",\nthen =SUM(A1) ünïcode ⏎ \\ </script> \u202e'
@@ -68,7 +67,7 @@ def test_what_is_read_back_is_what_was_labelled(store: Store, tmp_path: Path, ki
     out = tmp_path / f"labels.{kind}"
     assert export_label_set(store, 1, kind, out) == 5
     frame = read(out, kind)
-    assert set(frame.reset_index().columns) == set(COLUMNS)
+    assert set(frame.reset_index().columns) == {column.name for column in EXPORTED}
     assert frame.loc[0, "label"] == HOSTILE
     assert frame.loc[4, "label"] == "=1+1"
     assert frame.loc[0, "score"] == 0.5
@@ -86,7 +85,7 @@ def test_columns_stand_in_the_agreed_order(store: Store, tmp_path: Path) -> None
     header = (tmp_path / "labels.csv").read_text().splitlines()[0]
     assert header.startswith(
         "subject,hookpoint,sae,label_set_id,feature_index,state,label,explainer,simulator,score,score_low,score_high,score_n,"
-        "score_weighted,score_weighted_low,score_weighted_high,score_null_z,score_null_p,baseline_token_lookup,detection,fuzzing,density,max_activation,n_firings,prompt_version,recipe_hash,"
+        "score_null_z,score_null_p,baseline_token_lookup,score_weighted,score_weighted_n,density,max_activation,n_firings,prompt_version,recipe_hash,"
         "tokens_in,tokens_out,cost_usd,created_at"
     )
 
@@ -96,7 +95,7 @@ def test_an_undefined_score_is_null_and_never_nan_or_zero(store: Store, tmp_path
     lines = (tmp_path / "labels.jsonl").read_text().splitlines()
     assert "NaN" not in "".join(lines)
     assert json.loads(lines[1])["score"] is None
-    assert list(json.loads(lines[0])) == list(COLUMNS)
+    assert list(json.loads(lines[0])) == [column.name for column in EXPORTED]
 
 
 @pytest.mark.parametrize("kind", FORMATS)

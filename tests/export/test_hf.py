@@ -13,12 +13,12 @@ from labeler.errors import InputError, StorageError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export import hf
 from labeler.export.card import build_card
-from labeler.export.columns import COLUMNS
+from labeler.export.columns import field
 from labeler.export.hf import export_dataset
 from labeler.formats import export_as
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
-from tests.results import failed, labeled, manifest, silent
+from tests.results import EXPORTED, failed, labeled, manifest, silent
 
 HOSTILE = 'says "hi",\n---\nünïcode </script> \u202e'
 
@@ -47,7 +47,8 @@ def test_load_dataset_opens_it_with_types_and_nulls(made: Store, tmp_path: Path)
     assert rows[0]["label"] == HOSTILE
     assert rows[3]["cost_usd"] is None
     kinds = {name: feature.dtype for name, feature in rows.features.items()}
-    assert kinds == {name: {"double": "float64"}.get(str(kind), str(kind)) for name, kind in COLUMNS.items()}
+    types = {column.name: str(field(column).type) for column in EXPORTED}
+    assert kinds == {name: {"double": "float64"}.get(kind, kind) for name, kind in types.items()}
 
 
 def test_contexts_are_lists_of_structs(planted_evidence: Path, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.export.columns import COLUMNS
+from labeler.export.columns import field
 from labeler.export.export import export_label_set
 from labeler.recipe import Recipe
 from labeler.store import open_store
-from tests.results import failed, labeled, silent
+from tests.results import EXPORTED, failed, labeled, silent
 
 _POLARS = {
     "string": pl.String,
@@ -31,7 +31,8 @@ _DUCKDB = {
     "timestamp[us, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
 }
 _PANDAS = {"string": "str", "int64": "int64", "double": "float64", "timestamp[us, tz=UTC]": "datetime64[us, UTC]"}
-_HAS_GAPS = {"score_n"}  # numpy has no integer that is missing
+_TYPES = {column.name: str(field(column).type) for column in EXPORTED}
+_HAS_GAPS = {"score_n", "score_weighted_n"}  # numpy has no integer that is missing
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def parquet(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_pandas(parquet: Path) -> None:
     frame = pd.read_parquet(parquet)
-    for name, kind in COLUMNS.items():
-        assert str(frame[name].dtype) == ("float64" if name in _HAS_GAPS else _PANDAS[str(kind)]), name
+    for name, kind in _TYPES.items():
+        assert str(frame[name].dtype) == ("float64" if name in _HAS_GAPS else _PANDAS[kind]), name
     frame = frame.set_index("feature_index")
     assert frame["score"].isna().tolist() == [False, True, True, True, False]
     assert frame.loc[7, "score"] == 0.0
@@ -59,7 +60,7 @@ def test_pandas(parquet: Path) -> None:
 
 def test_polars(parquet: Path) -> None:
     frame = pl.read_parquet(parquet)
-    assert {name: frame.schema[name] for name in COLUMNS} == {name: _POLARS[str(k)]() for name, k in COLUMNS.items()}
+    assert {name: frame.schema[name] for name in _TYPES} == {name: _POLARS[k]() for name, k in _TYPES.items()}
     assert frame.schema["top_contexts"] == pl.List(
         pl.Struct({"text": pl.String, "tokens": pl.List(pl.String), "activations": pl.List(pl.Float64)})
     )
@@ -72,7 +73,7 @@ def test_duckdb(parquet: Path) -> None:
     with duckdb.connect() as connection:
         table = connection.read_parquet(str(parquet))
         kinds = dict(zip(table.columns, map(str, table.types), strict=True))
-        assert {name: kinds[name] for name in COLUMNS} == {name: _DUCKDB[str(k)] for name, k in COLUMNS.items()}
+        assert {name: kinds[name] for name in _TYPES} == {name: _DUCKDB[k] for name, k in _TYPES.items()}
         assert kinds["top_contexts"] == 'STRUCT("text" VARCHAR, tokens VARCHAR[], activations DOUBLE[])[]'
         rows = table.order("feature_index").fetchall()
         check_values(dict(zip(table.columns, map(list, zip(*rows, strict=True)), strict=True)))
@@ -88,7 +89,6 @@ def check_values(columns: dict[str, list[Any]]) -> None:
     assert columns["score_reason"] == [None, "the simulation is constant", None, None, None]
     assert columns["cost_usd"] == [0.25, 0.25, 0.0, None, 0.25]
     assert columns["tokens_in"][0] == 3_000_000_000
-    assert columns["detection"] == [None] * 5
     assert not any(isinstance(v, float) and math.isnan(v) for values in columns.values() for v in values)
     assert [len(contexts) for contexts in columns["top_contexts"]] == [2, 2, 0, 2, 2]
     assert max(columns["top_contexts"][0][0]["activations"]) == 5.0

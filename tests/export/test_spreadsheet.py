@@ -14,11 +14,12 @@ import pytest
 
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
-from labeler.export.columns import READ_CSV, TEXTS
+from labeler.export.columns import READ_CSV
 from labeler.export.export import export_label_set
 from labeler.export.spreadsheet import inert
 from labeler.imports.labels import import_labels
 from labeler.recipe import Recipe
+from labeler.schema import DECLARED, Kind
 from labeler.store import Store, open_store
 from labeler.store.reviews import Verdict, add_review
 from tests.results import failed, labeled, manifest
@@ -87,9 +88,10 @@ def test_no_text_column_of_the_file_runs(tmp_path: Path) -> None:
     assert text.count("\n") == len(FORMULAS) + 2, "one line for each row, whatever labels hold"
     header, *rows = csv.reader(text.splitlines())
     assert not any(map(runs, header))
+    texts = [name for name in header if DECLARED[name].kind in (Kind.TEXT, Kind.CONTEXTS)]
     for row in rows:
         cells = dict(zip(header, row, strict=True))
-        assert not any(runs(cells[name]) for name in header if name in TEXTS)
+        assert not any(runs(cells[name]) for name in texts)
         assert cells["score"] in ("0.5", "")
     assert rows[0][header.index("person_label")] == "'=2+2"
     export_label_set(store, 1, "csv", tmp_path / "plain.csv")

@@ -173,7 +173,8 @@ def test_what_has_no_field_is_said_above_the_form(http: TestClient, asked: str, 
 def test_a_filter_that_is_not_known_is_not_silently_left_out(http: TestClient) -> None:
     answer = http.get("/saes/1?set=1&score=abc&index=x")
     assert answer.status_code == 200
-    assert "left out: <code>score</code>, <code>index</code>." in answer.text
+    assert "left out: <code>score</code> (the nearest is <code>score_m" in answer.text
+    assert "<code>index</code>" in answer.text
     assert features_of(answer.text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 
 from labeler.errors import NotFoundError
 from labeler.recipe import Recipe
-from labeler.records import LabeledFeature, State
+from labeler.records import LabeledFeature, Score, State
+from labeler.schema import column_of
 from labeler.score.null import benjamini_hochberg
 from labeler.store import Store, columns, compare, summary
 from labeler.store.compare import compare_sets
@@ -219,15 +220,22 @@ def test_a_comparison_is_kept_until_a_result_changes(
     assert after.largest[0].label_b == "another text"
 
 
-def test_scores_without_a_column_are_read_once(store: Store, label_set: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.save(label_set, _results(0, range(20)))
-    first = store.named_scores(label_set, "simulation")
-    assert len(first[0]) > 5
-    with monkeypatch.context() as without:
-        without.setattr(summary, "_read_scores", None)
-        assert store.named_scores(label_set, "simulation") == first
-    store.save(label_set, [labeled(30, 0.25)])
-    assert store.named_scores(label_set, "simulation") == ([*first[0], 0.25], first[1])
+def test_every_score_is_read_from_the_columns(store: Store, label_set: int) -> None:
+    extra = [Score("length", None, "too short"), Score("length", 3.0, low=1.0, n=4), Score("length", 5.0, n=4)]
+    results = [replace(labeled(i, 0.5), scores=(*labeled(i, 0.5).scores, score)) for i, score in enumerate(extra)]
+    store.save(label_set, [*results, labeled(100, None), silent(200)])
+    assert store.named_scores(label_set, "length") == ([3.0, 5.0], {"too short": 1})
+    assert store.named_scores(label_set, "simulation") == ([0.5] * 3, {"the simulation is constant": 1})
+    figures = store.summary(label_set)
+    assert list(figures.medians) == ["score", "score_weighted", "length"]
+    assert figures.medians["length"].value == 4.0
+    with store.database.reading() as connection:
+        assert columns.scores_in(connection, label_set)["length"] == {"value", "low", "n", "reason"}
+    # Of results that have changed since, the rows say it.
+    store.save(label_set, [*(labeled(i) for i in range(3)), replace(labeled(300), scores=(Score("width", 1.0),))])
+    with store.database.reading() as connection:
+        assert set(columns.scores_in(connection, label_set)) == {"simulation", "simulation_weighted", "width"}
+    assert list(store.summary(label_set).medians) == ["score", "score_weighted", column_of("width")]
 
 
 def test_label_sets_without_results_compare_to_nothing(store: Store, label_set: int) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, Table, event, inspect
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.store import BY_OTHERS
 from labeler.recipe import Recipe
-from labeler.records import LabeledFeature, State
+from labeler.records import LabeledFeature, Score, State
 from labeler.store import Store, catalogue, standing
 from labeler.store import queries as queries_module
 from labeler.store import search as search_module
@@ -25,7 +25,7 @@ from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.database import Database
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.lookup import Choose, lookup_labels
-from labeler.store.queries import LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
+from labeler.store.queries import Bound, LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
 from labeler.store.reviews import Verdict, add_review
 from labeler.store.rows import row_of
 from labeler.store.search import search_labels
@@ -39,6 +39,14 @@ def with_density(feature: LabeledFeature, n_firings: int) -> LabeledFeature:
     return replace(feature, statistics=statistics(n_firings))
 
 
+def with_length(feature: LabeledFeature, length: float | None) -> LabeledFeature:
+    """The feature with one more score; every second one has no interval."""
+    if length is None:
+        return replace(feature, scores=(*feature.scores, Score("length", None, "not measured")))
+    ends = {} if feature.feature_index % 2 else {"low": length - 1, "high": length + 2}
+    return replace(feature, scores=(*feature.scores, Score("length", length, **ends)))
+
+
 @pytest.fixture
 def sets(store: Store) -> tuple[int, int, int]:
     """Two label sets of SAE 1, one of SAE 2; many equal scores and densities, so that ties must be broken."""
@@ -48,13 +56,16 @@ def sets(store: Store) -> tuple[int, int, int]:
         recipe = Recipe.from_names("lookup") if number == 1 else Recipe.from_names("openai:m")
         info = store.label_set_for(manifest(**changes), "/evidence", recipe)
         results = [
-            with_density(
-                labeled(
-                    i,
-                    rng.choice([None, 0.1, 0.2, 0.5, 0.9]),
-                    rng.choice(["running water", "the year", "years of rain"]),
+            with_length(
+                with_density(
+                    labeled(
+                        i,
+                        rng.choice([None, 0.1, 0.2, 0.5, 0.9]),
+                        rng.choice(["running water", "the year", "years of rain"]),
+                    ),
+                    rng.choice([5, 50, 500]),
                 ),
-                rng.choice([5, 50, 500]),
+                None if number == 1 else rng.choice([None, 1.0, 2.0, 7.0]),
             )
             for i in range(30)
         ]
@@ -68,10 +79,10 @@ def other_sae(store: Store) -> int:
     return catalogue.find_sae(store, "b" * 64).id
 
 
-def everything(store: Store, where: LabelFilter, sort: Sort, limit: int = 23) -> list[dict[str, Any]]:
+def everything(store: Store, where: LabelFilter, sort: str, limit: int = 23) -> list[dict[str, Any]]:
     rows, cursor = [], None
     while True:
-        page = list_labels(store, where, sort, limit, cursor)
+        page = list_labels(store, where, sort, limit, cursor, with_scores=True)
         assert len(page.rows) <= limit
         rows += page.rows
         cursor = page.next_cursor
@@ -96,7 +107,13 @@ FILTERS = [
     *(LabelFilter(reviewed=reviewed) for reviewed in Reviewed),
     LabelFilter(reviewed=Reviewed.ACCEPTED, text="year", density_min=0.01),
     LabelFilter(reviewed=Reviewed.NO, label_set=1, text="year"),
+    LabelFilter(bounds=(Bound("length", "min", 2.0),)),
+    LabelFilter(bounds=(Bound("length_low", "min", 1.0), Bound("length_width", "max", 3.0)), score_min=0.2),
+    LabelFilter(bounds=(Bound("length", "max", 2.0), Bound("score_null_p", "max", 0.05)), text="year"),
+    LabelFilter(bounds=(Bound("length", "max", 2.0),), reviewed=Reviewed.YES, width_max=0.3),
+    LabelFilter(bounds=(Bound("detection", "min", 0.0),)),
 ]
+SORTS = (*Sort, "length", "-length", "length_low", "-length_high", "-score_low", "detection")
 
 
 def reviewed(store: Store) -> dict[tuple[int, int], str]:
@@ -132,10 +149,10 @@ def test_pages_hold_what_the_filter_means_once_and_in_order(
         for s in sets
     }
     for where in FILTERS:
-        for sort in Sort:
+        for sort in SORTS:
             wanted = [row for rows in stored.values() for row in rows if holds(row, where)]
-            if sort in (Sort.SCORE, Sort.SCORE_FALLING):
-                wanted = [row for row in wanted if row["score"] is not None]
+            if sort != Sort.INDEX:
+                wanted = [row for row in wanted if value_of(row, sort.removeprefix("-")) is not None]
             falling = sort.startswith("-")
             wanted.sort(key=lambda row, s=sort: place(row, s), reverse=falling)
             got = everything(store, where, sort)
@@ -143,9 +160,24 @@ def test_pages_hold_what_the_filter_means_once_and_in_order(
             assert all(row["sae"] == (other if row["label_set_id"] == 3 else 1) for row in got)
 
 
-def place(row: dict[str, Any], sort: Sort) -> tuple[Any, ...]:
+def place(row: dict[str, Any], sort: str) -> tuple[Any, ...]:
     at = (row["label_set_id"], row["feature_index"])
-    return at if sort is Sort.INDEX else (row[sort.removeprefix("-")], *at)
+    return at if sort == Sort.INDEX else (value_of(row, sort.removeprefix("-")), *at)
+
+
+def value_of(row: dict[str, Any], column: str) -> float | None:
+    if column == "score_null_p" and row["score"] is None:
+        return None  # a chance means nothing without a score
+    if column in row:
+        return row[column]
+    name, _, part = column.partition("_")
+    scores = row["scores"].values() if isinstance(row["scores"], dict) else row["scores"]
+    score = next((score for score in scores if score["name"] == name), None)
+    if score is None:
+        return None
+    if part == "width":
+        return None if score.get("low") is None else score["high"] - score["low"]
+    return score.get(part or "value")
 
 
 def holds(row: dict[str, Any], where: LabelFilter) -> bool:
@@ -170,6 +202,10 @@ def holds(row: dict[str, Any], where: LabelFilter) -> bool:
         and at_least(row["density"], where.density_min)
         and at_most(row["density"], where.density_max)
         and (where.width_max is None or (row["score"] is not None and row["score_high"] - row["score_low"] <= 0.3))
+        and all(
+            (at_least if bound.end == "min" else at_most)(value_of(row, bound.column), bound.value)
+            for bound in where.bounds
+        )
         and {
             None: True,
             Reviewed.YES: row["verdict"] is not None,

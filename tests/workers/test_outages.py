@@ -144,7 +144,7 @@ def test_an_api_that_is_killed_leaves_job_and_watcher_unharmed(
     service.endpoint.behave = lambda number, body: stub.slow(0.1 if number <= 20 else 0.5)
     evidence, model = service.evidence_id(), service.recipe.explainer.name
     first, url = api()
-    with Client(url, attempts=8) as client:
+    with Client(url, attempts=1000) as client:  # as long as the second service takes to start
         until(lambda: _is_up(client))
         asked: dict[str, Any] = {"recipe": {}, "explainer": model, "idempotency_key": f"{model} once"}
         job = client.submit(evidence, **asked)
