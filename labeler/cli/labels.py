@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +36,7 @@ from labeler.cli.options import (
     store_at,
 )
 from labeler.cli.planning import show_plan
-from labeler.cli.where import database_of, db_words, new_database
+from labeler.cli.where import database_of, db_words, new_database, removed_if_unused
 from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
@@ -170,13 +170,17 @@ def _label(
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
     settings = settings_with(asking.base_url)
-    # Pooled connections are safe here: the processes that share look-ups are spawned, not forked.
-    store = open_store(new_database(db, evidence), pooled=True)
-    label_set = LabelSetToMake(store, folder, recipe)
+    database = new_database(db, evidence)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    # Closed at the end: what SQLite keeps beside the file until then would not go along with a copy of it.
-    with closing(store), progress() as bar:
+    with ExitStack() as stack:
+        # A key or an endpoint that does not work must not leave an empty database for other commands to find.
+        stack.enter_context(removed_if_unused(database))
+        # Closed at the end: what SQLite keeps beside the file until then would not go along with a copy of it.
+        # Pooled connections are safe here: the processes that share look-ups are spawned, not forked.
+        store = stack.enter_context(closing(open_store(database, pooled=True)))
+        bar = stack.enter_context(progress())
+        label_set = LabelSetToMake(store, folder, recipe)
         task = bar.add_task("label", total=len(wanted))
 
         def on_result(result: LabeledFeature) -> None:
