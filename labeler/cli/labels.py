@@ -129,6 +129,11 @@ def label(
     if plan:
         show_plan(evidence, features, chosen, asking, db, as_json)
         return
+    if recipe is None and chosen.models:
+        typer.echo(
+            f"Labels are made and tested in the default way (recipe {chosen.hash}); `labeler recipes` lists others for --recipe",
+            err=True,
+        )
     label_set_id, counts = _label(evidence, features, chosen, db, asking)
     store = store_at(db, evidence)
     if as_json:
@@ -192,7 +197,7 @@ def _label(
             bar.advance(task)
 
         def on_start(done: int, _wanted: int) -> None:
-            bar.update(task, completed=done)
+            bar.update(task, completed=done, before=done)
 
         def on_wait(hands: Hands) -> None:
             who = f" ({', '.join(hands.holders)})" if hands.holders else ""
@@ -333,9 +338,12 @@ def sets(db: Database = None, as_json: Json = False) -> None:
         say("No label sets yet. Make one with `labeler gather` and `labeler label`, or try `labeler demo`.")
         return
     console = stdout()
-    console.print(
-        label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
-    )
+    with console.capture() as drawn:
+        console.print(
+            label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
+        )
+    for line in drawn.get().splitlines():
+        say(line.rstrip())
     say(f"Where none is named, label set {default_set(store)} is used: it has the most labels.")
 
 

@@ -177,7 +177,7 @@ def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None, is_one_step=total == 0)
+                tasks[what] = bar.add_task(what, total=total or None, is_one_step=total == 0, before=done)
             if done:
                 is_one_step = (done, total) == (1, 1)
                 bar.update(tasks[what], completed=done, total=total or None, is_one_step=is_one_step)
