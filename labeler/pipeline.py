@@ -194,17 +194,24 @@ class NullLabels:
         self._labels = {}
         self._n = recipe.n_null
         n_read = 0
+        damaged: dict[str, list[DamagedFeatureError]] = {}
         for f in members:
             if n_read > recipe.n_null:
                 break
             try:
                 evidence = read_evidence(folder, f, plain)
             except DamagedFeatureError as error:
-                log.warning("another feature stands in for feature %d in the null: %s", f, error)
+                damaged.setdefault(error.file, []).append(error)
                 continue
             n_read += 1
             if evidence.too_little is None:
                 self._labels[f] = lookup_of(evidence)
+
+        # One line for each file: it may have thousands of damaged blocks, and a block hundreds of features.
+        for errors in damaged.values():
+            log.warning(
+                "%d features of the null are replaced by others, the first since %s", len(errors), errors[0].reason
+            )
 
     def for_feature(self, feature_index: int) -> list[Label]:
         return [label for f, label in self._labels.items() if f != feature_index][: self._n]

@@ -517,8 +517,25 @@ def _done(task: Task) -> str:
 
 
 def _rate(task: Task) -> str:
-    speed = task.finished_speed or task.speed
+    speed = _speed(task)
     return "" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"
+
+
+def _speed(task: Task) -> float | None:
+    """Return the mean speed since the task began; None in its first second.
+
+    Work that is reported in bursts, such as documents that are tokenized together, has no other speed.
+    """
+    if task.fields.get("is_one_step"):
+        return None
+    seconds = task.elapsed if task.finished_time is None else task.finished_time
+    n = task.completed - task.fields.get("before", 0)
+    return n / seconds if seconds is not None and seconds >= 1 and n > 0 else None
+
+
+def _seconds_left(task: Task) -> float | None:
+    speed = _speed(task)
+    return None if speed is None or task.total is None or task.finished else (task.total - task.completed) / speed
 
 
 class _Lines(Progress):
@@ -582,7 +599,8 @@ class _Lines(Progress):
         self._last[task_id] = now
         if task.finished:
             self._ended.add(task_id)
-        left = f"{task.time_remaining:,.0f} s left" if task.time_remaining and not task.finished else ""
+        remaining = _seconds_left(task)
+        left = "" if remaining is None else f"{remaining:,.0f} s left"
         # Without a rate, the elapsed time shows that something happens.
         since = f"for {task.elapsed:,.0f} s" if (task.elapsed or 0) >= 1 and not (_rate(task) or task.finished) else ""
         words = [task.description, _done(task), _rate(task), left or since]

@@ -192,7 +192,7 @@ def _pending(folder: EvidenceFolder, feature_index: int) -> LabeledFeature:
 def _named(folder: EvidenceFolder, output: Output | None, side: str) -> tuple[tuple[str, float], ...]:
     if output is None:
         return ()
-    return tuple((folder.vocabulary.text(token), logit) for token, logit in getattr(output, side))
+    return tuple((folder.vocabulary.shown(token), logit) for token, logit in getattr(output, side))
 
 
 def describe_feature(view: FeatureView) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from labeler.sae import load_sae
 from tests.gathering import gather
 from tests.planted import Planted
 from tests.sae_formats import Weights, sparsify
+from tests.test_cli import gather_words
 
 
 def cut_short(folder: Path) -> None:
@@ -285,3 +286,23 @@ def test_an_sae_of_values_that_no_publisher_writes_is_refused_with_the_cause(
     assert raised.value.exit_code == 2
     assert says in str(raised.value)
     assert len(str(raised.value)) < 1_000
+
+
+def test_a_long_value_of_a_stranger_is_not_repeated_whole(planted: Planted, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(planted.sae, tmp_path / "sae"))
+    change_cfg(folder, architecture="x" * 50_000)
+    with pytest.raises(LabelerError, match="is not supported") as refused:
+        load_sae(str(folder))
+    assert len(str(refused.value)) < 1_100
+
+
+@pytest.mark.parametrize(("option", "says"), [("corpus", "corpus"), ("sae", "SAE")])
+def test_a_path_to_nothing_is_named_before_the_subject_is_loaded(  # type: ignore[no-untyped-def]
+    run, planted: Planted, tmp_path: Path, option: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("labeler.subject.model.load_subject", lambda name, **_: loaded.append(name))
+    done = run(*gather_words(planted, tmp_path / "out", **{option: tmp_path / "nothing"}))
+    assert (done.code, f"{says} '{tmp_path}/nothing': no such file or folder" in done.err) == (2, True)
+    assert "load" not in done.err
+    assert loaded == []

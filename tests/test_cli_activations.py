@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from labeler.cli.activations import _in_characters
 from labeler.store import open_store
 from tests.results import labeled
 
@@ -41,3 +43,15 @@ def test_mistakes_are_named(run, planted_evidence: Path) -> None:  # type: ignor
         done = run("activations", *words)
         assert done.code == 2
         assert says in done.err
+
+
+def test_bytes_of_one_character_are_shown_as_one() -> None:
+    def token(text: str, raw: str | None, *top: tuple[int, float]) -> dict[str, Any]:
+        firing = [{"feature_index": f, "activation": a} for f, a in top]
+        return {"token": text, "bytes": raw, "n_firing": len(top), "top": firing}
+
+    tokens = [token("x", None), token("\ufffd", "d7", (0, 5.0)), token("\ufffd", "90", (3, 9.0), (0, 1.0))]
+    shown = list(_in_characters([*tokens, token("\ufffd", "e3")]))
+    assert [t["token"] for t in shown] == ["x", "א", r"\xe3"]
+    assert [(f["feature_index"], f["activation"]) for f in shown[1]["top"]] == [(3, 9.0), (0, 5.0)]
+    assert shown[1]["n_firing"] == 2

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from labeler.cli.options import RetryTeller
+from labeler.llm.exchange import Retry
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour, StubServer
@@ -86,14 +88,15 @@ def test_an_endpoint_of_no_use_ends_the_run_with_its_reason(
     done = run(*words(planted_evidence, stub_server))
     assert done.code == 4
     assert "401: key revoked (check OPENAI_API_KEY" in done.err
-    assert json.loads(run("sets", "--json").out) == []
+    assert "no such file" in run("sets").err
 
 
 @pytest.mark.parametrize("why", ["no key", "wrong key", "nobody there", "unknown model"])
 @pytest.mark.parametrize("way", [[], ["--batch"]], ids=["live", "batch"])
 def test_an_attempt_that_cannot_work_leaves_no_label_set(
-    run: Any, planted_evidence: Path, stub_server: StubServer, why: str, way: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run: Any, planted_evidence: Path, stub_server: StubServer, why: str, way: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Not even its silent and rare features, of which no LLM need be asked, and which would hide the good labels of before."""
     said = {
         "no key": ("OPENAI_API_KEY", stub.GOOD, "https://api.example.org/v1"),
@@ -104,6 +107,11 @@ def test_an_attempt_that_cannot_work_leaves_no_label_set(
     words, behaviour, base_url = said[why]
     monkeypatch.setattr("labeler.llm.patience.Patience.wait", lambda *_: 0.0)
     stub_server.behave = lambda number, body: behaviour
+    done = run("label", planted_evidence, "--explainer", "openai:m", "--base-url", base_url, *way)
+    assert (done.code, words in done.err) == (4, True), done.err
+    assert ("trying again in" in done.err) == (why == "nobody there")
+    # Neither a database that other commands would find.
+    assert list(tmp_path.glob("labeler.db*")) == []
     assert run("label", planted_evidence, "--json").code == 0
     good = json.loads(run("sets", "--json").out)
     done = run("label", planted_evidence, "--explainer", "openai:m", "--base-url", base_url, *way)
@@ -179,3 +187,14 @@ def test_failures_of_one_kind_are_told_together(run: Any, stub_server: StubServe
     assert [line for line in done.err.splitlines() if "failed: " in line] == [
         line for line in done.err.splitlines() if line.startswith("error: 4 features failed: malformed")
     ]
+
+
+def test_a_failing_endpoint_is_spoken_of_at_once_and_not_for_every_request(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter((0.0, 1.0, 9.0, 10.0, 11.0))
+    tell = RetryTeller(every=10.0, clock=lambda: next(times))
+    for _ in range(5):
+        tell(Retry("it answered 500: \x1b[2J", 2.0, 40.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "it answered 500: ␛[2J; trying again in 2 s, and giving up after 40 s of waiting at most"
+    ] * 2  # fmt: skip

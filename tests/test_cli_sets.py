@@ -44,6 +44,7 @@ def test_sets_fit_80_columns_and_say_of_what_they_are(  # type: ignore[no-untype
     done = run("sets", "--db", database)
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= 80
+    assert [line for line in done.out.splitlines() if line != line.rstrip()] == []
     text = " ".join(done.out.split())
     for said in (
         "1 smollm2 / sae19", "1 labels of 50 features; 1 failed; median score 0.50", "hookpoint model.layers.12.post_attention_layernorm",

@@ -7,14 +7,18 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from labeler.cli.where import removed_if_unused
+from labeler.errors import NotFoundError
 from labeler.store import open_store
-from labeler.store.keys import list_keys
+from labeler.store.keys import Scope, create_key, list_keys
 from tests.planted import Planted
 from tests.test_cli import gather_words
 
@@ -215,3 +219,40 @@ def test_no_key_is_made_beside_a_service_that_looks_elsewhere(
     assert run("keys", "create", "ann", "--data", *shlex.split(given)).code == 0
     assert names(data) == ["ann"]
     assert "ann" in run("keys", "list", "--data", data).out
+
+
+def test_only_an_unused_database_that_a_failed_command_made_is_removed(tmp_path: Path) -> None:
+    def fail(path: Path, before: Callable[[], object] = lambda: None) -> None:
+        with suppress(NotFoundError), removed_if_unused(str(path)):
+            before()
+            open_store(str(path)).close()
+            raise NotFoundError("no such model")
+
+    fail(tmp_path / "mine.db")
+    assert list(tmp_path.iterdir()) == []
+    older = tmp_path / "older.db"
+    open_store(str(older)).close()
+    fail(older)
+    assert older.exists()
+    used = tmp_path / "used.db"
+    fail(used, lambda: create_key(open_store(str(used)), "ann", Scope.READ, "10/second"))
+    assert used.exists()
+    # Another process that has it open would write into a file without a name.
+    shared = tmp_path / "shared.db"
+    with ExitStack() as stack:
+
+        def share() -> None:
+            open_store(str(shared)).close()
+            other = stack.enter_context(closing(sqlite3.connect(shared)))
+            other.execute("SELECT count(*) FROM result").fetchone()
+
+        fail(shared, share)
+    assert shared.exists()
+
+
+def test_databases_that_are_near_are_counted_and_named(run: Any, project: Path, tmp_path: Path) -> None:
+    for name in ("a.db", "b c.db", "d.db"):
+        open_store(str(tmp_path / "here" / name)).close()
+        assert run("sets").code == 2
+    said = run("sets").err
+    assert "3 databases are near: give --db a.db, --db 'b c.db' or --db d.db" in said

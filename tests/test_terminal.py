@@ -309,6 +309,23 @@ def test_progress_in_a_log_is_one_line_every_ten_seconds() -> None:
     assert "\x1b" not in out.getvalue()
 
 
+def test_the_rate_of_what_is_reported_in_bursts_is_that_of_all_of_it() -> None:
+    """Documents are tokenized together and then counted one by one, within a millisecond."""
+    clock, out = Clock(), io.StringIO()
+    with progress(Console(file=out, width=80), clock=clock) as bar:
+        task = bar.add_task("tokenize", total=100_000, before=20_000, completed=20_000)
+        for _ in range(3):
+            clock.now += 10
+            for _ in range(100):
+                clock.now += 1e-6
+                bar.advance(task, 100)
+    first, *later = out.getvalue().splitlines()
+    assert first == "tokenize  20,000 of 100,000"
+    rates = [int(line.split("  ")[2].removesuffix("/s").replace(",", "")) for line in later]
+    assert len(rates) == 3
+    assert max(rates) <= 1_000
+
+
 def test_a_step_that_does_not_move_is_told_of_all_the_same() -> None:
     clock, out = Clock(), io.StringIO()
     with progress(Console(file=out, width=80), clock=clock) as bar:

@@ -92,8 +92,21 @@ def confine(name: str, data: Path) -> Path | None:
     root, path = data.resolve(), Path(name)
     if not path.is_absolute() or not path.is_relative_to(root):
         return None
-    check_inside(path, root)
+    for part in (path, *_read_along(path)):
+        check_inside(part, root)
     return root
+
+
+def _read_along(path: Path) -> Iterator[Path]:
+    """Yield the files that a reader opens beside a single file of weights or token ids."""
+    if not path.is_file():
+        return
+    if path.suffix == ".npy":
+        yield path.with_suffix(".offsets.npy")
+        return
+    for folder in (path.parent, path.parent.parent):  # Llama Scope keeps hyperparams.json one folder up
+        names = ("hyperparams.json",) if folder != path.parent else ("*.json", "*.yaml", "*.yml", "*.safetensors")
+        yield from (found for name in names for found in sorted(folder.glob(name)))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,13 +37,30 @@ def activations(
     from labeler.terminal import visible
 
     labels = {f["feature_index"]: f["label"] for f in found["features"] if f["label"]}
-    for token in found["tokens"]:
-        say(f"{token['token']!r:<20} {token['n_firing']:>6} fire")
+    for token in _in_characters(found["tokens"]):
+        text = f"'{visible(token['token'])}'"
+        say(f"{text:<20} {token['n_firing']:>6} fire")
         for firing in token["top"][:_SHOWN]:
             feature = firing["feature_index"]
             label = labels.get(feature)
             text = "(no label)" if label is None else f"{visible(label['label'])}  (set {label['label_set_id']})"
             say(f"  {firing['activation']:10.3f}  {found['sae']}/{feature}  {text}")
+
+
+def _in_characters(tokens: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the tokens as people read them: those joined that only together are characters, other bytes as `\\xe3`."""
+    from labeler.subject.vocabulary import character_spans
+
+    pieces = [bytes.fromhex(t["bytes"]) if t.get("bytes") else t["token"].encode("utf-8", "replace") for t in tokens]
+    for span in character_spans(pieces):
+        parts = tokens[span.start : span.end]
+        top = sorted((f for t in parts for f in t["top"]), key=lambda f: (-f["activation"], f["feature_index"]))
+        strongest = {f["feature_index"]: f for f in reversed(top)}  # each feature once, at its highest
+        text = b"".join(pieces[span.start : span.end]).decode("utf-8", errors="backslashreplace")
+        yield {
+            "token": text, "n_firing": max(len(strongest), *(t["n_firing"] for t in parts)),
+            "top": [f for f in top if strongest[f["feature_index"]] is f],
+        }  # fmt: skip
 
 
 def _there(url: str, sae: str, text: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from labeler.cli.options import (
     Concurrency,
     Database,
     Json,
+    RetryTeller,
     say,
     settings_with,
     store_at,
@@ -99,8 +100,9 @@ def _embed(
     async def run() -> int:
         # Only the embeddings are kept, not the replies that they came in.
         async with OpenAILLM.from_settings(
-            settings, ledger=MemoryLedger(0), concurrency=asking.concurrency, budget=asking.budget(), models=[model]
-        ) as llm:
+            settings, ledger=MemoryLedger(0), concurrency=asking.concurrency, budget=asking.budget(), models=[model],
+            on_retry=RetryTeller(),
+        ) as llm:  # fmt: skip
             done = 0
             for label_set in sets:
                 done += await embed_labels(

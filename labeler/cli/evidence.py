@@ -10,7 +10,7 @@ import typer
 
 from labeler.cli.app import app, stoppable
 from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
-from labeler.errors import InputError
+from labeler.errors import InputError, NotFoundError
 from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
@@ -90,19 +90,21 @@ def gather(
 ) -> None:
     """Read the corpus once and write down what each feature does: the evidence for its label."""
     from labeler.recipe import GatherConfig
+    from labeler.subject.corpus import open_corpus
 
     config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
     cut = _parse_shard(shard)
     hookpoints = _hookpoint_of_each(sae, hookpoint or [])
     names = _names_of_each(sae, name or [])
     check_out_folder(out)
+    # Before torch, which takes seconds to import, and the subject.
+    text = open_corpus(corpus, text_field)
+    _check_saes(sae)
     with stoppable(lambda: _kept(out)), gather_progress() as on_progress:
         with step(on_progress, f"load {subject}"):  # importing torch takes much of this time
             from labeler.pipeline import gather_for_all
-            from labeler.subject.corpus import open_corpus
             from labeler.subject.model import load_subject
 
-            text = open_corpus(corpus, text_field)
             loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
         with step(on_progress, "load the SAE" if len(sae) == 1 else f"load {len(sae)} SAEs"):
             targets = _targets(loaded, sae, hookpoints, names, dtype, out)
@@ -112,6 +114,18 @@ def gather(
         )  # fmt: skip
     for folder in targets:
         _after_gathering(folder, cut, as_json)
+
+
+def _check_saes(saes: list[str]) -> None:
+    """Raise NotFoundError for an SAE that is a path to nothing, before the subject is loaded."""
+    from labeler.demo import PATHS
+
+    for sae in saes:
+        is_path = sae != "neurons" and sae not in PATHS and not sae.startswith(("hf:", "sae-lens:"))
+        if is_path and not Path(sae).expanduser().exists():
+            raise NotFoundError(
+                f"SAE {sae!r}: no such file or folder; give a path, `hf:REPO/PATH` or `sae-lens:RELEASE/ID`"
+            )
 
 
 def _kept(out: Path) -> str:

@@ -55,8 +55,8 @@ def create(
         return
     say(text)
     typer.echo(
-        f"This is the only time that key {made.id} is shown. Send it as `Authorization: Bearer KEY`, or set LABELER_KEY.\n"
-        f"It is in {database}; {_who_asks(database)}",
+        f"Keep it: it cannot be shown again. Send it as `Authorization: Bearer KEY`, or set LABELER_KEY to it.\n"
+        f"Key {made.id} ({scope}) is stored in {database}. {_who_asks(database)}",
         err=True,
     )
 
@@ -147,7 +147,7 @@ def _in_data_folder(folder: Path, what: str) -> str:
 def _who_asks(database: str) -> str:
     path = file_of(database)
     if path is None:
-        return "services on this database ask for keys from now on"
+        return "Services on this database ask for a key from now on."
     if is_served(path.absolute().parent):
-        return f"`labeler up` runs on {shown(path.absolute().parent)} and asks for keys from now on"
-    return "no `labeler up` runs on it now"
+        return f"The running `labeler up` on {shown(path.absolute().parent)} asks for a key from now on."
+    return "No `labeler up` is running on it; the next one will ask for a key."

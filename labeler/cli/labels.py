@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +36,7 @@ from labeler.cli.options import (
     store_at,
 )
 from labeler.cli.planning import show_plan
-from labeler.cli.where import database_of, db_words, new_database
+from labeler.cli.where import database_of, db_words, new_database, removed_if_unused
 from labeler.evidence.progress import step
 
 if TYPE_CHECKING:
@@ -129,6 +129,11 @@ def label(
     if plan:
         show_plan(evidence, features, chosen, asking, db, as_json)
         return
+    if recipe is None and chosen.models:
+        typer.echo(
+            f"Labels are made and tested in the default way (recipe {chosen.hash}); `labeler recipes` lists others for --recipe",
+            err=True,
+        )
     label_set_id, counts = _label(evidence, features, chosen, db, asking)
     store = store_at(db, evidence)
     if as_json:
@@ -170,13 +175,17 @@ def _label(
     wanted = parse_features(features, folder.n_features)
     asking.check(recipe)
     settings = settings_with(asking.base_url)
-    # Pooled connections are safe here: the processes that share look-ups are spawned, not forked.
-    store = open_store(new_database(db, evidence), pooled=True)
-    label_set = LabelSetToMake(store, folder, recipe)
+    database = new_database(db, evidence)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
-    # Closed at the end: what SQLite keeps beside the file until then would not go along with a copy of it.
-    with closing(store), progress() as bar:
+    with ExitStack() as stack:
+        # A key or an endpoint that does not work must not leave an empty database for other commands to find.
+        stack.enter_context(removed_if_unused(database))
+        # Closed at the end: what SQLite keeps beside the file until then would not go along with a copy of it.
+        # Pooled connections are safe here: the processes that share look-ups are spawned, not forked.
+        store = stack.enter_context(closing(open_store(database, pooled=True)))
+        bar = stack.enter_context(progress())
+        label_set = LabelSetToMake(store, folder, recipe)
         task = bar.add_task("label", total=len(wanted))
 
         def on_result(result: LabeledFeature) -> None:
@@ -188,7 +197,7 @@ def _label(
             bar.advance(task)
 
         def on_start(done: int, _wanted: int) -> None:
-            bar.update(task, completed=done)
+            bar.update(task, completed=done, before=done)
 
         def on_wait(hands: Hands) -> None:
             who = f" ({', '.join(hands.holders)})" if hands.holders else ""
@@ -329,9 +338,12 @@ def sets(db: Database = None, as_json: Json = False) -> None:
         say("No label sets yet. Make one with `labeler gather` and `labeler label`, or try `labeler demo`.")
         return
     console = stdout()
-    console.print(
-        label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
-    )
+    with console.capture() as drawn:
+        console.print(
+            label_sets_table([_set_row(store, i, store.summary(i.id)) for i in infos]), width=min(80, console.width)
+        )
+    for line in drawn.get().splitlines():
+        say(line.rstrip())
     say(f"Where none is named, label set {default_set(store)} is used: it has the most labels.")
 
 

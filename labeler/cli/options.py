@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from labeler.errors import InputError
 if TYPE_CHECKING:
     from labeler.llm.budget import Budget
     from labeler.llm.client import OpenAILLM
+    from labeler.llm.exchange import Retry
     from labeler.llm.ledger import Ledger
     from labeler.recipe import Recipe
     from labeler.settings import Settings
@@ -140,7 +142,29 @@ def llm_for(
         concurrency=asking.concurrency,
         budget=asking.budget(),
         models=models,
+        on_retry=RetryTeller(),
     )
+
+
+class RetryTeller:
+    """Says on stderr that a failing endpoint is tried again: at the first failure, and every ten seconds at most."""
+
+    def __init__(self, every: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every, self._clock = every, clock
+        self._last: float | None = None
+
+    def __call__(self, retry: Retry) -> None:
+        now = self._clock()
+        if self._last is not None and now - self._last < self._every:
+            return
+        self._last = now
+        from labeler.terminal import visible
+
+        typer.echo(
+            f"{visible(retry.why)}; trying again in {max(retry.wait, 1):.0f} s, and giving up after "
+            f"{max(retry.longest, 1):.0f} s of waiting at most",
+            err=True,
+        )
 
 
 @contextmanager
@@ -153,7 +177,7 @@ def gather_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total or None, is_one_step=total == 0)
+                tasks[what] = bar.add_task(what, total=total or None, is_one_step=total == 0, before=done)
             if done:
                 is_one_step = (done, total) == (1, 1)
                 bar.update(tasks[what], completed=done, total=total or None, is_one_step=is_one_step)

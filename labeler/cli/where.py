@@ -11,7 +11,7 @@ import os
 import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from labeler.errors import InputError, NotFoundError
@@ -19,6 +19,7 @@ from labeler.errors import InputError, NotFoundError
 NAME = "labeler.db"
 _NEAR_AT_MOST = 5
 _SQLITE = "sqlite:///"
+_NEVER_EMPTY = ("alembic_version", "sqlite_", "label_search_")  # tables with rows from the start
 
 
 def database_of(db: str | None, evidence: Path | None = None) -> str:
@@ -63,6 +64,34 @@ def new_database(db: str | None, evidence: Path | None = None) -> str:
             f"--db {shlex.quote(others[0])}, or move that file there while nothing uses it"
         )
     return found
+
+
+@contextmanager
+def removed_if_unused(database: str) -> Iterator[None]:
+    """Remove a database file that did not exist before, if the work that made it fails before it stores anything."""
+    path = file_of(database)
+    if path is None or path.exists():
+        yield
+        return
+    try:
+        yield
+    except BaseException:
+        with suppress(sqlite3.Error, OSError):
+            _remove_unused(path)
+        raise
+
+
+def _remove_unused(path: Path) -> None:
+    if not path.is_file():
+        return
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        # Leaving WAL fails while any other process has the file open: that process may store something soon.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        names = [name for (name,) in tables if not name.startswith(_NEVER_EMPTY)]
+        if not any(connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone() for name in names):
+            path.unlink()
 
 
 def db_words(database: str, evidence: Path | None = None, *, beside_url: bool = False) -> str:
@@ -142,9 +171,11 @@ def _not_there(database: str, db: str | None, evidence: Path | None) -> str:
     found = (with_it or [shown(path) for path in near()])[:_NEAR_AT_MOST]
     if not found:
         return f"{said}, and no other database near; name it with --db"
-    what = "has results of it" if with_it else "is near"
-    first, *others = (f"--db {shlex.quote(name)}" for name in found)
-    return f"{said}; one {what}: give {first}" + "".join(f", or {other}" for other in others)
+    words = [f"--db {shlex.quote(name)}" for name in found]
+    if len(words) == 1:
+        return f"{said}; one {'has results of it' if with_it else 'is near'}: give {words[0]}"
+    what = "databases have results of it" if with_it else "databases are near"
+    return f"{said}; {len(words)} {what}: give {', '.join(words[:-1])} or {words[-1]}"
 
 
 def _in_folder(folder: Path) -> str:

@@ -98,7 +98,7 @@ class Batches:
         self._llm, self._journal = llm, journal
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._poll_seconds, self._sleep, self._on_progress = poll_seconds, sleep, on_progress
-        self._api = BatchApi(llm.sender, llm.patience, sleep)
+        self._api = BatchApi(llm.sender, llm.patience, sleep, llm.on_retry)
         self._files: dict[Kind, _File] = {}
         self._tried_live: set[Kind] = set()
         self._expected: dict[str, Usage] = {}  # record -> usage reserved for all its requests

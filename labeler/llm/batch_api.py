@@ -9,6 +9,7 @@ import openai
 
 from labeler.errors import ConfigurationError, EndpointDownError
 from labeler.llm.endpoint import Problem
+from labeler.llm.exchange import OnRetry, Retry, no_retry_told
 from labeler.llm.patience import Patience
 from labeler.llm.sender import Sender
 
@@ -18,8 +19,14 @@ class BatchApi:
     refuses a call.
     """
 
-    def __init__(self, sender: Sender, patience: Patience, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._sender, self._patience, self._sleep = sender, patience, sleep
+    def __init__(
+        self,
+        sender: Sender,
+        patience: Patience,
+        sleep: Callable[[float], Awaitable[None]],
+        on_retry: OnRetry = no_retry_told,
+    ) -> None:
+        self._sender, self._patience, self._sleep, self._on_retry = sender, patience, sleep, on_retry
 
     async def upload(self, lines: BinaryIO) -> str:
         """Upload a file with these lines and return its id."""
@@ -81,12 +88,14 @@ class BatchApi:
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
                 n_failures += 1
                 wait = self._patience.wait(n_failures, None, 0.5)
+                said = self._sender.without_key(str(error))
                 if n_failures > self._patience.n_retries or waited + wait > self._patience.longest_total:
-                    said = self._sender.without_key(str(error))
                     raise EndpointDownError(
                         f"{self._sender.where} cannot be reached for its batches: {said}; the batches continue, and "
                         "the same command collects them"
                     ) from None
+                longest = self._patience.longest(n_failures, self._patience.n_retries, wait, waited)
+                self._on_retry(Retry(f"{self._sender.where}: {said}", wait, longest))
             except openai.APIStatusError as error:
                 raise self._turned_down(error) from None
             waited += wait

@@ -25,7 +25,7 @@ from labeler.llm.breaker import Breaker
 from labeler.llm.budget import Budget
 from labeler.llm.endpoint import TryAgainError
 from labeler.llm.estimate import Estimate
-from labeler.llm.exchange import Exchange, Watch
+from labeler.llm.exchange import Exchange, OnRetry, Retry, Watch, no_retry_told
 from labeler.llm.guard import ask_guard
 from labeler.llm.ledger import Ledger, MemoryLedger, StoredReply, ledger_key
 from labeler.llm.pace import Pace
@@ -62,7 +62,8 @@ class OpenAILLM(Answering):
         http_client: Any = None,  # an httpx2.AsyncClient; for a proxy, or a test
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
-        watch: Watch | None = None,  # called forevery request
+        watch: Watch | None = None,  # called for every request
+        on_retry: OnRetry = no_retry_told,  # called before each wait for an endpoint that fails
     ) -> None:
         self.patience = patience or Patience()
         self._breaker = breaker or Breaker()
@@ -80,7 +81,7 @@ class OpenAILLM(Answering):
         self.budget = budget or Budget()
         self._pace = pace or Pace(sleep=sleep)
         self._estimate = Estimate()
-        self._sleep, self._watch = sleep, watch
+        self._sleep, self._watch, self.on_retry = sleep, watch, on_retry
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._in_flight: set[asyncio.Task[Any]] = set()
@@ -88,7 +89,7 @@ class OpenAILLM(Answering):
     @classmethod
     def from_settings(
         cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16, budget: Budget | None = None,
-        models: Iterable[str] = (), watch: Watch | None = None,
+        models: Iterable[str] = (), watch: Watch | None = None, on_retry: OnRetry = no_retry_told,
     ) -> OpenAILLM:  # fmt: skip
         """Make a client from the settings. `models` are those whose prices a budget in dollars must know."""
         prices = Prices.load(settings.prices)
@@ -97,6 +98,7 @@ class OpenAILLM(Answering):
         return cls(
             settings.base_url, settings.api_key,
             ledger=ledger, prices=prices, budget=budget, pace=Pace(rates, settings.redis), concurrency=concurrency, watch=watch,
+            on_retry=on_retry,
         )  # fmt: skip
 
     async def aclose(self) -> None:
@@ -163,9 +165,12 @@ class OpenAILLM(Answering):
                 except TryAgainError as failure:
                     n_failures += 1
                     wait = self.patience.wait(n_failures, failure.asked, random.random())
-                    if n_failures > self._n_retries(prompt.model) or waited + wait > self.patience.longest_total:
+                    n_retries = self._n_retries(prompt.model)
+                    if n_failures > n_retries or waited + wait > self.patience.longest_total:
                         last_words = self.sender.without_key(_last_words(failure, n_failures, waited, wait))
                         raise self._breaker.failed(prompt.model, EndpointError(last_words)) from None
+                    longest = self.patience.longest(n_failures, n_retries, wait, waited)
+                    self.on_retry(Retry(self.sender.without_key(str(failure)), wait, longest))
                     if was_told := failure.asked is not None:
                         await self._pace.told_to_wait(prompt.model, failure.asked or 0.0)
                 except LLMError as error:

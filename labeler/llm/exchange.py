@@ -1,4 +1,4 @@
-"""A request to an endpoint, as it is reported to those that count requests."""
+"""A request to an endpoint, as it is reported to those that count requests, and a failure that is tried again."""
 
 from __future__ import annotations
 
@@ -17,3 +17,19 @@ class Exchange:
 
 
 Watch = Callable[[Exchange], None]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A request that failed and is sent again."""
+
+    why: str
+    wait: float  # seconds until the next attempt
+    longest: float  # seconds of waiting, this wait included, before the request is given up
+
+
+OnRetry = Callable[[Retry], None]
+
+
+def no_retry_told(_retry: Retry) -> None:
+    pass

@@ -29,10 +29,17 @@ class Patience:
         The doubling wait shrinks by up to half, so that requests that failed together do not come back together. The
         endpoint's own wait only grows, by up to the first wait.
         """
-        doubled = min(self.longest_wait, self.first_wait * 2.0 ** min(n_failures - 1, 60))
         if asked is None:
-            return doubled * (1 - jitter / 2)
+            return self._doubled(n_failures) * (1 - jitter / 2)
         return max(asked + self.first_wait * jitter, 0.0)
+
+    def longest(self, n_failures: int, n_retries: int, wait: float, waited: float) -> float:
+        """Return the longest time that all waits still take: `wait`, and those before the last of `n_retries`."""
+        later = sum(self._doubled(n) for n in range(n_failures + 1, n_retries + 1))
+        return min(wait + later, self.longest_total - waited)
+
+    def _doubled(self, n_failures: int) -> float:
+        return min(self.longest_wait, self.first_wait * 2.0 ** min(n_failures - 1, 60))
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -21,6 +21,7 @@ from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
 from labeler.sae.weights import SUFFIXES, Weights
 
+_LONGEST_ERROR = 1_000  # characters: path, problem and remedy, and some 200 of each of two values from a file
 _MOST_FILES = 20_000  # looked at in a folder, before the user is asked for one closer to the SAE
 
 
@@ -57,14 +58,22 @@ def _named(path: Path) -> Iterator[None]:
     """Turn whatever a reader makes of a stranger's values, of other kinds and shapes than it takes, into a FormatError."""
     try:
         yield
-    except LabelerError:
-        raise
+    except LabelerError as error:
+        if len(str(error)) <= _LONGEST_ERROR:
+            raise
+        raise type(error)(_shortened(str(error))) from error
     except DAMAGED as error:
         cause = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise FormatError(
             f"SAE {path}: its configuration or tensors do not fit the layout that its files have ({cause}); compare them with "
             "those of its publisher"
         ) from error
+
+
+def _shortened(message: str) -> str:
+    """Return a message without the middle of the long values that a stranger's file has put into it."""
+    kept = _LONGEST_ERROR // 2
+    return f"{message[:kept]} … {message[-kept:]}"
 
 
 def _read(path: Path, hookpoint: str | None) -> SAE:

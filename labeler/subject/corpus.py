@@ -89,6 +89,10 @@ def _reader(spec: str, text_field: str, within: Path | None) -> Callable[[], Ite
     if path.is_dir():
         return lambda: _files(path, _text_files(path, suffixes))
     check_regular(path)
+    if path.suffix == ".npy" and (beside := _offsets_of(path)).exists():
+        check_regular(beside)
+        if within is not None:
+            check_inside(beside, within)
     readers: dict[str, Callable[[], Iterator[Document]]] = {
         ".jsonl": lambda: _jsonl_rows(path, text_field),
         ".parquet": lambda: _parquet_rows(path, text_field),
@@ -177,8 +181,12 @@ def _parquet_rows(path: Path, text_field: str) -> Iterator[Document]:
         raise FormatError(f"corpus {path}: not a readable Parquet file ({error})") from error
 
 
+def _offsets_of(path: Path) -> Path:
+    return path.with_suffix(".offsets.npy")
+
+
 def _token_arrays(path: Path) -> Iterator[Document]:
-    beside = path.with_suffix(".offsets.npy")
+    beside = _offsets_of(path)
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         offsets = np.load(beside, mmap_mode="r", allow_pickle=False)

@@ -133,6 +133,10 @@ class Vocabulary:
         low, high = int(self._starts[token_id]), int(self._starts[token_id + 1])
         return self._bytes[low:high].tobytes()
 
+    def shown(self, token_id: int) -> str:
+        """The text of a token that stands alone; bytes that are only a part of a character as `\\xe3`."""
+        return self.bytes(token_id).decode("utf-8", errors="backslashreplace")
+
     def joined(self, token_ids: Iterable[int]) -> str:
         """The text that the tokens are together, with characters whole that are cut between tokens."""
         return b"".join(map(self.bytes, token_ids)).decode("utf-8", errors="replace")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from labeler.evidence.check import check_evidence
 from labeler.evidence.hashes import BLOCK_BYTES, covered_files
 from labeler.evidence.manifest import read_manifest, rewrite_manifest, write_manifest
 from labeler.evidence.store import EvidenceFolder
-from labeler.pipeline import label_features
+from labeler.pipeline import NullLabels, label_features
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Source, Split, State
 from tests.gathering import without_hashes
@@ -410,3 +411,12 @@ def test_one_feature_is_read_without_reading_the_corpus(evidence: Path) -> None:
     put("corpus/tokens", 3, 1)(evidence)
     with pytest.raises(DamagedError, match="tokens"):
         EvidenceFolder(evidence).check_shared()
+
+
+def test_a_damaged_file_is_told_once_for_all_features_of_the_null(
+    evidence: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    to_array("contexts/top_explain.value", lambda array: np.full_like(array, 1.0))(evidence)
+    NullLabels(EvidenceFolder(evidence), replace(Recipe(), n_null=3))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert re.match(r"\d+ features of the null are replaced by others, .*contexts/top_explain\.value", line)

@@ -24,6 +24,7 @@ from labeler.errors import (
     UnreadableReply,
 )
 from labeler.llm.client import OpenAILLM
+from labeler.llm.exchange import Retry
 from labeler.llm.ledger import MemoryLedger
 from labeler.llm.patience import Patience
 from labeler.llm.prices import Price, Prices
@@ -211,6 +212,18 @@ def test_waits_double_up_to_the_longest(stub_server: StubServer) -> None:
     failure(client(stub_server, patience=Patience(n_retries=5, first_wait=1.0, longest_wait=4.0), sleep=naps))
     assert len(naps.seconds) == 5
     assert all(whole / 2 <= nap <= whole for nap, whole in zip(naps.seconds, [1, 2, 4, 4, 4], strict=True))
+
+
+def test_each_wait_is_told_with_its_reason_and_its_end(stub_server: StubServer) -> None:
+    naps, told = Naps(), list[Retry]()
+    patience = Patience(n_retries=4, n_retries_unanswered=4, first_wait=1.0, longest_wait=4.0)
+    stub_server.behave = always(stub.fails(500, "the server is not well"))
+    failure(client(stub_server, patience=patience, sleep=naps, on_retry=told.append))
+    assert [retry.wait for retry in told] == naps.seconds
+    assert all("answered 500: the server is not well" in retry.why for retry in told)
+    # No more than this is waited from each retry on, and each wait is told.
+    left = [sum(naps.seconds[i:]) for i in range(4)]
+    assert all(waits <= retry.longest <= 2 * waits for waits, retry in zip(left, told, strict=True))
 
 
 def test_an_endpoint_that_asks_for_too_much_is_not_waited_for(stub_server: StubServer) -> None:

@@ -48,6 +48,8 @@ def test_each_token_by_itself_is_the_text_it_always_was(vocabulary: Vocabulary) 
     """Prompts are made of these, and are hashed."""
     assert [vocabulary.text(i) for i in range(4)] == ["x", "\ufffd", "\ufffd", "text"]
     assert vocabulary.joined([3, 1, 2]) == "textא"
+    # Alone, as among promoted tokens, the bytes say more than a sign for each of them.
+    assert [vocabulary.shown(i) for i in range(4)] == ["x", r"\xd7", r"\x90", "text"]
 
 
 def test_a_context_is_shown_in_characters_with_the_highest_of_their_activations(vocabulary: Vocabulary) -> None:
