@@ -30,7 +30,7 @@ _WEIGHTS = frozenset(
 # Folders that say what is in them, but not whose it is: the folder above belongs to the name.
 _PLAIN = re.compile(
     r"(?:subjects?|models?|saes?|hf|final|best|last|latest|out|output|weights|checkpoints?(?:[-_]\d+)?|step[-_]?\d+|trainer[-_]?\d+|"
-    r"(?:[\w.]*\.)?(?:layers?|blocks|h)[._-]?\d+(?:[._]\w+)*|width_\w+|average_\w+|canonical|\d+(?:\.pt)?|[0-9a-f]{32,64})",
+    r"(?:[\w.]*\.)?(?:layers?|blocks|h)[._-]?\d+(?:[._]\w+)*|width_\w+|average_\w+|canonical|\d+(?:\.pt)?|(?:W_enc|layer|params_layer)_\d+\.safetensors|[0-9a-f]{32,64})",
     re.IGNORECASE,
 )
 

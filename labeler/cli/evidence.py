@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from labeler.subject.model import Subject
 
 
+_MOST_LAYERS = 10_000
+
+
 @app.command()
 def gather(
     subject: Annotated[str, typer.Option(help="A transformers model: a local folder or a hub id.")],
@@ -26,7 +29,7 @@ def gather(
         typer.Option(
             metavar="SAE",
             help="An SAE: a file or folder, `hf:REPO/PATH`, `sae-lens:RELEASE/ID`, or `neurons`. Given several times, all "
-            "SAEs share one forward pass.",
+            "SAEs share one forward pass, as do the layers of a folder that holds a set.",
         ),
     ],
     corpus: Annotated[
@@ -44,6 +47,14 @@ def gather(
         typer.Option(
             metavar="PATH",
             help="Module path that the SAE reads; once, or once for each SAE. Default: the one in the SAE's file.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Of a folder with a file for each layer, such as a cross-layer transcoder, read only these: 0-3,7. "
+            "Default: all.",
         ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this many corpus tokens.")] = None,
@@ -94,6 +105,7 @@ def gather(
 
     config = GatherConfig(n_tokens=tokens, sequence_tokens=sequence_tokens, seed=seed, dtype=dtype)
     cut = _parse_shard(shard)
+    chosen = None if layers is None else _parse_layers(layers)
     hookpoints = _hookpoint_of_each(sae, hookpoint or [])
     names = _names_of_each(sae, name or [])
     check_out_folder(out)
@@ -107,7 +119,7 @@ def gather(
 
             loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)
         with step(on_progress, "load the SAE" if len(sae) == 1 else f"load {len(sae)} SAEs"):
-            targets = _targets(loaded, sae, hookpoints, names, dtype, out)
+            targets = _targets(loaded, sae, hookpoints, chosen, names, dtype, out)
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
             cross_entropy_tokens=cross_entropy, on_progress=on_progress,
@@ -161,6 +173,7 @@ def _targets(
     subject: Subject,
     saes: list[str],
     hookpoints: list[str | None],
+    layers: set[int] | None,
     names: list[dict[str, str] | None],
     dtype: str,
     out: Path,
@@ -168,15 +181,27 @@ def _targets(
     """Pair each SAE with its evidence folder: `out` itself, or a folder in it for each of several SAEs."""
     from dataclasses import replace
 
-    from labeler.evidence.target import choose_target, folder_names, open_sae
+    from labeler.evidence.target import choose_target, folder_names, named_layer, open_saes
 
     targets = [
-        replace(choose_target(subject, open_sae(subject, sae, hookpoint, dtype), hookpoint), names=given)
+        replace(choose_target(subject, opened, hookpoint), names=named_layer(given, opened))
         for sae, hookpoint, given in zip(saes, hookpoints, names, strict=True)
+        for opened in open_saes(subject, sae, hookpoint, dtype, layers)
     ]
     if len(targets) == 1:
         return {out: targets[0]}
     return {out / name: target for name, target in zip(folder_names(targets), targets, strict=True)}
+
+
+def _parse_layers(text: str) -> set[int]:
+    """Read `0-3,7`."""
+    layers: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal() and int(low) <= int(high or low) < _MOST_LAYERS):
+            raise InputError(f"--layers {text!r}: expected layers such as 0-3,7")
+        layers |= set(range(int(low), int(high or low) + 1))
+    return layers
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

@@ -35,6 +35,7 @@ N_TOKENS = 10
 N_NEIGHBOURS = 10
 N_BINS = 40
 _BLOCK = 1024
+_MANY_VALUES = 1 << 29  # of decoders with several places: 2 GB
 _MANY_ON_CPU, _MANY_ON_GPU = 1 << 17, 1 << 21  # features whose neighbors take some minutes
 
 
@@ -59,7 +60,10 @@ def has_neighbours(folder: Path) -> bool:
 
 def neighbours_are_cheap(sae: SAE) -> bool:
     """Return True if n_features^2 cosines take only a few minutes on the device that holds the SAE."""
-    return sae.n_features <= (_MANY_ON_GPU if sae.w_dec.is_cuda else _MANY_ON_CPU)
+    many = _MANY_ON_GPU if sae.b_dec.is_cuda else _MANY_ON_CPU
+    if sae.n_places > 1 and sae.w_dec.numel() > _MANY_VALUES:
+        return False
+    return sae.n_features * sae.n_places**0.5 <= many  # a cosine over P places takes P times as long
 
 
 def write_output(folder: Path, subject: Subject, sae: SAE, on_progress: Progress = no_progress) -> None:

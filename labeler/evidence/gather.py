@@ -20,6 +20,7 @@ from labeler.errors import MismatchError
 from labeler.evidence.batches import Batch, batches_of_chunk, n_chunks, tokens_of_chunk
 from labeler.evidence.merge import shard_folder
 from labeler.evidence.progress import Progress, no_progress
+from labeler.evidence.reconstruction import Together, sources_of
 from labeler.evidence.shard import ShardFolder
 from labeler.evidence.state import GatherState
 from labeler.evidence.target import Target, bos_token
@@ -66,7 +67,17 @@ def gather_shard(
         # Targets that were ahead of the others when a run was killed wait for them.
         active = [(w, b) for w, b in zip(works, budgets, strict=True) if w.next_chunk <= chunk]
         for batch in batches_of_chunk(corpus, chunk, config):
-            read_batch(subject, corpus, batch, [w for w, _ in active], bos, with_quality=chunk % _QUALITY_EVERY == 0)
+            # A layer whose features others need is read with them, even where its own pass was ahead when a run was killed.
+            sources = sources_of([w.target for w, _ in active], list(targets.values()))
+            read_batch(
+                subject,
+                corpus,
+                batch,
+                [w for w, _ in active],
+                bos,
+                with_quality=chunk % _QUALITY_EVERY == 0,
+                sources=sources,
+            )
             for work, budget in active:
                 if work.state.n_bytes > budget:
                     work.spill()
@@ -106,13 +117,19 @@ def read_batch(
     bos: int | None,
     *,
     with_quality: bool,
+    sources: Sequence[Target] = (),
 ) -> None:
-    """Run the subject up to the last hookpoint, once; then encode and remember, for each SAE."""
+    """Run the subject up to the last hookpoint, once; then encode and remember, for each SAE.
+
+    The features of `sources` are not remembered: they only help to reconstruct.
+    """
     ids, mask = batch.padded_ids(corpus.tokens, bos)
-    captured = subject.hidden(torch.from_numpy(ids), _hookpoints([w.target for w in works], with_quality))
+    read = [*(w.target for w in works), *(sources if with_quality else ())]
+    captured = subject.hidden(torch.from_numpy(ids), _hookpoints(read, with_quality))
     on_tokens = {hookpoint: _on_tokens(hidden, mask) for hookpoint, hidden in captured.items()}
+    together = Together(read if with_quality else (), on_tokens)
     for work in works:
-        _remember(subject, batch, work.target, on_tokens, work.state, with_quality=with_quality)
+        _remember(subject, batch, work.target, on_tokens, work.state, together, with_quality=with_quality)
 
 
 def _hookpoints(targets: Sequence[Target], with_quality: bool) -> list[Hookpoint]:
@@ -128,6 +145,7 @@ def _remember(
     target: Target,
     on_tokens: Mapping[Hookpoint, Tensor],
     state: GatherState,
+    together: Together,
     *,
     with_quality: bool,
 ) -> None:
@@ -137,11 +155,10 @@ def _remember(
             f"the SAE reads vectors of {sae.d_in}, and {target.hookpoint} of {subject.id} gives {hidden.shape[-1]}: "
             "give the SAE's own subject and hookpoint"
         )
-    sparse = sae.encode_sparse(hidden)
+    sparse = together.encode(target, hidden)
     if with_quality and target.aim is not None:
-        reconstruction = sae.decode_sparse(sparse, batch.n_tokens, hidden)
-        aim = on_tokens[target.aim]
-        if aim.shape == reconstruction.shape:
+        reconstruction, aim = together.reconstruct(target, sparse, hidden), on_tokens[target.aim]
+        if reconstruction is not None and aim.shape == reconstruction.shape:
             state.quality.update(aim, reconstruction)
     state.update(batch, sparse.token.cpu().numpy(), sparse.feature.cpu().numpy(), sparse.value.float().cpu().numpy())
 

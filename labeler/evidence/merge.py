@@ -269,7 +269,7 @@ def _without_places(identity: dict[str, Any]) -> dict[str, Any]:
     return {
         **identity,
         "subject": {k: v for k, v in identity["subject"].items() if k != "id"},
-        "sae": {k: v for k, v in identity["sae"].items() if k != "path"},
+        "sae": {k: v for k, v in identity["sae"].items() if k not in ("path", "scan", "layer")},
         "corpus": identity["corpus"]["fingerprint"],
     }
 

@@ -119,4 +119,4 @@ class ShardFolder:
 
 
 def _d_out(target: Target) -> int:
-    return int(target.sae.decoder_directions().shape[1])
+    return target.sae.d_out

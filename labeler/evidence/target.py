@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 
 from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
-from labeler.sae import SAE, identity_sae, load_sae
-from labeler.sae.load import to
+from labeler.sae import SAE, identity_sae, load_layers, load_sae
+from labeler.sae.load import is_set_of_layers, to
 from labeler.subject.hookpoints import Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
 from labeler.subject.model import Subject
 
@@ -27,6 +27,7 @@ class Target:
     names: dict[str, str] | None = (
         None  # of subject and SAE, where the user gave any (labeler/names.py); no part of the identity
     )
+    writes: tuple[Hookpoint, ...] = ()  # the places that each feature writes to, where there are several
 
 
 def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str | None = None) -> Target:
@@ -43,7 +44,7 @@ def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str 
         )
     _ask_for_a_side(hookpoint, sae)
     read = subject.hookpoint(name, reads=reads or _side(name, sae))
-    return Target(read, sae, _aim(subject, sae, read))
+    return Target(read, sae, _aim(subject, sae, read), writes=tuple(subject.hookpoint(place) for place in sae.writes))
 
 
 def _side(name: str, sae: SAE) -> str | None:
@@ -71,6 +72,13 @@ def _aim(subject: Subject, sae: SAE, read: Hookpoint) -> Hookpoint | None:
     return Hookpoint(read.path, "output") if sae.reads_input else None
 
 
+def named_layer(names: dict[str, str] | None, sae: SAE) -> dict[str, str] | None:
+    """Return the names that a user gave to a set, with the layer where the SAE is one of its layers."""
+    if names is None or sae.part is None:
+        return names
+    return {**names, "sae": f"{names['sae']} layer {sae.part.layer}"}
+
+
 def folder_names(targets: Sequence[Target]) -> list[str]:
     """Return a folder name for each target: the hookpoint and the SAE's own name, numbered where two are alike."""
     names = [
@@ -87,6 +95,18 @@ def open_sae(subject: Subject, name: str, hookpoint: str | None, dtype: str) -> 
     if name == "neurons":
         return neurons(subject, hookpoint)
     return load_sae(name, hookpoint=hookpoint, dtype=dtype, device=subject.device)
+
+
+def open_saes(
+    subject: Subject, name: str, hookpoint: str | None, dtype: str, layers: Collection[int] | None = None
+) -> list[SAE]:
+    """Open the SAE of this name; of a folder with a file for each layer, those of all layers, or of `layers`."""
+    is_plain = name == "neurons" or hookpoint is not None
+    if layers is None and (is_plain or not is_set_of_layers(name)):
+        return [open_sae(subject, name, hookpoint, dtype)]
+    if is_plain:
+        raise InputError(f"SAE {name!r}: give either --layers or --hookpoint")
+    return load_layers(name, layers, dtype=dtype, device=subject.device)
 
 
 def neurons(subject: Subject, hookpoint: str | None) -> SAE:
@@ -120,6 +140,7 @@ def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherC
         "reads": target.hookpoint.reads,
         **({"adjust": target.hookpoint.adjust} if target.hookpoint.adjust else {}),
         "sae": describe_sae(target.sae),
+        **({"writes": [str(place) for place in target.writes]} if target.writes else {}),
         "encoder": describe_encoder(target),
         "corpus": corpus_spec,
         "config": config.to_dict(),
@@ -133,6 +154,8 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         "prepend_bos": sae.prepend_bos,
         # Only where there are any, so that evidence of earlier versions is still the same pass.
         **({"remarks": list(sae.remarks)} if sae.remarks else {}),
+        **({"scan": sae.scan} if sae.scan else {}),
+        **({"layer": sae.part.layer} if sae.part else {}),
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from labeler.errors import FormatError, NotFoundError
 from labeler.files import check_archive, check_regular, parse_yaml, read_json, read_small
 from labeler.sae.sae import SAE, Source
 
+_ROWS = 4096  # looked at together
 _MOST_YAML = 64 << 10  # bytes: a configuration has one thousand, and YAML reads some 50,000 a second
 # All that torch, numpy and zipfile raise over a damaged file, and our readers over one of another kind than it looks.
 DAMAGED = (
@@ -159,7 +160,7 @@ def checked(sae: SAE) -> SAE:
         "encoder bias": (sae.b_enc, per_feature),
         "decoder weight": (sae.w_dec, (n_features, d_out)),
         "decoder bias": (sae.b_dec, (d_out,)),
-        "skip weight": (sae.w_skip, (d_out, d_in)),
+        "skip weight": (sae.w_skip, (sae.d_out, d_in)),
         "threshold": (s.threshold, per_feature if s.threshold is not None and s.threshold.ndim else ()),
         "gate bias": (s.gate_bias, per_feature),
         "magnitude scale": (s.magnitude_scale, per_feature),
@@ -170,10 +171,12 @@ def checked(sae: SAE) -> SAE:
             continue
         if tuple(value.shape) != shape:
             raise FormatError(f"SAE {sae.source.path}: {name} has shape {tuple(value.shape)}, expected {shape}")
-        if not torch.isfinite(value).all():
+        if not _is_finite(value):
             raise FormatError(
                 f"SAE {sae.source.path}: {name} holds NaN or infinity: this training run or file is broken"
             )
+    if d_out % sae.n_places:
+        raise FormatError(f"SAE {sae.source.path}: {d_out} columns do not divide into {sae.n_places} places")
     if sae.centred and d_in != d_out:
         raise FormatError(f"SAE {sae.source.path}: b_dec of {d_out} cannot be subtracted from inputs of {d_in}")
     if s.kind in ("topk", "abstopk", "groupmax") and not 0 < s.k <= n_features:
@@ -181,3 +184,9 @@ def checked(sae: SAE) -> SAE:
     if s.kind == "groupmax" and n_features % s.k:
         raise FormatError(f"SAE {sae.source.path}: {n_features} features do not divide into {s.k} groups")
     return sae
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Return False where a tensor holds NaN or infinity; a large one is read in parts, so that it needs no copy."""
+    rows = value if value.ndim else value[None]
+    return all(bool(torch.isfinite(part).all()) for part in rows.split(_ROWS))

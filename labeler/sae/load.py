@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,14 @@ from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
 from labeler.files import check_folder, check_regular, read_json
 from labeler.recipe import check_dtype
 from labeler.sae.files import DAMAGED, checked, listed
-from labeler.sae.formats import FORMATS, Format
+from labeler.sae.formats import FORMATS, Format, layer_in_set
 from labeler.sae.hub import download
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
 from labeler.sae.weights import SUFFIXES, Weights
 
 _LONGEST_ERROR = 1_000  # characters: path, problem and remedy, and some 200 of each of two values from a file
+Found = tuple[Weights, Format]
 _MOST_FILES = 20_000  # looked at in a folder, before the user is asked for one closer to the SAE
 
 
@@ -30,7 +31,39 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
     `hookpoint` chooses where a folder holds several. Raises NotFoundError, FormatError or InputError.
     """
-    computed = getattr(torch, check_dtype(dtype))
+    path, revision = _located(name)
+    with _named(path):
+        weights, form = _the_one(path, hookpoint)
+        return _loaded(weights, form, name, revision, dtype, device)
+
+
+def load_layers(
+    name: str, layers: Collection[int] | None = None, *, dtype: str = "float32", device: str = "cpu"
+) -> list[SAE]:
+    """The SAEs of a set that has a file for each layer, such as a cross-layer transcoder, in the order of layers.
+
+    All of them, or those of `layers`. Raises NotFoundError, FormatError or InputError; the latter also for an SAE that is no
+    such set.
+    """
+    path, revision = _located(name)
+    with _named(path):
+        found = _set_at(path)
+        if not found:
+            raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
+        if missing := sorted(set(layers or ()) - set(found)):
+            raise InputError(f"SAE {name!r}: no layers {_ranges(missing)} there; it holds {_ranges(sorted(found))}")
+        wanted = sorted(found if layers is None else set(layers))
+        return [_loaded(*found[layer], name, revision, dtype, device) for layer in wanted]
+
+
+def is_set_of_layers(name: str) -> bool:
+    """Say whether a name is of a folder with a file for each of several layers of one set."""
+    path, _ = _located(name)
+    with _named(path):
+        return len(_set_at(path)) > 1
+
+
+def _located(name: str) -> tuple[Path, str | None]:
     revision = None
     if name in PATHS:
         path = PATHS[name]
@@ -42,8 +75,12 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
         raise NotFoundError(
             f"SAE {name!r}: no such file or folder; give a path, `hf:REPO/PATH` or `sae-lens:RELEASE/ID`"
         )
-    with _named(path):
-        sae = checked(_read(path, hookpoint))
+    return path, revision
+
+
+def _loaded(weights: Weights, form: Format, name: str, revision: str | None, dtype: str, device: str) -> SAE:
+    computed = getattr(torch, check_dtype(dtype))
+    sae = checked(form.read(weights))
     if name.startswith("sae-lens:"):
         sae = as_registered(sae, name)
     if revision is not None:
@@ -51,6 +88,28 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
     if name in PATHS:
         sae = replace(sae, source=replace(sae.source, path=Path(name)))
     return to(sae, computed, device)
+
+
+def _set_at(path: Path) -> dict[int, Found]:
+    """The files of a set in this very folder, by layer; none where it holds anything else."""
+    if not path.is_dir():
+        return {}
+    check_folder(path)
+    found = list(_saes_in(path))
+    numbered = {layer_in_set(weights, form): (weights, form) for weights, form in found}
+    alike = len({form.NAME for _, form in found}) == 1 and len(numbered) == len(found)
+    return {n: pair for n, pair in numbered.items() if n is not None} if alike and None not in numbered else {}
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Numbers as `0-3, 7`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 @contextmanager
@@ -76,13 +135,13 @@ def _shortened(message: str) -> str:
     return f"{message[:kept]} … {message[-kept:]}"
 
 
-def _read(path: Path, hookpoint: str | None) -> SAE:
+def _the_one(path: Path, hookpoint: str | None) -> Found:
     if not path.is_dir():
         check_regular(path)
         if path.suffix not in SUFFIXES:
             raise FormatError(f"SAE {path}: not a file that we know; weights end in {', '.join(SUFFIXES)}")
         weights = Weights(path)
-        return _format_of(weights).read(weights)
+        return weights, _format_of(weights)
     check_folder(path)
     found = list(_saes_in(path)) or _saes_below(path)
     if not found:
@@ -90,11 +149,7 @@ def _read(path: Path, hookpoint: str | None) -> SAE:
             f"SAE {path}: no SAE here nor in folders below; looked for files that end in {', '.join(SUFFIXES)} in the layouts of "
             f"{', '.join(form.NAME for form in FORMATS)}"
         )
-    weights, form = _chosen(path, found, hookpoint)
-    return form.read(weights)
-
-
-Found = tuple[Weights, Format]
+    return _chosen(path, found, hookpoint)
 
 
 def _saes_in(folder: Path) -> Iterator[Found]:
@@ -189,7 +244,8 @@ def to(sae: SAE, dtype: torch.dtype, device: str) -> SAE:
     def move(value: object) -> object:
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
-    moved = {name: move(value) for name, value in vars(sae).items()}
+    # A decoder with several places may not fit: its rows move as they are needed.
+    moved = {name: value if name == "w_dec" and sae.writes else move(value) for name, value in vars(sae).items()}
     moved["selection"] = Selection(**{name: move(value) for name, value in vars(sae.selection).items()})  # type: ignore[arg-type]
     moved |= {"w_enc": sae.w_enc.to(device, dtype), "b_enc": sae.b_enc.to(device, dtype)}
     return SAE(**moved)  # type: ignore[arg-type]

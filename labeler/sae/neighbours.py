@@ -17,7 +17,7 @@ def nearest_neighbours(
 
     In blocks of [block, block] cosines: never a matrix of n_features^2 in memory. -1 and 0 beyond n_features - 1.
     """
-    directions = torch.nn.functional.normalize(sae.decoder_directions().float(), dim=1)
+    directions = torch.nn.functional.normalize(_directions(sae), dim=1)
     n = len(directions)
     found, cosine = np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)
     wanted = min(k, n - 1)
@@ -40,3 +40,8 @@ def nearest_neighbours(
         cosine[low : low + block, :wanted] = values.cpu().numpy()
         on_features(min(low + block, n))
     return found, cosine
+
+
+def _directions(sae: SAE) -> torch.Tensor:
+    """Return [n_features, all that a feature writes], in float32; of several places, one beside the other."""
+    return sae.w_dec.to(sae.b_dec) if sae.writes else sae.decoder_directions().float()

@@ -6,6 +6,9 @@ Every architecture is one linear map, with its input prepared and its output sel
     reconstruction = undo(activations W_dec + b_dec) (+ hidden W_skip^T for skip transcoders)
 
 Files in which the decoder's norm scales activations have that folded into W_enc, b_enc and W_dec when they are read.
+
+A feature of a cross-layer transcoder or a crosscoder writes to several places: W_dec then holds its directions side by
+side, and what one place gets is the sum over all layers that write there (evidence/reconstruction.py).
 """
 
 from __future__ import annotations
@@ -56,24 +59,40 @@ class Selection:
     magnitude_bias: Tensor | None = None  # gated: [n_features]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One layer's features of a cross-layer transcoder or a crosscoder whose layers were trained together."""
+
+    whole: Path  # the folder that holds all layers
+    layer: int  # that its features read
+    writes_to: tuple[int, ...]  # the layers that its features write to, in the order of the decoder
+    written_by: tuple[int, ...]  # the layers whose features write to this one
+
+    @property
+    def own(self) -> int:
+        """The place of its own layer among those that it writes to."""
+        return self.writes_to.index(self.layer)
+
+
 @dataclass(frozen=True, eq=False)
 class SAE:
-    """Tensors as they are multiplied; frozen after loading. Shapes: F = n_features.
+    """Tensors as they are multiplied; frozen after loading. Shapes: F = n_features, P = places that a feature writes to.
 
-    The encoder may be bfloat16, which halves the cost of the product; all else is float32.
+    The encoder may be bfloat16, which halves the cost of the product; all else is float32. Decoders with several places
+    stay as the file holds them, mapped into memory and not copied: they can be larger than the memory.
     """
 
     w_enc: Tensor  # [F, d_in]
     b_enc: Tensor  # [F], in the dtype of w_enc
-    w_dec: Tensor  # [F, d_out]
-    b_dec: Tensor  # [d_out]
+    w_dec: Tensor  # [F, d_out], or [F, P * d_out of a place]
+    b_dec: Tensor  # as wide as w_dec
     selection: Selection
     architecture: str  # as the file calls it
     source: Source
     centred: bool = False  # b_dec is subtracted from the input
     normalisation: str = "none"  # none, layer_norm, constant_norm_rescale
     rescaled: bool = False  # the file asked for decoder rows of norm 1, and encoder rows times what they had
-    w_skip: Tensor | None = None  # [d_out, d_in]
+    w_skip: Tensor | None = None  # [d_out, d_in]; with several places it writes to the own one
     hookpoint: str | None = None  # as the file says
     output_hookpoint: str | None = None  # what a transcoder reconstructs, as the file says
     is_transcoder: bool = False
@@ -82,6 +101,9 @@ class SAE:
     remarks: tuple[str, ...] = ()  # what a reader of the card should know of how the file was read
     scales_input: bool = False  # trained on hidden states scaled to a norm, which a registry may state
     input_scale: float = 1.0  # the scale that is folded into the weights
+    writes: tuple[str, ...] = ()  # the P places, where a feature writes to several, as the file says
+    part: Part | None = None
+    scan: str | None = None  # the name of its set in attribution graphs
 
     @property
     def d_in(self) -> int:
@@ -91,9 +113,33 @@ class SAE:
     def n_features(self) -> int:
         return int(self.w_enc.shape[0])
 
+    @property
+    def n_places(self) -> int:
+        return max(1, len(self.writes))
+
+    @property
+    def d_out(self) -> int:
+        """The width of what is reconstructed: of a layer of a set, what its own place holds."""
+        return int(self.w_dec.shape[1]) // (self.n_places if self.part else 1)
+
     def decoder_directions(self) -> Tensor:
-        """[n_features, d_out]"""
-        return self.w_dec
+        """Return the direction of each feature at the subject's output, [n_features, d_out].
+
+        What a transcoder writes to several places adds up in the residual stream. An autoencoder writes the same stream at
+        several depths, of which the last is nearest to the output.
+        """
+        if not self.writes:
+            return self.w_dec
+        places = range(self.n_places) if self.is_transcoder else (self.n_places - 1,)
+        return torch.stack([self.directions_to(place) for place in places]).sum(0)
+
+    def directions_to(self, place: int) -> Tensor:
+        """Return the directions that features write to one of their places, [n_features, d], in float32."""
+        return self._decoder_of(place).to(self.b_dec)
+
+    def _decoder_of(self, place: int) -> Tensor:
+        width = int(self.w_dec.shape[1]) // self.n_places
+        return self.w_dec[:, place * width : (place + 1) * width]
 
     def encode(self, hidden: Tensor) -> Tensor:
         """Feature activations, [tokens, d_in] -> [tokens, n_features]."""
@@ -133,15 +179,28 @@ class SAE:
 
     def decode(self, activations: Tensor, hidden: Tensor | None = None) -> Tensor:
         """[tokens, n_features] -> [tokens, d_out]; `hidden` where a normalisation or a skip connection needs it."""
-        return self._finish(activations.to(self.w_dec.dtype) @ self.w_dec + self.b_dec, hidden)
+        return self._finish(activations.to(self.b_dec.dtype) @ self.w_dec.to(self.b_dec) + self.b_dec, hidden)
 
     def decode_sparse(self, sparse: SparseActivations, n_tokens: int, hidden: Tensor | None = None) -> Tensor:
         """The same from entries ordered by token, without making them dense."""
+        summed = torch.cat([self.written(sparse, n_tokens, place) for place in range(self.n_places)], dim=1)
+        return self._finish(summed + self.b_dec, hidden)
+
+    def written(self, sparse: SparseActivations, n_tokens: int, place: int = 0) -> Tensor:
+        """Return what features write to one of their places, [tokens, d], without bias and skip connection."""
         counts = torch.bincount(sparse.token, minlength=n_tokens)
         offsets = counts.cumsum(0) - counts
-        value = sparse.value.to(self.w_dec.dtype)
-        summed = F.embedding_bag(sparse.feature, self.w_dec, offsets, mode="sum", per_sample_weights=value)
-        return self._finish(summed + self.b_dec, hidden)
+        value, decoder, feature = sparse.value.to(self.b_dec.dtype), self._decoder_of(place), sparse.feature
+        if self.writes:  # of a decoder that may not fit in memory, only the rows that are needed
+            used, feature = feature.unique(return_inverse=True)
+            decoder = decoder[used.to(decoder.device)].to(self.b_dec)
+        return F.embedding_bag(feature, decoder, offsets, mode="sum", per_sample_weights=value)
+
+    def own_offset(self, hidden: Tensor) -> Tensor:
+        """Return what the own place of a layer gets beside the features of all layers: bias and skip connection."""
+        assert self.part is not None
+        offset = self.b_dec.unflatten(0, (self.n_places, -1))[self.part.own]
+        return offset if self.w_skip is None else offset + hidden.to(offset.dtype) @ self.w_skip.T
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)
@@ -197,7 +256,13 @@ class SAE:
             out = out * x.std(-1, keepdim=True) + x.mean(-1, keepdim=True)
         elif undo == "constant_norm_rescale":
             out = out * _rms(x)
-        return out if self.w_skip is None else out + x @ self.w_skip.T
+        if self.w_skip is None:
+            return out
+        if self.part is None:
+            return out + x @ self.w_skip.T
+        places = list(out.unflatten(1, (self.n_places, -1)).unbind(1))
+        places[self.part.own] = places[self.part.own] + x @ self.w_skip.T
+        return torch.cat(places, dim=1)
 
 
 def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:

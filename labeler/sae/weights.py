@@ -89,6 +89,15 @@ class Weights:
                 return as_float(value)
         raise FormatError(f"SAE {self.path}: no tensor {' or '.join(map(repr, names))} among {listed(self.names)}")
 
+    def take_mapped(self, name: str) -> Tensor:
+        """Return a tensor as the file holds it, in its own dtype and without a copy. Raises FormatError without it."""
+        value = self.tensors.get(name)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise FormatError(f"SAE {self.path}: no tensor {name!r} of numbers among {listed(self.names)}")
+        check_stored(value, f"SAE {self.path}: {name}")
+        self._taken.add(name)
+        return value
+
     def take_if_there(self, name: str) -> Tensor | None:
         return self.take(name) if name in self.names else None
 

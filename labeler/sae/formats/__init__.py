@@ -1,6 +1,7 @@
 """One module per layout in which people publish SAEs: it recognizes its files by content, and reads them.
 
-`docs/formats.md` lists the suites. A module has NAME, `recognizes(weights)` and `read(weights)`; add it to FORMATS.
+`docs/formats.md` lists the suites. A module has NAME, `recognizes(weights)` and `read(weights)`; add it to FORMATS. Where
+a folder holds a file for each layer of one set, it also has `layer_in_set(weights)`.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,12 @@ class Format(Protocol):
     NAME: str
     recognizes: Callable[[Weights], bool]
     read: Callable[[Weights], SAE]
+
+
+def layer_in_set(weights: Weights, form: Format) -> int | None:
+    """Return the number of a file's layer, where the files of a folder are layers of one set."""
+    number: int | None = getattr(form, "layer_in_set", lambda _: None)(weights)
+    return number
 
 
 # The more a layout says of itself, the earlier it is asked.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labeler.errors import FormatError
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights, layer_of
@@ -13,6 +15,16 @@ _THRESHOLD = "activation_function.threshold"
 def recognizes(weights: Weights) -> bool:
     named = weights.path.name.startswith("layer_") and weights.path.suffix == ".safetensors"
     return named and weights.has("W_enc", "W_dec", "b_enc", "b_dec")
+
+
+def layer_in_set(weights: Weights) -> int | None:
+    return layer_of(weights.path.name)
+
+
+def scan_of(config: dict[str, Any]) -> str | None:
+    """Return the name by which circuit-tracer's graphs know a set, where its configuration gives one."""
+    scan = config.get("scan")
+    return scan if isinstance(scan, str) and scan else None
 
 
 def read(weights: Weights) -> SAE:
@@ -33,5 +45,5 @@ def read(weights: Weights) -> SAE:
         "relu" if threshold is None else "jumprelu", w_skip=weights.take_if_there("W_skip"), source=weights.finish(NAME),
         hookpoint=f"blocks.{layer}.{hooks['feature_input_hook']}",
         output_hookpoint=f"blocks.{layer}.{hooks['feature_output_hook']}",
-        is_transcoder=True, prepend_bos=True, remarks=weights.remarks,
+        is_transcoder=True, prepend_bos=True, scan=scan_of(hooks), remarks=weights.remarks,
     )  # fmt: skip

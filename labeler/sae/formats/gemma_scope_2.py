@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from labeler.errors import FormatError
-from labeler.sae.sae import SAE, Selection
+from labeler.sae.sae import SAE, Part, Selection
 from labeler.sae.weights import Weights, layer_of
 
 NAME = "gemma_scope_2"
+_PART = re.compile(r"params_layer_(\d+)\.safetensors")
 
 
 def recognizes(weights: Weights) -> bool:
@@ -22,39 +26,103 @@ def read(weights: Weights) -> SAE:
         raise FormatError(
             f"SAE {weights.path}: architecture {config['architecture']!r} is not supported; known is jump_relu"
         )
-    w_enc, w_dec = weights.take("w_enc").T.contiguous(), weights.take("w_dec")
+    w_enc = weights.take("w_enc").T.contiguous()
     w_skip = weights.take_if_there("affine_skip_connection")
     if bool(config.get("affine_connection")) != (w_skip is not None):
         raise FormatError(
             f"SAE {weights.path}: config.json says affine_connection: {config.get('affine_connection', False)}, and the file "
             f"{'has' if w_skip is not None else 'has no'} affine_skip_connection"
         )
-    reads, writes = _places(weights, config)
-    if w_dec.ndim == 3:
-        # A feature reads one layer and writes to several: its directions are added up, which tells firing, not writing.
-        n_layers = int(w_dec.shape[1])
-        w_dec, writes = w_dec.sum(dim=1), None
-        weights.remark(f"a feature writes to {n_layers} layers: its decoder directions are added up")
     b_enc, b_dec, threshold = weights.take("b_enc"), weights.take("b_dec"), weights.take("threshold")
-    if b_dec.ndim == 2:
-        b_dec = b_dec.sum(dim=0)
-    transcodes = writes is not None or w_skip is not None or bool(weights.remarks)
+    selection = Selection("threshold", threshold=threshold)
+    skip = None if w_skip is None else w_skip.T.contiguous()
+    if layer_in_set(weights) is not None:
+        return _layer_of_set(weights, config, SAE(
+            w_enc, b_enc, weights.take_mapped("w_dec"), b_dec, selection, "jumprelu", weights.finish(NAME), w_skip=skip,
+            prepend_bos=True,
+        ))  # fmt: skip
+    reads, writes = _places(weights, config)
     return SAE(
-        w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
-        w_skip=None if w_skip is None else w_skip.T.contiguous(),
-        hookpoint=reads, output_hookpoint=writes if writes != reads else None, is_transcoder=transcodes,
+        w_enc, b_enc, weights.take("w_dec"), b_dec, selection, "jumprelu", weights.finish(NAME), w_skip=skip,
+        hookpoint=reads, output_hookpoint=writes, is_transcoder=writes is not None or skip is not None,
         prepend_bos=True, remarks=weights.remarks,
     )  # fmt: skip
 
 
+def layer_in_set(weights: Weights) -> int | None:
+    """Return the number N of `params_layer_N.safetensors`, a file of a CLT or a crosscoder."""
+    match = _PART.fullmatch(weights.path.name)
+    return None if match is None else int(match[1])
+
+
+def _layer_of_set(weights: Weights, config: dict[str, Any], sae: SAE) -> SAE:
+    """Complete one layer of a CLT or a crosscoder: its features read this layer and write to several.
+
+    A CLT has a decoder for every layer, of which those of earlier layers are not used; a crosscoder uses all.
+    """
+    number = layer_in_set(weights)
+    assert number is not None
+    if sae.w_dec.ndim != 3 or number >= sae.w_dec.shape[1]:
+        raise FormatError(
+            f"SAE {weights.path}: w_dec has shape {tuple(sae.w_dec.shape)}, expected [F, layers, d] with layer {number} among them"
+        )
+    n_layers, is_clt = int(sae.w_dec.shape[1]), _is_clt(weights, config)
+    layers = _layers(weights, config, n_layers, is_clt)
+    first = number if is_clt else 0
+    reads, writes = (_template(weights, config, side, is_clt) for side in ("in", "out"))
+    written = layers[first:]
+    b_dec = torch.zeros(len(written), sae.w_dec.shape[2])
+    b_dec[number - first] = sae.b_dec if sae.b_dec.ndim == 1 else sae.b_dec[number]
+    return replace(
+        sae, w_dec=sae.w_dec.flatten(1)[:, first * sae.w_dec.shape[2] :], b_dec=b_dec.flatten(), is_transcoder=is_clt,
+        hookpoint=_at(reads, layers[number]), output_hookpoint=_at(writes, layers[number]) if is_clt else None,
+        writes=tuple(_at(writes if is_clt else reads, layer) for layer in written),
+        part=Part(weights.path.parent, layers[number], written, layers[: number + 1] if is_clt else layers),
+        remarks=weights.remarks,
+    )  # fmt: skip
+
+
+def _is_clt(weights: Weights, config: dict[str, Any]) -> bool:
+    said = f"{config.get('type', '')}/{weights.origin}".lower()
+    if "crosscoder" in said:
+        return False
+    return "clt" in said or config.get("hf_hook_point_out") not in (None, config.get("hf_hook_point_in"))
+
+
+def _layers(weights: Weights, config: dict[str, Any], n_layers: int, is_clt: bool) -> tuple[int, ...]:
+    """Return the subject's layers, in the order of the files: from the configuration, else from the folder's name."""
+    braces = re.search(r"\{([^}]*)\}", str(config.get("hf_hook_point_in") or ""))
+    named = re.findall(r"layers?((?:_\d+)+)(?=_width|/|$)", weights.path.parent.resolve().as_posix())
+    for text in (braces[1] if braces else "", named[-1] if named else ""):
+        layers = tuple(int(number) for number in re.findall(r"\d+", text))
+        if len(layers) == n_layers and list(layers) == sorted(set(layers)):
+            return layers
+    if is_clt:
+        return tuple(range(n_layers))
+    raise FormatError(
+        f"SAE {weights.path}: neither config.json nor the folder's name says which {n_layers} layers this crosscoder reads; "
+        "expected a folder such as crosscoder/layer_7_13_17_22_width_65k_l0_medium"
+    )
+
+
+def _template(weights: Weights, config: dict[str, Any], side: str, is_clt: bool) -> str:
+    """Return the place with `{}` for the layer's number."""
+    given = spelled(config.get(f"hf_hook_point_{side}"))
+    if given is not None:
+        return re.sub(r"\{[^}]*\}", "{}", given) if "{" in given else re.sub(r"layers\.\d+", "layers.{}", given)
+    norms = {"in": "pre_feedforward_layernorm:output", "out": "post_feedforward_layernorm:output"}
+    return f"model.layers.{{}}.{norms[side]}" if is_clt else "model.layers.{}:output"
+
+
+def _at(template: str, layer: int) -> str:
+    return template.replace("{}", str(layer))
+
+
 def _places(weights: Weights, config: dict[str, Any]) -> tuple[str | None, str | None]:
     reads, writes = (spelled(config.get(f"hf_hook_point_{side}")) for side in ("in", "out"))
-    layer = layer_of(weights.path.name) if "params_layer" in weights.path.name else None
-    if reads is not None and layer is not None and "{" in reads:
-        reads = re.sub(r"\{[^}]*\}", str(layer), reads)
     if reads is None:
         reads, writes = _from_path(weights.origin)
-    return reads, writes if writes != reads and "{" not in (writes or "") else None
+    return reads, writes if writes != reads else None
 
 
 def _from_path(origin: str) -> tuple[str | None, str | None]:

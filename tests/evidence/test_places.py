@@ -1,0 +1,191 @@
+"""Features that write to several layers: gathered in one pass, and reconstructed by all layers that write to a place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labeler.evidence import gather as gathering
+from labeler.evidence.batches import batches_of_chunk, n_chunks
+from labeler.evidence.gathered import open_gathered
+from labeler.evidence.store import EvidenceFolder
+from labeler.evidence.target import Target, choose_target
+from labeler.pipeline import gather_for_all
+from labeler.recipe import GatherConfig
+from labeler.sae import load_layers
+from labeler.subject.corpus import open_corpus
+from labeler.subject.hookpoints import Hookpoint
+from labeler.subject.model import Subject, load_subject
+from labeler.subject.sequences import open_tokenized
+from tests.places import CLT, N_LAYERS, write_gemma_scope_2, write_subject
+from tests.planted import Planted
+
+CONFIG = GatherConfig(sequence_tokens=96, n_random=(64, 64), chunk_tokens=2048, n_tokens=20_000)
+WHERE = "model.layers.{}.pre_feedforward_layernorm"
+WRITES = "model.layers.{}.post_feedforward_layernorm"
+
+
+@pytest.fixture(scope="module")
+def subject(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return load_subject(str(write_subject(planted, tmp_path_factory.mktemp("places") / "subject")))
+
+
+def targets_of(subject: Subject, folder: Path, out: Path, layers: list[int] | None = None) -> dict[Path, Target]:
+    saes = load_layers(str(folder), layers)
+    return {out / str(sae.part.layer): choose_target(subject, sae, None) for sae in saes if sae.part}
+
+
+@pytest.fixture(scope="module")
+def evidence(subject: Subject, planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All layers of the CLT, in one pass."""
+    out = tmp_path_factory.mktemp("clt")
+    gather_for_all(subject, targets_of(subject, CLT, out), open_corpus(str(planted.corpus)), CONFIG)
+    return out
+
+
+def hidden_of(subject: Subject, evidence: Path, hookpoints: list[Hookpoint], chunks: list[int]) -> list[torch.Tensor]:
+    """What the subject gives at each hookpoint, [tokens, d], on the tokens of these chunks."""
+    corpus = open_tokenized(evidence / "0" / "corpus")
+    parts: list[list[torch.Tensor]] = [[] for _ in hookpoints]
+    for chunk in chunks:
+        for batch in batches_of_chunk(corpus, chunk, CONFIG):
+            ids, mask = (torch.from_numpy(array) for array in batch.padded_ids(corpus.tokens, 0))
+            given = subject.hidden(ids, hookpoints)
+            for part, hookpoint in zip(parts, hookpoints, strict=True):
+                part.append(given[hookpoint][mask])
+    return [torch.cat(part) for part in parts]
+
+
+def clt_by_hand() -> dict[str, torch.Tensor]:
+    return {name: tensor for path in CLT.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def test_each_layer_holds_what_its_own_encoder_gives(subject: Subject, evidence: Path) -> None:
+    weights = clt_by_hand()
+    everything = list(range(n_chunks(open_tokenized(evidence / "0" / "corpus"), CONFIG)))
+    hidden = hidden_of(subject, evidence, [Hookpoint(WHERE.format(n), "input") for n in range(N_LAYERS)], everything)
+    for layer in range(N_LAYERS):
+        folder = EvidenceFolder(evidence / str(layer))
+        assert folder.manifest["hookpoint"] == WHERE.format(layer)
+        assert folder.manifest["reads"] == "input"
+        assert folder.manifest["sae"]["layer"] == layer
+        acts = (hidden[layer] @ weights[f"W_enc_{layer}"].T + weights[f"b_enc_{layer}"]).relu()
+        for feature in range(5):
+            statistics = folder.statistics(feature)
+            assert statistics.n_firings == int((acts[:, feature] > 0).sum())
+            assert statistics.max == pytest.approx(float(acts[:, feature].max()), rel=1e-5)
+
+
+def test_a_layer_is_reconstructed_by_all_that_write_to_it(subject: Subject, evidence: Path) -> None:
+    """The formula of circuit-tracer's CrossLayerTranscoder, over the chunks that quality is measured on."""
+    weights = clt_by_hand()
+    corpus = open_tokenized(evidence / "0" / "corpus")
+    sampled = list(range(0, n_chunks(corpus, CONFIG), gathering._QUALITY_EVERY))
+    reads = [Hookpoint(WHERE.format(n), "input") for n in range(N_LAYERS)]
+    given = hidden_of(subject, evidence, [*reads, *(Hookpoint(WRITES.format(n)) for n in range(N_LAYERS))], sampled)
+    acts = [(given[n] @ weights[f"W_enc_{n}"].T + weights[f"b_enc_{n}"]).relu() for n in range(N_LAYERS)]
+    for layer in range(N_LAYERS):
+        made = weights[f"b_dec_{layer}"] + sum(
+            acts[source] @ weights[f"W_dec_{source}"][:, layer - source] for source in range(layer + 1)
+        )
+        aim = given[N_LAYERS + layer]
+        fvu = float((aim - made).square().sum() / (aim - aim.mean(0)).square().sum())
+        quality = EvidenceFolder(evidence / str(layer)).manifest["quality"]
+        assert quality["fvu"] == pytest.approx(fvu, rel=1e-3), layer
+
+
+def test_all_layers_take_one_forward_pass(
+    subject: Subject, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_forward: list[int] = []
+    hidden = Subject.hidden
+
+    def counted(self: Subject, *args: Any) -> Any:
+        n_forward.append(1)
+        return hidden(self, *args)
+
+    monkeypatch.setattr(Subject, "hidden", counted)
+    for layers in ([0], None):
+        n_forward.clear()
+        targets = targets_of(subject, CLT, tmp_path / str(layers), layers)
+        gather_for_all(subject, targets, open_corpus(str(planted.corpus)), CONFIG)
+        n_batches = sum(
+            len(list(batches_of_chunk(corpus, chunk, CONFIG)))
+            for corpus in [open_tokenized(next(iter(targets)) / "corpus")]
+            for chunk in range(n_chunks(corpus, CONFIG))
+        )
+        assert len(n_forward) == n_batches
+
+
+def test_a_layer_alone_has_the_same_features_and_no_quality(
+    subject: Subject, planted: Planted, evidence: Path, tmp_path: Path
+) -> None:
+    gather_for_all(subject, targets_of(subject, CLT, tmp_path, [2]), open_corpus(str(planted.corpus)), CONFIG)
+    alone, together = EvidenceFolder(tmp_path / "2"), EvidenceFolder(evidence / "2")
+    assert alone.hash == together.hash
+    assert np.array_equal(
+        alone.files.whole("statistics.histogram.npy"), together.files.whole("statistics.histogram.npy")
+    )
+    assert alone.manifest["quality"]["l0"] == together.manifest["quality"]["l0"]
+    assert alone.manifest["quality"]["explained_variance"] is None
+    assert together.manifest["quality"]["explained_variance"] is not None
+
+
+def test_layers_that_a_killed_run_left_behind_are_measured_alike(
+    subject: Subject, planted: Planted, evidence: Path, tmp_path: Path
+) -> None:
+    """Layer 0 and 1 are done when the pass of all three is begun: they help to reconstruct layer 2."""
+    corpus = open_corpus(str(planted.corpus))
+    gather_for_all(subject, targets_of(subject, CLT, tmp_path, [0, 1]), corpus, CONFIG, shard=(1, 2))
+    for shard in ((1, 2), (2, 2)):
+        gather_for_all(subject, targets_of(subject, CLT, tmp_path), corpus, CONFIG, shard=shard)
+    from labeler.evidence.merge import merge_shards
+
+    for layer in range(N_LAYERS):
+        merge_shards(tmp_path / str(layer))
+        quality = EvidenceFolder(tmp_path / str(layer)).manifest["quality"]
+        assert quality == EvidenceFolder(evidence / str(layer)).manifest["quality"]
+
+
+def test_gathered_evidence_opens_its_layer_again(subject: Subject, evidence: Path) -> None:
+    manifest = EvidenceFolder(evidence / "1").manifest
+    _, target = open_gathered(manifest)
+    assert str(target.hookpoint) == f"{WHERE.format(1)}:input"
+    assert [str(place) for place in target.writes] == manifest["writes"] == [WRITES.format(1), WRITES.format(2)]
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("clt", (0, 1, 2)), ("crosscoder", (0, 2))])
+def test_gemma_scope_2(subject: Subject, planted: Planted, tmp_path: Path, kind: str, layers: tuple[int, ...]) -> None:
+    """A feature reads the layer of its file; a CLT's writes to later layers, a crosscoder's to all."""
+    folder = write_gemma_scope_2(tmp_path / kind / "width_64_l0_big", layers, affine=kind == "clt")
+    saes = load_layers(str(folder))
+    assert [sae.part.layer for sae in saes if sae.part] == list(layers)
+    targets = targets_of(subject, folder, tmp_path / "out")
+    gather_for_all(subject, targets, open_corpus(str(planted.corpus)), CONFIG)
+    out = tmp_path / "out"
+    read, written = (WHERE, WRITES) if kind == "clt" else ("model.layers.{}", "model.layers.{}")
+    places = [Hookpoint(template.format(n)) for template in (read, written) for n in layers]
+    (out / "0").mkdir(exist_ok=True)
+    corpus = open_tokenized(out / "0" / "corpus")
+    given = hidden_of(subject, out, list(dict.fromkeys(places)), list(range(0, n_chunks(corpus, CONFIG), 8)))
+    at = dict(zip(dict.fromkeys(places), given, strict=True))
+    files = [load_file(folder / f"params_layer_{i}.safetensors") for i in range(len(layers))]
+    for i, layer in enumerate(layers):
+        aim = at[Hookpoint(written.format(layer))]
+        made = files[i]["b_dec"].clone()
+        for j, file in enumerate(files):
+            if kind == "crosscoder" or j <= i:
+                z = at[Hookpoint(read.format(layers[j]))] @ file["w_enc"] + file["b_enc"]
+                made = made + (z.relu() * (z > file["threshold"])) @ file["w_dec"][:, i]
+        if kind == "clt":
+            made = made + at[Hookpoint(read.format(layer))] @ files[i]["affine_skip_connection"]
+        fvu = float((aim - made).square().sum() / (aim - aim.mean(0)).square().sum())
+        manifest = json.loads((out / str(layer) / "manifest.json").read_text())
+        assert manifest["quality"]["fvu"] == pytest.approx(fvu, rel=1e-3)
+        assert manifest["writes"] == [written.format(n) for n in (layers[i:] if kind == "clt" else layers)]
