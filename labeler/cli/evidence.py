@@ -79,6 +79,10 @@ def gather(
             help="Measure on this many tokens how much the subject loses with the SAE's reconstruction. 0: skip this.",
         ),
     ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Gather also where the SAE explains so little that it may read another vector."),
+    ] = False,
     name: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +112,7 @@ def gather(
             targets = _targets(loaded, sae, hookpoints, names, dtype, out)
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
-            cross_entropy_tokens=cross_entropy, on_progress=on_progress,
+            cross_entropy_tokens=cross_entropy, force=force, on_progress=on_progress,
         )  # fmt: skip
     for folder in targets:
         _after_gathering(folder, cut, as_json)

@@ -82,6 +82,10 @@ class SAE:
     remarks: tuple[str, ...] = ()  # what a reader of the card should know of how the file was read
     scales_input: bool = False  # trained on hidden states scaled to a norm, which a registry may state
     input_scale: float = 1.0  # the scale that is folded into the weights
+    # Tokens that it was not trained on, as SAELens says it: ids, or True for the tokenizer's special tokens; and the slice
+    # of positions in a sequence that it was trained on.
+    excluded_tokens: bool | tuple[int, ...] = False
+    positions: tuple[int | None, ...] | None = None
 
     @property
     def d_in(self) -> int:
@@ -142,6 +146,14 @@ class SAE:
         value = sparse.value.to(self.w_dec.dtype)
         summed = F.embedding_bag(sparse.feature, self.w_dec, offsets, mode="sum", per_sample_weights=value)
         return self._finish(summed + self.b_dec, hidden)
+
+    @torch.no_grad()
+    def reconstruct(self, hidden: Tensor, sparse: SparseActivations) -> Tensor:
+        """Return [tokens, d_out] from the whole code: `sparse` leaves out the negative activations of `abstopk`."""
+        if self.selection.kind != "abstopk":
+            return self.decode_sparse(sparse, len(hidden), hidden)
+        chunk = max(1, _CHUNK_VALUES // self.n_features)
+        return torch.cat([self.decode(self.encode(part), part) for part in hidden.split(chunk)])
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)
