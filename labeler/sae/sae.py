@@ -82,6 +82,7 @@ class SAE:
     remarks: tuple[str, ...] = ()  # what a reader of the card should know of how the file was read
     scales_input: bool = False  # trained on hidden states scaled to a norm, which a registry may state
     input_scale: float = 1.0  # the scale that is folded into the weights
+    lacks_scale: bool = False  # the files do not give that scale, so that only a registry can
     # Tokens that it was not trained on, as SAELens says it: ids, or True for the tokenizer's special tokens; and the slice
     # of positions in a sequence that it was trained on.
     excluded_tokens: bool | tuple[int, ...] = False
