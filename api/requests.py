@@ -71,6 +71,7 @@ def gather_request(asked: GatherJobRequest, data: Path) -> GatherRequest:
         n_shards=asked.n_shards,
         config=config,
         name=asked.name,
+        force=asked.force,
     )
 
 

@@ -105,7 +105,9 @@ def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_
     with tempfile.TemporaryDirectory() as folder:
         outs = {Path(folder) / name: target for name, target in zip(sae_names, targets, strict=True)}
         corpus, prepare_seconds = timed(
-            lambda: prepare(outs, subject, open_corpus("python-stdlib"), config, neighbours=False)
+            lambda: prepare(
+                outs, subject, open_corpus("python-stdlib"), config, neighbours=False, force=True
+            )  # random weights
         )
         batches = [b for c in range(n_chunks(corpus, config)) for b in batches_of_chunk(corpus, c, config)]
         ids = [torch.from_numpy(b.padded_ids(corpus.tokens, None)[0]) for b in batches]

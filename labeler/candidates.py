@@ -1,5 +1,6 @@
 """Make a label by triage, the best of K, and a revision; decisions use documents that report nothing.
 
+    a feature of first positions ──► the look-up label, and no LLM is asked
     look-up label ──good enough on `choose`──► kept, and no LLM is asked                      recipe.triage
           │ no
     K labels ──best on `choose`──► one label                                       recipe.explainer.best_of
@@ -23,11 +24,26 @@ from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm import LLM
 from labeler.llm.asking import ask, settled
 from labeler.recipe import ExplainerConfig, Recipe, SimulatorConfig
-from labeler.records import Candidate, Context, Evidence, Label, Origin, Score, Usage
+from labeler.records import (
+    FIRST_POSITION,
+    FIRST_POSITION_SHARE,
+    Candidate,
+    Context,
+    Evidence,
+    Label,
+    Origin,
+    Score,
+    Usage,
+)
 from labeler.score.score_label import needed, score_label
 from labeler.score.simulate import simulate_with_llm
 
 T = TypeVar("T")
+
+_BY_POSITION = (
+    f"{FIRST_POSITION}: at least {FIRST_POSITION_SHARE:.0%} of its firings are on the first token of a sequence or on massive "
+    "tokens, so no LLM is asked what they have in common"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,8 @@ async def make_label(evidence: Evidence, recipe: Recipe, llm: LLM | None) -> Mad
     """Return the label that the recipe decides for. Raises LLMError, with its cost, where no label could be made."""
     if recipe.explainer.kind == "lookup":
         return Made(lookup_of(evidence), Usage())
+    if evidence.statistics.mark is not None:
+        return Made(lookup_of(evidence), Usage(), Origin("lookup", _BY_POSITION, asked_llm=False))
     looked_up = await triage(evidence, recipe)
     if looked_up is not None and looked_up.kept:
         return _kept_lookup(evidence, recipe, looked_up)

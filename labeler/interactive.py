@@ -57,13 +57,15 @@ def gather(
     device: str | None = None,
     sequence_tokens: int = 256,
     seed: int = 0,
+    force: bool = False,
     progress: bool = True,
 ) -> EvidenceFolder:
     """Read a corpus once and write into the folder `out` what each feature of an SAE does.
 
     `subject` is a hub id, a folder, or a loaded transformers model (then give `tokenizer`). `sae` is a path,
     `hf:OWNER/REPO/PATH`, `sae-lens:RELEASE/ID`, or a SAELens `SAE`. `corpus` is a path, `hf:OWNER/NAME`,
-    `python-stdlib`, or a list of texts. A pass that was stopped continues. Raises the errors of `labeler.errors`.
+    `python-stdlib`, or a list of texts. A pass that was stopped continues. An SAE that explains so little that it may
+    read another vector is refused, unless `force` is given. Raises the errors of `labeler.errors`.
     """
     from labeler.pipeline import gather_evidence
     from labeler.recipe import GatherConfig
@@ -74,7 +76,7 @@ def gather(
     with _progress(progress) as on_progress:
         gather_evidence(
             loaded, opened, _corpus(corpus, text_field), config, Path(out).expanduser(),
-            hookpoint=hookpoint, on_progress=on_progress,
+            hookpoint=hookpoint, force=force, on_progress=on_progress,
         )  # fmt: skip
     return EvidenceFolder(Path(out).expanduser())
 

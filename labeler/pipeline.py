@@ -51,16 +51,18 @@ def gather_evidence(
     *,
     hookpoint: str | None = None,
     shard: tuple[int, int] = (1, 1),
+    force: bool = False,
     on_progress: Progress | None = None,
 ) -> Path:
     """Read the corpus once and write into `out` what each feature did; a killed pass continues where it was.
 
-    With `shard=(i, n)` only the i-th of n parts is read, and `merge_shards(out)` ends the pass.
+    With `shard=(i, n)` only the i-th of n parts is read, and `merge_shards(out)` ends the pass. An SAE that explains too
+    little is refused (evidence/self_check.py) unless `force` is given.
     """
     from labeler.evidence.target import choose_target
 
     targets = {out: choose_target(subject, sae, hookpoint)}
-    gather_for_all(subject, targets, corpus, config, shard=shard, on_progress=on_progress)
+    gather_for_all(subject, targets, corpus, config, shard=shard, force=force, on_progress=on_progress)
     return out
 
 
@@ -74,6 +76,7 @@ def gather_for_all(
     memory_bytes: int | None = None,
     neighbours: bool | None = None,
     cross_entropy_tokens: int = 0,
+    force: bool = False,
     on_progress: Progress | None = None,
 ) -> None:
     """Gather for several SAEs, by evidence folder: the corpus goes through the subject once for all of them."""
@@ -84,7 +87,7 @@ def gather_for_all(
     from labeler.evidence.progress import no_progress
 
     began, progress = time.monotonic(), on_progress or no_progress
-    tokenized = prepare(targets, subject, corpus, config, neighbours=neighbours, on_progress=progress)
+    tokenized = prepare(targets, subject, corpus, config, neighbours=neighbours, force=force, on_progress=progress)
     if cross_entropy_tokens:
         for i, (out, target) in enumerate(targets.items()):
             progress("cross-entropy", i, len(targets))

@@ -60,6 +60,11 @@ class Context:
         return max(self.activations)
 
 
+FIRST_POSITION = "first position"  # the mark of a feature that says where a token stands, not what it is
+FIRST_POSITION_SHARE = 0.9  # of its firings, from which a feature has the mark
+MASSIVE_MULTIPLE = 10.0  # of the median norm; above it a token is massive, as in dictionary_learning's training
+
+
 @dataclass(frozen=True)
 class FeatureStatistics:
     """Exact counts over the whole corpus for one feature, independent of how the pass was cut.
@@ -78,6 +83,14 @@ class FeatureStatistics:
     max: float | None
     histogram: tuple[int, ...]  # firing tokens per log2 bin of activation, edges in HISTOGRAM_EDGES; empty: unknown
     stated_density: float | None = None  # where others state it, and nothing was counted
+    n_firings_first: int | None = None  # on the first token of a sequence; None: not counted
+    n_firings_massive: int | None = None  # on massive tokens (sae/massive.py)
+
+    @property
+    def mark(self) -> str | None:
+        """Return what stands beside the state: "first position" where the feature lives on first or massive tokens."""
+        apart = max(self.n_firings_first or 0, self.n_firings_massive or 0)
+        return FIRST_POSITION if self.n_firings and apart >= FIRST_POSITION_SHARE * self.n_firings else None
 
     @property
     def density(self) -> float | None:

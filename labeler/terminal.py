@@ -25,6 +25,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from labeler.headline import headline
 from labeler.numbers import number
 from labeler.records import (
     HISTOGRAM_EDGES,
@@ -163,6 +164,8 @@ def feature_panel(
 
 def _panel(result: LabeledFeature, explained: Sequence[Context], n_contexts: int, plain: bool) -> Panel:
     title = Text.assemble(f"feature {result.feature_index}  ", (result.state.value, STATE_STYLES[result.state]))
+    if result.statistics.mark is not None:
+        title.append(f"  {result.statistics.mark}", "yellow")
     parts: list[ConsoleRenderable] = [_headline(result), Text(""), _numbers(result)]
     if any(result.statistics.histogram):
         parts += [Text(""), activation_histogram(result.statistics.histogram)]
@@ -341,8 +344,12 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
         ("features in 1 to 19 windows", "rare_share", percent),
         ("tokens reconstructed", "n_tokens_reconstructed", lambda x: f"{x:,}"),
     ):
-        value = quality.get(key)
-        table.add_row(name, "—" if value is None else show(value))
+        found = headline(quality, key)
+        text = "—" if found.value is None else show(found.value)
+        table.add_row(name, text if found.over_all is None else f"{text} ({show(found.over_all)} over all tokens)")
+    if quality.get("massive_share") is not None:
+        what = f"massive tokens, norm over {quality['massive_multiple']:.0f} times the median"
+        table.add_row(what, percent(quality["massive_share"]))
     if any(quality.get("density_features") or ()):
         table.add_row("densities, features by share of tokens", density_bars(quality))
     for name, text in _loss_rows(quality):

@@ -206,7 +206,11 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
         "explainer": None if view.result.label is None else view.result.label.explainer,
         "origin": None if view.result.origin is None else asdict(view.result.origin),
         "scores": {s.name: asdict(s) for s in view.result.scores},
-        "statistics": {**asdict(view.result.statistics), "density": view.result.statistics.density},
+        "statistics": {
+            **asdict(view.result.statistics),
+            "density": view.result.statistics.density,
+            "mark": view.result.statistics.mark,
+        },
         "promoted": view.promoted,
         "suppressed": view.suppressed,
         "neighbours": view.neighbours,

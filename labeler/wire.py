@@ -371,6 +371,9 @@ class GatherJobRequest(Asked):
     seed: int = Field(0, ge=0, le=_LARGEST)
     dtype: Text = "float32"
     priority: int = Field(5, ge=0, le=9)
+    force: bool = Field(
+        False, description="Gather also where the SAE explains so little that it may read another vector than its own."
+    )
     name: Text | None = Field(
         None, max_length=LONGEST_NAME, description="`SUBJECT / SAE` for people. Default: hub ids, or the last folders.",
         examples=["pythia-70m / res-jb"],

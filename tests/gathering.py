@@ -26,11 +26,12 @@ def gather(
     config: GatherConfig = CONFIG,
     shard: tuple[int, int] = (1, 1),
     memory_bytes: int | None = None,
+    force: bool = False,
 ) -> Path:
     subject = load_subject(str(planted.subject))
     targets = {out: choose_target(subject, load_sae(str(planted.sae)), None)}
     corpus = open_corpus(str(planted.corpus))
-    gather_for_all(subject, targets, corpus, config, shard=shard, memory_bytes=memory_bytes)
+    gather_for_all(subject, targets, corpus, config, shard=shard, memory_bytes=memory_bytes, force=force)
     return out
 
 

@@ -185,6 +185,12 @@ _HUGE = b'{"W_enc":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,40
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
+        (lambda sae: change_cfg(sae, metadata=None), "give the module path with --hookpoint"),
+        (lambda sae: change_cfg(sae, metadata=[1]), "cfg.json has metadata of type list; expected an object"),
+        (lambda sae: change_cfg(sae, architecture="topk", activation_fn_kwargs=[4]), "activation_fn_kwargs of type list"),
+        (lambda sae: change_cfg(sae, architecture="topk", activation_fn_kwargs=None), "cfg.json: gives no k"),
+        (lambda sae: change_cfg(sae, exclude_special_tokens="bos"), "exclude_special_tokens 'bos'; expected true, false or token ids"),
+        (lambda sae: change_cfg(sae, seqpos_slice=[1, 2, 0]), "seqpos_slice [1, 2, 0]; expected [start, stop]"),
         (_config("[" * 200_000), "cfg.json: nested deeper than 100 levels"),
         (_config('{"a":' * 300 + "1" + "}" * 300), "cfg.json: nested deeper than 100 levels"),
         (_config('{"k": ' + "9" * 5000 + "}"), "cfg.json: damaged, not JSON"),

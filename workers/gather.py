@@ -65,7 +65,7 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
     answer_a_text = Between(here, subject, request.config.dtype)
     if lease.stage == PREPARE:
         corpus = open_corpus(request.corpus, request.text_field, within=confine(request.corpus, data))
-        prepare({out: target}, subject, corpus, request.config, on_progress=on_progress)
+        prepare({out: target}, subject, corpus, request.config, force=request.force, on_progress=on_progress)
     else:
         gather_shard(
             subject, {out: target}, open_tokenized(out / "corpus"), request.config,

@@ -90,6 +90,10 @@ def gather(
             help="Measure on this many tokens how much the subject loses with the SAE's reconstruction. 0: skip this.",
         ),
     ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Gather also where the SAE explains so little that it may read another vector."),
+    ] = False,
     name: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,7 +126,7 @@ def gather(
             targets = _targets(loaded, sae, hookpoints, chosen, names, dtype, out)
         gather_for_all(
             loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
-            cross_entropy_tokens=cross_entropy, on_progress=on_progress,
+            cross_entropy_tokens=cross_entropy, force=force, on_progress=on_progress,
         )  # fmt: skip
     for folder in targets:
         _after_gathering(folder, cut, as_json)
@@ -130,7 +134,7 @@ def gather(
 
 def _check_saes(saes: list[str]) -> None:
     """Raise NotFoundError for an SAE that is a path to nothing, before the subject is loaded."""
-    from labeler.demo import PATHS
+    from labeler.bundled import PATHS
 
     for sae in saes:
         is_path = sae != "neurons" and sae not in PATHS and not sae.startswith(("hf:", "sae-lens:"))

@@ -93,6 +93,10 @@ def gather(
     sequence_tokens: Annotated[int, typer.Option(min=32, help="Tokens the subject reads at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the split and the samples.")] = 0,
     shards: Annotated[int, typer.Option(min=1, help="Parts of the corpus that workers read in parallel.")] = 1,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Gather also where the SAE explains so little that it may read another vector."),
+    ] = False,
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The names to show: `SUBJECT / SAE`. Default: hub ids, or the last folders."),
@@ -107,7 +111,7 @@ def gather(
     with desk_at(db, url, out) as desk:
         found = desk.gather(
             subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
-            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, name=name, priority=priority, idempotency_key=idempotency_key,
+            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, force=force, name=name, priority=priority, idempotency_key=idempotency_key,
         )  # fmt: skip
     _show(found, as_json)
     if not as_json:

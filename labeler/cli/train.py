@@ -13,6 +13,7 @@ import typer
 from labeler.cli.app import app, stoppable
 from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
 from labeler.evidence.progress import step
+from labeler.records import MASSIVE_MULTIPLE
 
 if TYPE_CHECKING:
     from labeler.sae.train import TrainProgress
@@ -90,6 +91,11 @@ def train(
     from labeler.terminal import stdout, training_table
 
     stdout().print(training_table(run.trained.final))
+    if n := run.trained_on["n_massive_left_out"]:
+        say(
+            f"Left out {n:,} massive tokens, whose norm is over {run.trained_on['massive_norm']:g}, "
+            f"{MASSIVE_MULTIPLE:g} times the median."
+        )
     say(
         f"The SAE is in {out}. Next: labeler gather --subject {quoted(subject)} --sae {quoted(out)} "
         f"--corpus {quoted(corpus)} --out evidence"

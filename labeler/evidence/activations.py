@@ -11,7 +11,7 @@ import torch
 
 from labeler.errors import InputError
 from labeler.evidence.batches import Batch
-from labeler.evidence.target import Target, bos_token
+from labeler.evidence.target import Target, bos_token, kept_tokens
 from labeler.recipe import GatherConfig
 from labeler.subject.corpus import Document
 from labeler.subject.model import Subject
@@ -48,7 +48,7 @@ def read_text(
             f"the text is {len(ids):,} tokens for {subject.id}, and at most {most_tokens:,} are read: give a part of it"
         )
     bos = bos_token(subject, target.sae, config)
-    parts = [_read(subject, target, ids, batch, bos) for batch in _batches(len(ids), config)]
+    parts = [_read(subject, target, config, ids, batch, bos) for batch in _batches(len(ids), config)]
     token, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     return TextActivations(ids, token, feature, value)
 
@@ -63,12 +63,14 @@ def _batches(n_tokens: int, config: GatherConfig) -> Iterator[Batch]:
 
 
 def _read(
-    subject: Subject, target: Target, ids: np.ndarray, batch: Batch, bos: int | None
+    subject: Subject, target: Target, config: GatherConfig, ids: np.ndarray, batch: Batch, bos: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    padded, mask = batch.padded_ids(ids, bos)
-    hidden = subject.hidden(torch.from_numpy(padded), [target.hookpoint])[target.hookpoint]
-    sparse = target.sae.encode_sparse(hidden[torch.from_numpy(mask).to(hidden.device)])
+    padded, mask = (torch.from_numpy(array) for array in batch.padded_ids(ids, bos))
+    hidden = subject.hidden(padded, [target.hookpoint])[target.hookpoint]
+    kept = kept_tokens(subject, target.sae, padded, config.sequence_tokens, bos)
+    sparse = target.sae.encode_sparse(hidden[(mask & kept).to(hidden.device)])
     token, feature, value = (t.cpu() for t in (sparse.token, sparse.feature, sparse.value.float()))
+    token = kept[mask].nonzero()[:, 0][token]
     return token.numpy() + int(batch.starts[0]), feature.numpy(), value.numpy()
 
 

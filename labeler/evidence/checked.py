@@ -170,6 +170,9 @@ class EvidenceFiles:
             for name in ("n_firings", "activation_sum"):
                 self._expect(f"statistics.{name}.npy", _WHOLE_NUMBERS, (f,))
             self._expect("statistics.histogram.npy", _WHOLE_NUMBERS, (f, len(HISTOGRAM_EDGES) + 1))
+            for name in ("n_firings_first", "n_firings_massive"):  # which evidence of earlier versions does not have
+                if self.has(f"statistics.{name}.npy"):
+                    self._expect(f"statistics.{name}.npy", _WHOLE_NUMBERS, (f,))
         for kind in _KINDS:
             self._expect_rows(kind, "feature_starts", f, {"start": _WHOLE_NUMBERS, "n_entries": _WHOLE_NUMBERS})
             self._expect_rows(kind, "entry_starts", f, {"offset": _WHOLE_NUMBERS, "value": _FLOATS})

@@ -22,10 +22,10 @@ from labeler.evidence.merge import shard_folder
 from labeler.evidence.progress import Progress, no_progress
 from labeler.evidence.reconstruction import Together, sources_of
 from labeler.evidence.shard import ShardFolder
-from labeler.evidence.state import GatherState
-from labeler.evidence.target import Target, bos_token
+from labeler.evidence.target import Target, bos_token, kept_tokens
 from labeler.files import give_back_free_memory
 from labeler.recipe import GatherConfig
+from labeler.sae.massive import is_massive
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject
 from labeler.subject.sequences import TokenizedCorpus
@@ -129,7 +129,8 @@ def read_batch(
     on_tokens = {hookpoint: _on_tokens(hidden, mask) for hookpoint, hidden in captured.items()}
     together = Together(read if with_quality else (), on_tokens)
     for work in works:
-        _remember(subject, batch, work.target, on_tokens, work.state, together, with_quality=with_quality)
+        kept = _kept(subject, work, torch.from_numpy(ids), torch.from_numpy(mask), bos)
+        _remember(subject, batch, work, on_tokens, kept, together, with_quality=with_quality)
 
 
 def _hookpoints(targets: Sequence[Target], with_quality: bool) -> list[Hookpoint]:
@@ -142,25 +143,50 @@ def _hookpoints(targets: Sequence[Target], with_quality: bool) -> list[Hookpoint
 def _remember(
     subject: Subject,
     batch: Batch,
-    target: Target,
+    work: ShardFolder,
     on_tokens: Mapping[Hookpoint, Tensor],
-    state: GatherState,
+    kept: Tensor | None,
     together: Together,
     *,
     with_quality: bool,
 ) -> None:
+    target, state = work.target, work.state
     hidden, sae = on_tokens[target.hookpoint], target.sae
     if hidden.shape[-1] != sae.d_in:
         raise MismatchError(
             f"the SAE reads vectors of {sae.d_in}, and {target.hookpoint} of {subject.id} gives {hidden.shape[-1]}: "
             "give the SAE's own subject and hookpoint"
         )
+    hidden = _rows(hidden, kept)
+    massive = is_massive(hidden, work.massive_norm)
     sparse = together.encode(target, hidden)
     if with_quality and target.aim is not None:
-        reconstruction, aim = together.reconstruct(target, sparse, hidden), on_tokens[target.aim]
+        reconstruction, aim = together.reconstruct(target, sparse, hidden), _rows(on_tokens[target.aim], kept)
         if reconstruction is not None and aim.shape == reconstruction.shape:
-            state.quality.update(aim, reconstruction)
-    state.update(batch, sparse.token.cpu().numpy(), sparse.feature.cpu().numpy(), sparse.value.float().cpu().numpy())
+            state.quality.update(aim, reconstruction, ordinary=~(massive | is_massive(aim, work.massive_norm_aim)))
+    token = sparse.token if kept is None else kept.to(sparse.token.device)[sparse.token]
+    state.update(
+        batch, token.cpu().numpy(), sparse.feature.cpu().numpy(), sparse.value.float().cpu().numpy(),
+        n_read=len(hidden), massive=_massive_tokens(massive, kept),
+    )  # fmt: skip
+
+
+def _kept(subject: Subject, work: ShardFolder, ids: Tensor, mask: Tensor, bos: int | None) -> Tensor | None:
+    """Return the tokens of the batch that the SAE reads, as numbers; None where it reads all of them."""
+    sae = work.target.sae
+    if not sae.excluded_tokens and sae.positions is None:
+        return None
+    return kept_tokens(subject, sae, ids, work.state.config.sequence_tokens, bos)[mask].nonzero()[:, 0]
+
+
+def _rows(values: Tensor, kept: Tensor | None) -> Tensor:
+    return values if kept is None else values[kept.to(values.device)]
+
+
+def _massive_tokens(massive: Tensor, kept: Tensor | None) -> np.ndarray:
+    """Return the tokens of the batch that are massive, as numbers."""
+    found = massive.cpu().nonzero()[:, 0]
+    return (found if kept is None else kept[found]).numpy()
 
 
 def _on_tokens(hidden: Tensor, mask: np.ndarray) -> Tensor:

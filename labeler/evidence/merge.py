@@ -36,6 +36,7 @@ from labeler.evidence.format import HEAD, SPLITS, position_dtype
 from labeler.evidence.manifest import rewrite_manifest, write_manifest
 from labeler.evidence.quality import describe_quality
 from labeler.evidence.ragged import starts_of
+from labeler.evidence.self_check import SELF_CHECK, describe, read_self_check
 from labeler.evidence.state import (
     KINDS,
     Quality,
@@ -126,7 +127,14 @@ def _adopt_plan(out: Path, other: Path) -> None:
     with clear_disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         shutil.copytree(other / "corpus", out / "corpus", dirs_exist_ok=True)
-        for pattern in ("vocabulary.*.npy", "output.*.npy", "neighbours.*.npy", "losses.json", "names.json"):
+        for pattern in (
+            "vocabulary.*.npy",
+            "output.*.npy",
+            "neighbours.*.npy",
+            "losses.json",
+            "names.json",
+            SELF_CHECK,
+        ):
             for path in other.glob(pattern):
                 shutil.copy(path, out)
         shutil.copy(other / "plan.json", out)
@@ -163,12 +171,15 @@ def merge_shards(out: Path, seconds: float | None = None) -> Path:
         _write_random(out, random, plan["sae"]["n_features"], corpus)
         counts = _write_token_counts(out, corpus, len(map_npy(out / "vocabulary.starts.npy")) - 1)
         manifest = _manifest(plan, corpus, config, statistics, quality, counts, seconds)
+        if (check := read_self_check(out)) is not None:
+            manifest["self_check"] = describe(check)
         if (out / "losses.json").exists():
             manifest["quality"] |= read_json(out / "losses.json")
         if (out / "names.json").exists():
             manifest["names"] = read_json(out / "names.json")
         write_manifest(out, manifest)
         shutil.rmtree(out / "shards")
+        (out / SELF_CHECK).unlink(missing_ok=True)  # the manifest has it now
     return out
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from labeler.errors import InputError
 from labeler.evidence.batches import batches_of_chunk, n_chunks
 from labeler.evidence.manifest import MANIFEST, read_manifest, rewrite_manifest
-from labeler.evidence.target import Target, bos_token
+from labeler.evidence.target import Target, bos_token, kept_tokens
 from labeler.files import read_json, write_json
 from labeler.recipe import GatherConfig
 from labeler.sae import SAE
@@ -72,7 +72,10 @@ def measure_loss(
     """
     if target.aim is None:
         return _unmeasured("the transcoder's file does not say what it reconstructs")
-    losses = patched_losses(subject, target, _spread(corpus, config, n_tokens, bos_token(subject, target.sae, config)))
+    bos = bos_token(subject, target.sae, config)
+    batches = _spread(corpus, config, n_tokens, bos)
+    read = [batch.mask & kept_tokens(subject, target.sae, batch.ids, config.sequence_tokens, bos) for batch in batches]
+    losses = patched_losses(subject, target, batches, read)
     if losses is None:
         return _unmeasured(f"the SAE gives vectors of another width than {target.aim}")
     reason = None if losses.recovered is not None else f"the subject loses nothing by the mean of {target.aim}"
@@ -122,11 +125,13 @@ def _spread(corpus: TokenizedCorpus, config: GatherConfig, n_tokens: int, bos: i
     ]
 
 
-def patched_losses(subject: Subject, target: Target, batches: Sequence[TokenBatch]) -> PatchedLosses | None:
+def patched_losses(
+    subject: Subject, target: Target, batches: Sequence[TokenBatch], read: Sequence[Tensor] | None = None
+) -> PatchedLosses | None:
     """Return the losses on these tokens with `target.aim` as it is, reconstructed, at its mean over them, and at 0.
 
-    None where the SAE gives vectors of another width than its aim. Padding and BOS keep what the subject gave: no
-    feature was gathered there. Raises InputError where no token follows another.
+    None where the SAE gives vectors of another width than its aim. Padding, BOS and tokens outside `read` (masks; default:
+    all tokens) keep what the subject gave: no feature was gathered there. Raises InputError where no token follows another.
     """
     sae, hookpoint, aim = target.sae, target.hookpoint, target.aim
     if aim is None:
@@ -140,12 +145,12 @@ def patched_losses(subject: Subject, target: Target, batches: Sequence[TokenBatc
         lambda hidden: torch.zeros_like(mean).expand(len(hidden), -1),
     )
     sums, n_tokens = [0.0] * 4, 0
-    for batch in batches:
-        hidden = subject.hidden(batch.ids, [hookpoint])[hookpoint][batch.mask.to(subject.device)]
+    for batch, mask in zip(batches, read or [batch.mask for batch in batches], strict=True):
+        hidden = subject.hidden(batch.ids, [hookpoint])[hookpoint][mask.to(subject.device)]
         follows = batch.mask[:, 1:]
         sums[0] += _loss_sum(subject, batch.ids, follows)
         for i, patch in enumerate(patches, start=1):
-            with _replaced(subject.model, aim, batch.mask, patch(hidden)):
+            with _replaced(subject.model, aim, mask, patch(hidden)):
                 sums[i] += _loss_sum(subject, batch.ids, follows)
         n_tokens += int(follows.sum())
     if n_tokens == 0:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from labeler.errors import InputError, MismatchError
+from labeler.evidence.check_vector import check_vector
 from labeler.evidence.directions import (
     NEIGHBOURS,
     OUTPUT,
@@ -17,9 +18,10 @@ from labeler.evidence.directions import (
     write_neighbours,
     write_output,
 )
-from labeler.evidence.manifest import is_listed, rewrite_manifest
+from labeler.evidence.manifest import MANIFEST, is_listed, rewrite_manifest
 from labeler.evidence.merge import keep_names
 from labeler.evidence.progress import Progress, no_progress
+from labeler.evidence.self_check import SELF_CHECK, SelfCheck, describe
 from labeler.evidence.target import Target, bos_token, identity
 from labeler.files import clear_disk_errors, read_json, write_json
 from labeler.recipe import GatherConfig
@@ -36,21 +38,26 @@ def prepare(
     config: GatherConfig,
     *,
     neighbours: bool | None = None,
+    force: bool = False,
     on_progress: Progress = no_progress,
 ) -> TokenizedCorpus:
     """Check that each folder is new or holds this same pass, and write the tokenized corpus if it is missing.
 
     `neighbours` says whether to look for the nearest features by decoder direction, which takes n_features^2 cosines.
-    None leaves them out where that takes longer than a few minutes.
+    None leaves them out where that takes longer than a few minutes. `force` goes on with an SAE that explains so little
+    that it may read another vector than its own. Raises MismatchError.
     """
     plans = {out: identity(subject, target, corpus.spec, config) for out, target in targets.items()}
     for out, target in targets.items():
         _check_folder(out, plans[out])
         _check_length(subject, target, config)
+    checks = _check_vectors(targets, subject, corpus, config, force, on_progress)
     first = next(iter(targets))
     for out, target in targets.items():
         with clear_disk_errors(out):
             write_json(out / "plan.json", plans[out])
+            if out in checks:
+                write_json(out / SELF_CHECK, describe(checks[out]))
             if target.names is not None:
                 keep_names(out, target.names)
             if not (out / "corpus" / "corpus.json").exists():
@@ -120,6 +127,25 @@ def _value(value: object) -> str:
     if value is None:
         return "not given"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+
+
+def _check_vectors(
+    targets: Mapping[Path, Target],
+    subject: Subject,
+    corpus: Corpus,
+    config: GatherConfig,
+    force: bool,
+    on_progress: Progress,
+) -> dict[Path, SelfCheck]:
+    """Check each SAE whose pass has not begun; a pass keeps the limits that it began with."""
+    unknown = [out for out in targets if not (out / SELF_CHECK).exists() and not (out / MANIFEST).exists()]
+    checks = {}
+    for i, out in enumerate(unknown):
+        on_progress("check", i, len(unknown))
+        checks[out] = check_vector(subject, targets[out], corpus, config, force=force, among=list(targets.values()))
+    if unknown:
+        on_progress("check", len(unknown), len(unknown))
+    return checks
 
 
 def _check_length(subject: Subject, target: Target, config: GatherConfig) -> None:

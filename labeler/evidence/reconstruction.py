@@ -32,7 +32,7 @@ class Together:
         """Return what `target.aim` should hold, [tokens, d]; None where layers that write there are not in the pass."""
         part = target.sae.part
         if part is None:
-            return target.sae.decode_sparse(sparse, len(hidden), hidden)
+            return target.sae.reconstruct(hidden, sparse)
         sources = [self._parts[key] for layer in part.written_by if (key := (part.whole, layer)) in self._parts]
         if len(sources) < len(part.written_by):
             return None

@@ -15,6 +15,7 @@ from typing import Any
 from labeler.errors import MismatchError
 from labeler.evidence.contexts import ContextsReader, ContextsWriter, best_of_runs
 from labeler.evidence.format import position_dtype
+from labeler.evidence.self_check import read_self_check
 from labeler.evidence.state import KINDS, GatherState, kind_name, load_arrays, random_positions, save_arrays
 from labeler.evidence.target import Target
 from labeler.files import clear_disk_errors, read_json, write_json
@@ -36,6 +37,8 @@ class ShardFolder:
     next_chunk: int
     runs: list[str]
     complete: bool
+    massive_norm: float | None = None  # above which a token is massive, by what is read; None: no token is
+    massive_norm_aim: float | None = None  # the same by what is reconstructed
     _n_spilled: int = 0  # since the last checkpoint
 
     @classmethod
@@ -44,6 +47,8 @@ class ShardFolder:
             target.sae.n_features, _d_out(target), random_positions(corpus, config), config, position_dtype(corpus)
         )
         self = cls(folder, corpus, target, state, 0, [], False)
+        if (check := read_self_check(folder.parent.parent)) is not None:
+            self.massive_norm, self.massive_norm_aim = check.massive_norm, check.massive_norm_aim
         if (folder / "checkpoint.json").exists():
             self._continue(read_json(folder / "checkpoint.json"))
         return self

@@ -80,6 +80,8 @@ class Statistics:
     activation_sum: np.ndarray  # [F] int64, in units of 1 / FIXED_POINT
     maximum: np.ndarray  # [F] float32
     histogram: np.ndarray  # [F, N_BINS] uint32
+    n_firings_first: np.ndarray  # [F] int64, on the first token of a sequence
+    n_firings_massive: np.ndarray  # [F] int64, on massive tokens (sae/massive.py)
 
     @classmethod
     def empty(cls, n_features: int) -> Statistics:
@@ -89,6 +91,8 @@ class Statistics:
             np.zeros(n_features, np.int64),
             np.zeros(n_features, np.float32),
             np.zeros((n_features, N_BINS), np.uint32),
+            np.zeros(n_features, np.int64),
+            np.zeros(n_features, np.int64),
         )
 
     def add(self, other: Statistics) -> None:
@@ -108,10 +112,21 @@ class Statistics:
         flat = self.histogram.reshape(-1)
         np.add.at(flat, events.feature.astype(np.int64) * N_BINS + histogram_bin(events.value), np.uint32(1))
 
+    def update_apart(self, events: Events, first: np.ndarray, massive: np.ndarray, n_tokens: int) -> None:
+        """Count the firings on the first tokens of sequences and on massive ones, each given by their numbers."""
+        for count, tokens in ((self.n_firings_first, first), (self.n_firings_massive, massive)):
+            if len(tokens):
+                here = np.zeros(n_tokens, dtype=bool)
+                here[tokens] = True
+                np.add.at(count, events.feature[here[events.token]], 1)
+
 
 @dataclass
 class Quality:
-    """Sums for the SAE's L0 and explained variance, over all tokens and over the sampled chunks."""
+    """Sums for the SAE's L0 and explained variance, over all tokens and over the sampled chunks.
+
+    Those of ordinary tokens leave out the massive ones (sae/massive.py).
+    """
 
     n_tokens: int
     n_firings: int
@@ -119,30 +134,65 @@ class Quality:
     squared_norm: int  # the following in units of 1 / FIXED_POINT
     squared_error: int
     hidden_sum: np.ndarray  # [d] int64
+    n_massive: int  # of n_tokens
+    n_sampled_ordinary: int
+    squared_norm_ordinary: int
+    squared_error_ordinary: int
+    hidden_sum_ordinary: np.ndarray  # [d] int64
 
     @classmethod
     def empty(cls, d: int) -> Quality:
-        return cls(0, 0, 0, 0, 0, np.zeros(d, np.int64))
+        return cls(0, 0, 0, 0, 0, np.zeros(d, np.int64), 0, 0, 0, 0, np.zeros(d, np.int64))
 
     def add(self, other: Quality) -> None:
         for f in fields(self):
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
-    def update(self, target: Tensor, reconstruction: Tensor) -> None:
-        """Add `target` and `reconstruction` [tokens, d]: what the SAE should give and what it gives."""
+    def update(self, target: Tensor, reconstruction: Tensor, ordinary: Tensor) -> None:
+        """Add `target` and `reconstruction` [tokens, d]: what the SAE should give and what it gives. `ordinary` [tokens]."""
         x, error = target.double(), (target - reconstruction).double()
+        norm, squared, total = _fixed_sums(x, error)
         self.n_sampled += len(x)
-        self.squared_norm += round(float(x.square().sum()) * FIXED_POINT)
-        self.squared_error += round(float(error.square().sum()) * FIXED_POINT)
-        self.hidden_sum += np.rint(x.sum(0).cpu().numpy() * FIXED_POINT).astype(np.int64)
+        self.squared_norm += norm
+        self.squared_error += squared
+        self.hidden_sum += total
+        if not bool(ordinary.all()):
+            norm, squared, total = _fixed_sums(x[ordinary], error[ordinary])
+        self.n_sampled_ordinary += int(ordinary.sum())
+        self.squared_norm_ordinary += norm
+        self.squared_error_ordinary += squared
+        self.hidden_sum_ordinary += total
 
-    def fraction_unexplained(self) -> float | None:
-        """Return FVU = sum |x - x_hat|^2 / sum |x - mean|^2; None before anything was reconstructed."""
-        if self.n_sampled == 0:
+    def massive_share(self) -> float | None:
+        """Return the share of tokens that are massive by what is read, or, of a transcoder, by what it should give."""
+        if self.n_tokens == 0:
             return None
-        mean_norm = float((self.hidden_sum / FIXED_POINT / self.n_sampled).dot(self.hidden_sum / FIXED_POINT))
-        total = self.squared_norm / FIXED_POINT - mean_norm
-        return float(self.squared_error / FIXED_POINT / total) if total > 0 else None
+        read = self.n_massive / self.n_tokens
+        return max(read, 1 - self.n_sampled_ordinary / self.n_sampled) if self.n_sampled and not read else read
+
+    def fraction_unexplained(self, *, ordinary: bool = False) -> float | None:
+        """Return FVU = sum |x - x_hat|^2 / sum |x - mean|^2; None before anything was reconstructed."""
+        if ordinary:
+            return _unexplained(
+                self.n_sampled_ordinary,
+                self.squared_norm_ordinary,
+                self.squared_error_ordinary,
+                self.hidden_sum_ordinary,
+            )
+        return _unexplained(self.n_sampled, self.squared_norm, self.squared_error, self.hidden_sum)
+
+
+def _fixed_sums(x: Tensor, error: Tensor) -> tuple[int, int, np.ndarray]:
+    norm, squared = (round(float(values.square().sum()) * FIXED_POINT) for values in (x, error))
+    return norm, squared, np.rint(x.sum(0).cpu().numpy() * FIXED_POINT).astype(np.int64)
+
+
+def _unexplained(n: int, squared_norm: int, squared_error: int, hidden_sum: np.ndarray) -> float | None:
+    if n == 0:
+        return None
+    mean_norm = float((hidden_sum / FIXED_POINT / n).dot(hidden_sum / FIXED_POINT))
+    total = squared_norm / FIXED_POINT - mean_norm
+    return float(squared_error / FIXED_POINT / total) if total > 0 else None
 
 
 class RandomWindows:
@@ -206,14 +256,29 @@ class GatherState:
     def n_bytes(self) -> int:
         return sum(r.n_bytes for r in self.reservoirs.values())
 
-    def update(self, batch: Batch, token: np.ndarray, feature: np.ndarray, value: np.ndarray) -> None:
-        """Take the firings of one batch, in order of token."""
-        self.quality.n_tokens += batch.n_tokens
+    def update(
+        self,
+        batch: Batch,
+        token: np.ndarray,
+        feature: np.ndarray,
+        value: np.ndarray,
+        *,
+        n_read: int | None = None,
+        massive: np.ndarray | None = None,
+    ) -> None:
+        """Take the firings of one batch, in order of token.
+
+        `n_read` tokens were read (default: all of the batch), and the ones of these numbers are `massive` (default: none).
+        """
+        massive = np.zeros(0, np.int64) if massive is None else massive
+        self.quality.n_tokens += batch.n_tokens if n_read is None else n_read
+        self.quality.n_massive += len(massive)
         self.quality.n_firings += len(token)
         if len(token) == 0:
             return
         events = sort_by_feature(token, feature, value, self.n_features)
         self.statistics.update(events)
+        self.statistics.update_apart(events, batch.first_tokens[:-1], massive, batch.n_tokens)
         self.random.update(batch, events)
         firing = FiringWindows.of(batch, events)
         flat = self.statistics.n_firing_windows.reshape(-1)

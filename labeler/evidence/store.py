@@ -160,7 +160,13 @@ class EvidenceFolder:
             mean=total / n_firings if n_firings else 0.0,
             max=float(self._statistic("maximum", f, 0, _LARGEST)),
             histogram=tuple(histogram.tolist()),
+            n_firings_first=self._optional("n_firings_first", f, n_firings),
+            n_firings_massive=self._optional("n_firings_massive", f, n_firings),
         )
+
+    def _optional(self, name: str, f: int, most: int) -> int | None:
+        """Return a count that evidence of earlier versions does not have."""
+        return int(self._statistic(name, f, 0, most)) if self.files.has(f"statistics.{name}.npy") else None
 
     def _stated_statistics(self, f: int) -> FeatureStatistics:
         density, maximum = self._stated("density", f, 1.0), self._stated("maximum", f, _LARGEST)

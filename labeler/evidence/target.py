@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
@@ -131,6 +132,26 @@ def bos_token(subject: Subject, sae: SAE, config: GatherConfig) -> int | None:
     return bos if wanted else None
 
 
+def kept_tokens(subject: Subject, sae: SAE, ids: Tensor, sequence_tokens: int, bos: int | None) -> Tensor:
+    """Return flags, true for the token ids [sequences, width] that the SAE reads; SAELens leaves the others out of training.
+
+    Positions count in a whole sequence, with its BOS token.
+    """
+    kept = torch.ones_like(ids, dtype=torch.bool)
+    if sae.excluded_tokens:
+        excluded = special_tokens(subject) if sae.excluded_tokens is True else sae.excluded_tokens
+        kept &= ~torch.isin(ids, torch.tensor(excluded, dtype=ids.dtype))
+    if sae.positions is not None:
+        columns = range((bos is not None) + sequence_tokens)[slice(*sae.positions)]
+        kept &= torch.tensor([column in columns for column in range(ids.shape[1])])
+    return kept
+
+
+def special_tokens(subject: Subject) -> tuple[int, ...]:
+    """Return the ids of the special tokens of the subject's tokenizer."""
+    return tuple(sorted(set(subject.tokenizer.all_special_ids)))
+
+
 def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherConfig) -> dict[str, Any]:
     """Return all values by which two passes are the same pass."""
     return {
@@ -156,6 +177,8 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         **({"remarks": list(sae.remarks)} if sae.remarks else {}),
         **({"scan": sae.scan} if sae.scan else {}),
         **({"layer": sae.part.layer} if sae.part else {}),
+        **({"exclude_special_tokens": sae.excluded_tokens} if sae.excluded_tokens else {}),
+        **({} if sae.positions is None else {"seqpos_slice": list(sae.positions)}),
     }  # fmt: skip
 
 

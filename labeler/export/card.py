@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from labeler.evidence.manifest import has_hashes
 from labeler.evidence.store import BY_OTHERS
 from labeler.export.markdown import escaped
+from labeler.headline import headline
 from labeler.names import with_names
 from labeler.schema import in_order, score_columns
 from labeler.store import Store
@@ -71,6 +72,7 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         "reads": manifest["reads"],
         "sae": {**manifest["sae"], "path": info.sae},
         "sae_quality": manifest["quality"],
+        "self_check": manifest.get("self_check"),  # None: evidence of an earlier version
         "corpus": manifest["corpus"],
         "splits": {**manifest["splits"], "how": _SPLIT_BY_OTHERS if by_others else _SPLIT},
         "by_others": by_others,  # facts that the gatherers of the evidence do not give
@@ -126,7 +128,7 @@ def card_markdown(card: dict[str, Any]) -> str:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False, finalize=escaped
     )
-    environment.filters.update(number=_number, share=_share, count=_count, decades=_decades)
+    environment.filters.update(number=_number, share=_share, count=_count, decades=_decades, headline=headline)
     template = (files("labeler.export") / "templates" / "card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(card=card)
 

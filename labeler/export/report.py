@@ -24,6 +24,7 @@ from markupsafe import Markup
 
 from labeler.export.charts import density_chart, score_chart
 from labeler.files import write_atomically
+from labeler.headline import headline
 from labeler.numbers import count, number, share
 from labeler.records import HISTOGRAM_EDGES, Context, LabeledFeature, Score, Source, Split, State, Usage
 from labeler.score.null import benjamini_hochberg
@@ -248,7 +249,7 @@ def render(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summar
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"count": count, "share": share, "number": number}
+    environment.filters |= {"count": count, "share": share, "number": number, "headline": headline}
     css, js = ((_TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     data = {"columns": COLUMNS, "rows": summary.rows, "edges": HISTOGRAM_EDGES, "is_lookup": summary.is_lookup}
     return environment.get_template("report.html.j2").render(

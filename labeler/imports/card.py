@@ -160,6 +160,7 @@ def origins_of(path: Path, card: dict[str, Any], n_rows: int) -> Origins:
         "config": card["gathering"],
         "splits": {name: card["splits"][name] for name in ("explain", "held_out")},
         "quality": card["sae_quality"],
+        **({"self_check": card["self_check"]} if card.get("self_check") else {}),
         "seconds": None,
         "versions": card["evidence"]["versions"],
         "imported": {

@@ -83,6 +83,12 @@ def _loaded(weights: Weights, form: Format, name: str, revision: str | None, dty
     sae = checked(form.read(weights))
     if name.startswith("sae-lens:"):
         sae = as_registered(sae, name)
+    if sae.lacks_scale:
+        raise FormatError(
+            f"SAE {name!r}: its input is scaled by the data set's average norm, and its files do not give that norm: name it as "
+            "`sae-lens:RELEASE/ID`, whose registry has the factor, or write dataset_average_activation_norm with `in` and `out` into "
+            "its configuration"
+        )
     if revision is not None:
         sae = replace(sae, source=replace(sae.source, revision=revision))
     if name in PATHS:

@@ -52,7 +52,7 @@ def as_registered(sae: SAE, name: str) -> SAE:
         raise FormatError(f"SAE {name!r}: sae-lens' registry sets {', '.join(left)}, which is not supported")
     factor = entry.norm_scaling_factor.get(sae_id)
     if factor is not None and sae.scales_input:
-        sae = rescaled(sae, factor / sae.input_scale, factor / sae.input_scale)
+        sae = rescaled(replace(sae, lacks_scale=False), factor / sae.input_scale, factor / sae.input_scale)
     return sae
 
 

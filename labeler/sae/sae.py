@@ -104,6 +104,11 @@ class SAE:
     writes: tuple[str, ...] = ()  # the P places, where a feature writes to several, as the file says
     part: Part | None = None
     scan: str | None = None  # the name of its set in attribution graphs
+    lacks_scale: bool = False  # the files do not give that scale, so that only a registry can
+    # Tokens that it was not trained on, as SAELens says it: ids, or True for the tokenizer's special tokens; and the slice
+    # of positions in a sequence that it was trained on.
+    excluded_tokens: bool | tuple[int, ...] = False
+    positions: tuple[int | None, ...] | None = None
 
     @property
     def d_in(self) -> int:
@@ -201,6 +206,14 @@ class SAE:
         assert self.part is not None
         offset = self.b_dec.unflatten(0, (self.n_places, -1))[self.part.own]
         return offset if self.w_skip is None else offset + hidden.to(offset.dtype) @ self.w_skip.T
+
+    @torch.no_grad()
+    def reconstruct(self, hidden: Tensor, sparse: SparseActivations) -> Tensor:
+        """Return [tokens, d_out] from the whole code: `sparse` leaves out the negative activations of `abstopk`."""
+        if self.selection.kind != "abstopk":
+            return self.decode_sparse(sparse, len(hidden), hidden)
+        chunk = max(1, _CHUNK_VALUES // self.n_features)
+        return torch.cat([self.decode(self.encode(part), part) for part in hidden.split(chunk)])
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)

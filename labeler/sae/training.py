@@ -18,6 +18,7 @@ from torch import Tensor
 from labeler.errors import InputError
 from labeler.files import clear_disk_errors
 from labeler.sae.formats.saelens import WEIGHTS
+from labeler.sae.massive import is_massive, massive_norm
 from labeler.sae.shuffling import shuffled
 from labeler.sae.train import TrainConfig, TrainedSAE, TrainProgress, train_sae
 from labeler.subject.corpus import Corpus
@@ -135,14 +136,19 @@ class _Source:
     ) -> None:
         self._subject, self._place, self._corpus = subject, place, corpus
         self._config, self._reading, self._on_read = config, reading, on_read
-        self._n_read = self._n_passes = 0
+        self._n_read = self._n_passes = self._n_massive = 0
+        self._massive_norm: float | None = None
 
     def hidden(self) -> Iterator[Tensor]:
-        """[tokens, d] at a time, `config.n_tokens` in all and little more."""
+        """[tokens, d] at a time, `config.n_tokens` in all and little more, without massive tokens.
+
+        They would take most of the loss, and teach the SAE nothing about text.
+        """
         while self._n_read < self._config.n_tokens:
             before = self._n_read
             self._n_passes += 1
-            for batch in hidden_batches(self._subject, self._place, self._token_batches()):
+            for states in hidden_batches(self._subject, self._place, self._token_batches()):
+                batch = self._ordinary(states)
                 self._n_read += len(batch)
                 self._on_read(self._n_read)
                 yield batch
@@ -150,6 +156,13 @@ class _Source:
                     return
             if self._n_read == before:
                 raise InputError(f"corpus {self._corpus.spec!r}: no text to train on; give documents with text")
+
+    def _ordinary(self, states: Tensor) -> Tensor:
+        if self._n_read == 0 and self._massive_norm is None:
+            self._massive_norm = massive_norm(states)
+        massive = is_massive(states, self._massive_norm)
+        self._n_massive += int(massive.sum())
+        return states[~massive]
 
     def _token_batches(self) -> Iterator[TokenBatch]:
         bos = self._subject.tokenizer.bos_token_id if self._reading.prepend_bos else None
@@ -168,5 +181,7 @@ class _Source:
             "corpus": self._corpus.spec,
             "passes": self._n_passes,
             "n_tokens_read": self._n_read,
+            "n_massive_left_out": self._n_massive,
+            "massive_norm": self._massive_norm,
             **asdict(self._reading),
         }

@@ -97,6 +97,7 @@ class GatherRequest:
     n_shards: int = 1
     config: GatherConfig = field(default_factory=GatherConfig)
     name: str | None = None  # `SUBJECT / SAE`, for people
+    force: bool = False  # also where the SAE explains so little that it may read another vector
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_shards <= 10_000:
@@ -105,8 +106,9 @@ class GatherRequest:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "config": self.config.to_dict()}
-        # Requests without a name keep their old form, by which an idempotency key recognizes them.
-        return values if self.name is not None else {k: v for k, v in values.items() if k != "name"}
+        # Requests without these keep their old form, by which an idempotency key recognizes them.
+        absent = {key for key in ("name", "force") if not values[key]}
+        return {key: value for key, value in values.items() if key not in absent}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GatherRequest:

@@ -164,7 +164,8 @@ def test_the_sums_of_many_shards_take_the_memory_of_two(tmp_path: Path) -> None:
         statistics = Statistics.empty(n_features)
         statistics.n_firings += i
         statistics.maximum += i
-        save_arrays(path, statistics, Quality(1, i, 0, 0, 0, np.ones(4, np.int64)), RandomWindows(np.zeros(0)))
+        quality = replace(Quality.empty(4), n_tokens=1, n_firings=i, hidden_sum=np.ones(4, np.int64))
+        save_arrays(path, statistics, quality, RandomWindows(np.zeros(0)))
     one = paths[0].stat().st_size
     tracemalloc.start()
     try:
@@ -286,7 +287,8 @@ def test_two_saes_in_one_forward_pass_give_the_bytes_of_two_passes(
     }
     n_forward.clear()
     gather_for_all(subject, targets, open_corpus(str(planted.corpus)), CONFIG)
-    assert len(n_forward) == n_alone, "the corpus went through the subject more than once"
+    n_more_checks = 1  # of the neurons' own place, before the pass
+    assert len(n_forward) == n_alone + n_more_checks, "the corpus went through the subject more than once"
     assert same_bytes(alone, tmp_path / "both" / "sae") == []
     assert EvidenceFolder(tmp_path / "both" / "neurons").n_features == width
 
@@ -393,7 +395,7 @@ def test_a_transcoder_is_judged_on_what_it_should_give(
     named = sae_in(
         tmp_path / "named", planted, architecture="transcoder", metadata={"hook_name_out": "gpt_neox.layers.0.mlp"}
     )
-    quality = EvidenceFolder(gather(replace(planted, sae=named), tmp_path / "one")).manifest["quality"]
+    quality = EvidenceFolder(gather(replace(planted, sae=named), tmp_path / "one", force=True)).manifest["quality"]
     assert quality["explained_variance"] < evidence.manifest["quality"]["explained_variance"]
     unnamed = sae_in(tmp_path / "unnamed", planted, architecture="transcoder")
     quality = EvidenceFolder(gather(replace(planted, sae=unnamed), tmp_path / "two")).manifest["quality"]

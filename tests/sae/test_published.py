@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from labeler.errors import FormatError
 from labeler.sae import load_sae
-from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
@@ -35,7 +35,7 @@ REFS = sorted(path.name for path in (PUBLISHED / "refs").glob("*.pt") if not pat
 @pytest.mark.parametrize("name", REFS)
 def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = reference(name)
-    sae = scaled_as_the_registry_says(load_sae(str(path_of(ref))), name, monkeypatch)
+    sae = read_as_registered(path_of(ref), name, monkeypatch)
     if name.startswith(OTHER_WEIGHTS):
         assert sae.n_features == ref["acts"].shape[1]
         return
@@ -47,8 +47,15 @@ def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.Mo
     torch.testing.assert_close(rec, ref["rec"], atol=1e-3, rtol=1e-4)
 
 
-def scaled_as_the_registry_says(sae: SAE, name: str, monkeypatch: pytest.MonkeyPatch) -> SAE:
+def read_as_registered(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> SAE:
     factor = next((factor for start, factor in FACTORS.items() if name.startswith(start)), None)
     entry = SimpleNamespace(config_overrides=None, norm_scaling_factor={} if factor is None else {"one": factor})
     monkeypatch.setattr("labeler.sae.registry.registered", lambda _: (entry, "one"))
-    return as_registered(sae, "sae-lens:a/one")
+    monkeypatch.setattr("labeler.sae.load.download", lambda _: (path, None))
+    return load_sae("sae-lens:a/one")
+
+
+def test_a_scaled_input_whose_norm_no_file_gives_is_refused_as_a_plain_folder() -> None:
+    (path,) = (PUBLISHED / "hub" / "fnlp--Llama-Scope-R1-Distill").rglob("L0R")
+    with pytest.raises(FormatError, match="its files do not give that norm: name it as `sae-lens:RELEASE/ID`"):
+        load_sae(str(path))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-from labeler.errors import FormatError
 from labeler.sae.files import read_config
+from labeler.sae.formats.openmoss import scales
 from labeler.sae.sae import SAE, Selection, rescaled
 from labeler.sae.weights import Weights
 
@@ -35,7 +32,8 @@ def read(weights: Weights) -> SAE:
         {"act_fn": ("jumprelu",), "use_glu_encoder": (False,), "apply_decoder_bias_to_pre_encoder": (False,)},
         where.name,
     )
-    scale_in, scale_out = _scales(weights, config)
+    found = scales(weights, config)
+    scale_in, scale_out = found or (1.0, 1.0)
     w_enc, b_enc = weights.take("encoder.weight"), weights.take("encoder.bias")
     w_dec, b_dec = weights.take("decoder.weight").T.contiguous(), weights.take("decoder.bias")
     reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
@@ -45,26 +43,7 @@ def read(weights: Weights) -> SAE:
     sae = SAE(
         w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
         hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
-        scales_input=config.get("norm_activation") == "dataset-wise",
+        scales_input=config.get("norm_activation") == "dataset-wise", lacks_scale=found is None,
         remarks=weights.remarks,
     )  # fmt: skip
     return rescaled(sae, scale_in, scale_out)
-
-
-def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
-    """The factors by which the hidden state is scaled before encoding, and the reconstruction is divided after decoding."""
-    kind = config.get("norm_activation", "none")
-    if kind in (None, "none", "inference"):
-        return 1.0, 1.0
-    if kind != "dataset-wise":
-        raise FormatError(
-            f"SAE {weights.path}: norm_activation {kind!r} is not supported; known are dataset-wise, inference"
-        )
-    norms = config.get("dataset_average_activation_norm") or {}
-    if not isinstance(norms, dict) or "in" not in norms:
-        raise FormatError(
-            f"SAE {weights.path}: its input is scaled by the data set's average norm, and the configuration does not give it "
-            "(dataset_average_activation_norm.in)"
-        )
-    root = math.sqrt(int(config["d_model"]))
-    return root / float(norms["in"]), root / float(norms["out"] if "out" in norms else norms["in"])

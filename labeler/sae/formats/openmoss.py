@@ -33,17 +33,17 @@ def read(weights: Weights) -> SAE:
     w_dec = weights.take("decoder.weight").T.contiguous() if older else weights.take("W_D")
     b_enc = weights.take("encoder.bias", "b_E")
     b_dec = weights.take("decoder.bias", "b_D")
-    scale_in, scale_out = _scales(weights, config)
+    found = scales(weights, config)
     selection = _selection(weights, config, w_dec)
     reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
     transcodes = writes is not None and writes != reads
     sae = SAE(
         w_enc, b_enc, w_dec, b_dec, selection, selection.kind, weights.finish(NAME),
         hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
-        scales_input=config.get("norm_activation") == "dataset-wise",
+        scales_input=config.get("norm_activation") == "dataset-wise", lacks_scale=found is None,
         remarks=weights.remarks,
     )  # fmt: skip
-    return rescaled(sae, scale_in, scale_out)
+    return sae if found is None else rescaled(sae, *found)
 
 
 def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selection:
@@ -65,7 +65,11 @@ def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selectio
     raise FormatError(f"SAE {weights.path}: act_fn {kind!r} is not supported; known are jumprelu, relu, topk")
 
 
-def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
+def scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float] | None:
+    """The factors by which the hidden state is scaled before encoding, and the reconstruction is divided after decoding.
+
+    None where the files say that there are some, and not how large they are.
+    """
     kind = config.get("norm_activation", "none")
     if kind in (None, "none", "inference"):
         return 1.0, 1.0
@@ -82,9 +86,5 @@ def _scales(weights: Weights, config: dict[str, Any]) -> tuple[float, float]:
     reads, writes = config.get("hook_point_in", ""), config.get("hook_point_out", "")
     first = given.get(str(reads), given.get("in"))
     if first is None:
-        weights.remark(
-            "the input is scaled by the data set's average norm, which these files do not give: activations are as if it were "
-            "sqrt(d). `sae-lens:RELEASE/ID` brings the factor"
-        )
-        return 1.0, 1.0
+        return None
     return root / first, root / given.get(str(writes), given.get("out", first))

@@ -33,7 +33,7 @@ _NORMALISATIONS = {
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "hook_head_index": (None,), "hook_point_head_index": (None,), "activation_fn_str": ("relu", "topk", None),
     "activation_fn": ("relu", "topk", None), "finetuning_scaling_factor": (False, None), "noise_scale": (0, 0.0, None),
-    "seqpos_slice": (None, [None], [None, None]), "exclude_special_tokens": (None, False), "model_kwargs": ({}, None),
+    "model_kwargs": ({}, None),
 }  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         w_skip=w_skip, hookpoint=_place(metadata), output_hookpoint=_place(metadata, "_out"),
         is_transcoder="transcoder" in architecture, prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
         scales_input=normalisation in ("expected_average_only_in", True),
+        excluded_tokens=_excluded(metadata, folder), positions=_positions(metadata, folder),
     )  # fmt: skip
 
 
@@ -96,6 +97,29 @@ def _place(metadata: dict[str, Any], side: str = "") -> str | None:
         return spelled(module)
     name = metadata.get(f"hook_name{side}") or (metadata.get("hook_point") if not side else None)
     return None if name is None else str(name)
+
+
+def _excluded(metadata: dict[str, Any], folder: Path) -> bool | tuple[int, ...]:
+    """The tokens that SAELens left out of training: ids, or True for the special tokens of the tokenizer."""
+    value = metadata.get("exclude_special_tokens")
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, list | tuple) and all(type(i) is int and 0 <= i < 1 << 31 for i in value):
+        return tuple(value)
+    raise FormatError(f"SAE {folder}: cfg.json has exclude_special_tokens {value!r}; expected true, false or token ids")
+
+
+def _positions(metadata: dict[str, Any], folder: Path) -> tuple[int | None, ...] | None:
+    """The slice of positions that SAELens trained on: start, stop and step; None for all of them."""
+    value = metadata.get("seqpos_slice")
+    if value is None:
+        return None
+    parts = tuple(value) if isinstance(value, list | tuple) else ()
+    if not 1 <= len(parts) <= 3 or not all(part is None or type(part) is int for part in parts) or parts[2:] == (0,):
+        raise FormatError(
+            f"SAE {folder}: cfg.json has seqpos_slice {value!r}; expected [start, stop] with numbers or null"
+        )
+    return None if all(part is None for part in parts) else parts
 
 
 def _object(cfg: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
