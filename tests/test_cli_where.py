@@ -199,7 +199,10 @@ def test_a_key_is_made_where_the_service_looks(run: Any, project: Path, served: 
     made = run("keys", "create", "ann")
     assert made.code == 0, made.err
     assert names(data) == ["ann"]
-    assert "in labeler-data/labeler.db; `labeler up` runs on labeler-data and asks for keys from now on" in made.err
+    assert (
+        "is stored in labeler-data/labeler.db. The running `labeler up` on labeler-data asks for a key from now on."
+        in made.err
+    )
     assert re.fullmatch(r"lbl_\S+\n", made.out)
 
 
