@@ -6,14 +6,14 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 
 from api.parameters import StoreOf
-from labeler.schema import DECLARED, Column, filters, score_columns, sorts
+from labeler.schema import DECLARED, Column, End, filters, score_columns, sorts
 from labeler.store import Store, catalogue
 from labeler.store.columns import scores_in
 from labeler.store.queries import Bound
@@ -120,11 +120,11 @@ def columns_here(store: Store, label_set: str | None) -> list[Column]:
     return [column for name in sorted(names) for column in score_columns(name)]
 
 
-def _bound(name: str, text: str, column: str, end: str) -> Bound:
+def _bound(name: str, text: str, column: str, end: End) -> Bound:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise _problem(name, "expected a finite number, such as 0.5")
-    return Bound(column, cast(Literal["min", "max"], end), value)
+    return Bound(column, end, value)

@@ -16,8 +16,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
 from functools import cache
+from typing import Literal
 
 from labeler.records import State
+
+End = Literal["min", "max"]  # of the values that a filter lets through
 
 
 class Kind(StrEnum):
@@ -300,7 +303,7 @@ def named(use: Use, columns: Iterable[Column] = tuple(DECLARED.values())) -> tup
 LISTED = named(Use.LISTED)
 
 
-def filters(columns: Iterable[Column] = tuple(DECLARED.values())) -> dict[str, tuple[str, str]]:
+def filters(columns: Iterable[Column] = tuple(DECLARED.values())) -> dict[str, tuple[str, End]]:
     """Return the filters by number: (column, end) by parameter, such as `detection_low_min`: ("detection_low", "min").
 
     The width of a score's interval stands for a column of its own, as in `detection_width_max`.
@@ -308,7 +311,8 @@ def filters(columns: Iterable[Column] = tuple(DECLARED.values())) -> dict[str, t
     filtered = [column for column in columns if Use.FILTERED in column.use]
     names = [column.name for column in filtered]
     names += [f"{column.name}_width" for column in filtered if column.part == "value"]
-    return {f"{name}_{end}": (name, end) for name in names for end in ("min", "max")}
+    ends: tuple[End, End] = ("min", "max")
+    return {f"{name}_{end}": (name, end) for name in names for end in ends}
 
 
 def sorts(columns: Iterable[Column] = tuple(DECLARED.values())) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from labeler.sae import load_sae
 from labeler.sae.formats import FORMATS
 from labeler.sae.sae import SAE, Selection
 from labeler.score import score_label
+from labeler.store.rows import row_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +44,14 @@ def test_a_scorer(planted_evidence: Path, monkeypatch: pytest.MonkeyPatch) -> No
     score = result.score("length")
     assert score is not None
     assert score.value == len(result.label.text)
+    # tests/test_added_scorer.py follows it into exports, REST and pages.
+    assert row_of(1, result)["scores"][-1] == {
+        "name": "length",
+        "value": score.value,
+        "n": score.n,
+        "n_failed": 0,
+        "null_n": 0,
+    }
 
 
 def test_an_explainer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +85,7 @@ def test_an_sae_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_it_names_is_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    for name in ("labeler/score/detection.py", "labeler/explain/methods.py", "labeler/sae/formats/__init__.py"):
-        assert (ROOT / name).exists()
-    for name in ("SCORERS", "EXPLAINERS", "METHODS", "FORMATS", "_TESTS"):
+    for name in ("score/detection.py", "explain/methods.py", "sae/formats/__init__.py", "schema.py"):
+        assert (ROOT / "labeler" / name).exists()
+    for name in ("SCORERS", "EXPLAINERS", "METHODS", "FORMATS", "_TESTS", "SCORES"):
         assert f"`{name}`" in text

@@ -55,8 +55,10 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
     by_others = manifest.get(BY_OTHERS)
     is_lookup = recipe["explainer"]["kind"] == "lookup"
     imported = manifest.get("imported")
-    # The rows of an export hold no intervention scores, so the card of the original label set keeps its word.
-    interventions = imported["card"].get("interventions") if imported else _interventions(store, label_set_id, recipe)
+    interventions = _interventions(store, label_set_id, recipe)
+    if imported and not (interventions and interventions["n"]):
+        # Rows of older exports hold no intervention scores, so the card of the original label set keeps its word.
+        interventions = imported["card"].get("interventions")
     results = {**asdict(summary), "histogram": list(summary.histogram)}
     if is_lookup:
         results["share_beating_baseline"] = None  # these labels are the baseline

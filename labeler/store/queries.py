@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -22,7 +22,7 @@ from sqlalchemy.sql.operators import custom_op
 
 from labeler.errors import InputError
 from labeler.records import State
-from labeler.schema import LISTED
+from labeler.schema import LISTED, End
 from labeler.store.columns import STATES, bring_up_to_date, read_columns
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.reviews import Verdict
@@ -54,7 +54,7 @@ class Bound:
     """A condition on a number: at least or at most a value. A column that ends in `_width` is a score's high - low."""
 
     column: str
-    end: Literal["min", "max"]
+    end: End
     value: float
 
 
@@ -221,7 +221,7 @@ def _chosen(connection: Connection, set_id: int, where: LabelFilter, sort: str) 
 
 def _bounds(where: LabelFilter) -> list[Bound]:
     """Return the filter's own fields as bounds."""
-    asked: tuple[tuple[str, Literal["min", "max"], float | None], ...] = (
+    asked: tuple[tuple[str, End, float | None], ...] = (
         ("score", "min", where.score_min), ("score", "max", where.score_max), ("score_low", "min", where.score_low_min),
         ("score_high", "max", where.score_high_max), ("density", "min", where.density_min),
         ("density", "max", where.density_max), ("score_width", "max", where.width_max),
