@@ -70,7 +70,7 @@ _WEIGHTED = "The score weighted by the windows that each scored one stands for: 
 
 DECLARED: tuple[Column, ...] = (
     _text("subject", "The language model: its hub id, the name it was given, or the last folders of its path.", of_the_set=True),
-    _text("hookpoint", "The module whose output the SAE reads; `(input)` where it is the input.", "module path", of_the_set=True),
+    _text("hookpoint", "The module whose output the SAE reads; `PATH:input` where it is the input.", "module path", of_the_set=True),
     _text("sae", "The SAE: its hub id, the name it was given, or the last folders of its path.", of_the_set=True),
     _count("label_set_id", "The label set in the database in which the labels were made.", "id", of_the_set=True, is_new=True),
     _count("feature_index", "The feature of the SAE.", "index"),
