@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labeler.errors import InputError
 
+_OLD_INPUT = " (input)"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
 _NAME = re.compile(rf"(?:{_WORD}/)?{_WORD}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -101,3 +102,13 @@ def is_plain_path(path: str) -> bool:
 
 def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def spelled_hookpoint(path: str, reads: str) -> str:
+    """Return a module path with its side, as `--hookpoint` takes it: `PATH:input`, or only PATH for its output."""
+    return f"{path}:input" if reads == "input" else path
+
+
+def respelled_hookpoint(hookpoint: str) -> str:
+    """Return a hookpoint as it is spelled now; earlier versions wrote `PATH (input)`."""
+    return f"{hookpoint.removesuffix(_OLD_INPUT)}:input" if hookpoint.endswith(_OLD_INPUT) else hookpoint

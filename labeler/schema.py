@@ -161,7 +161,7 @@ _SET = Use.IMPORTED
 MAIN = "simulation"  # its columns are the ones that begin with `score`
 _BEFORE_SCORES: tuple[Column, ...] = (
     _text("subject", "The language model: its hub id, the name it was given, or the last folders of its path.", use=_SET, of_the_set=True, needed=True),
-    _text("hookpoint", "The module whose output the SAE reads; `(input)` where it is the input.", "module path", _SET, of_the_set=True, needed=True),
+    _text("hookpoint", "The module whose output the SAE reads; `PATH:input` where it is the input.", "module path", _SET, of_the_set=True, needed=True),
     _text("sae", "The SAE: its hub id, the name it was given, or the last folders of its path.", use=_SET, of_the_set=True, needed=True),
     Column("label_set_id", Kind.COUNT, "The label set in the database in which the labels were made.", "id", 0, use=_KEPT, of_the_set=True, is_new=True),
     _count("feature_index", "The feature of the SAE.", "index", _KEPT | Use.COMPARED, needed=True),

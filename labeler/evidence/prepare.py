@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from labeler.errors import InputError, MismatchError
 from labeler.evidence.check_vector import check_vector
@@ -24,6 +25,7 @@ from labeler.evidence.progress import Progress, no_progress
 from labeler.evidence.self_check import SELF_CHECK, SelfCheck, describe
 from labeler.evidence.target import Target, bos_token, identity
 from labeler.files import clear_disk_errors, read_json, write_json
+from labeler.places import respelled_hookpoint
 from labeler.recipe import GatherConfig
 from labeler.subject.corpus import Corpus
 from labeler.subject.model import Subject
@@ -71,12 +73,20 @@ def prepare(
 
 def _check_folder(out: Path, plan: dict[str, object]) -> None:
     if (out / "plan.json").exists():
-        found = {"encoder": plan["encoder"], **read_json(out / "plan.json")}  # plans of earlier versions do not say
+        found = _as_planned_now({"encoder": plan["encoder"], **read_json(out / "plan.json")})
         # A plan that never got as far as a corpus is not binding.
         if found != plan and (out / "corpus" / "corpus.json").exists():
             raise MismatchError(_another_pass(out, found, plan))
     elif out.exists() and any(out.iterdir()):
         raise MismatchError(f"{out} is not empty and holds no gathering pass: choose another --out")
+
+
+def _as_planned_now(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return a plan as this version writes it. Earlier ones spelled the side of a hookpoint otherwise, or had no encoder."""
+    encoder = plan["encoder"]
+    if isinstance(encoder, dict) and isinstance(encoder.get("aim"), str):
+        encoder = {**encoder, "aim": respelled_hookpoint(encoder["aim"])}
+    return {**plan, "encoder": encoder}
 
 
 # The option that decides a value of the plan, by its place there; the rest is decided by these or by files.

@@ -57,8 +57,8 @@ class Report:
 
 
 def layer_of(hookpoint: str) -> int:
-    """Read the layer from a module path such as `model.layers.12.mlp (input)`. Raises InputError if there is none."""
-    numbers = _LAYER.findall(hookpoint.partition(" ")[0])
+    """Read the layer from a module path such as `model.layers.12.mlp:input`. Raises InputError if there is none."""
+    numbers = _LAYER.findall(re.split("[ :|]", hookpoint)[0])
     if len(numbers) != 1:
         raise InputError(f"hookpoint {hookpoint!r} does not name its layer: write LAYER=SET")
     return int(numbers[0])

@@ -19,6 +19,7 @@ from labeler.evidence.store import BY_OTHERS
 from labeler.export.export import SPREADSHEET
 from labeler.files import read_json
 from labeler.imports.files import kind_of
+from labeler.places import respelled_hookpoint, spelled_hookpoint
 from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.store.imported import Origins
 from labeler.store.tables import in_utc
@@ -111,9 +112,9 @@ class Belongs:
 
     def __init__(self, path: Path, card: Mapping[str, Any]) -> None:
         self._path = path
-        reads_input = " (input)" if card["reads"] == "input" else ""
+        hookpoint = spelled_hookpoint(card["hookpoint"], card["reads"])
         self._same: dict[str, Any] = {
-            "subject": card["subject"]["id"], "hookpoint": card["hookpoint"] + reads_input, "sae": card["sae"]["path"],
+            "subject": card["subject"]["id"], "hookpoint": hookpoint, "sae": card["sae"]["path"],
             "prompt_version": card["recipe"]["explainer"]["prompt_version"], "recipe_hash": card["recipe"]["hash"],
             "label_set_id": [*card.get("imported", []), card][0]["label_set"], "simulator": card["simulator"],
         }  # fmt: skip
@@ -124,6 +125,8 @@ class Belongs:
 
     def check(self, where: str, values: Mapping[str, Any]) -> None:
         """Raise MismatchError for a row of another label set."""
+        if isinstance(values["hookpoint"], str):
+            values = {**values, "hookpoint": respelled_hookpoint(values["hookpoint"])}
         for name, expected in self._same.items():
             if values[name] is not None and values[name] != expected:
                 raise self._no(where, f"{name} is {values[name]!r:.80}, and the card says {expected!r:.80}")

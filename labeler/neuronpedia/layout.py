@@ -95,7 +95,7 @@ METADATA_KEYS = {
 
 _MODEL = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # the rule of their own form
 _SOURCE = re.compile(r"(\d+)-([A-Za-z0-9_.-]{1,128})", re.ASCII)
-_LAYER = re.compile(r"(?:^|[.\s])(\d+)(?=[.\s]|$)", re.ASCII)
+_LAYER = re.compile(r"(?:^|[.\s])(\d+)(?=[.\s:|]|$)", re.ASCII)
 _BATCH = re.compile(r"batch-(0|[1-9]\d*)\.jsonl\.gz", re.ASCII)
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -12,6 +12,7 @@ import orjson
 from labeler.names import with_names
 from labeler.neuronpedia.layout import BOT, Place, time_text
 from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS, Row
+from labeler.places import spelled_hookpoint
 from labeler.recipe import EXPLAINERS
 from labeler.store import LabelSetInfo
 
@@ -69,7 +70,8 @@ def write_metadata(base: Path, place: Place, manifest: dict[str, Any], info: Lab
     created = time_text(info.created_at)
     owned = {"creatorId": BOT, "visibility": "PUBLIC", "createdAt": created}
     release = f"labeler-{place.model}-{place.set}"
-    about = f"{manifest['sae']['architecture']} SAE at {manifest['hookpoint']} ({manifest['reads']}) of {manifest['subject']['id']}"
+    hookpoint = spelled_hookpoint(manifest["hookpoint"], manifest["reads"])
+    about = f"{manifest['sae']['architecture']} SAE at {hookpoint} of {manifest['subject']['id']}"
     facts = {
         "hash": manifest["hash"], "subject": manifest["subject"], "hookpoint": manifest["hookpoint"],
         "reads": manifest["reads"], "sae": manifest["sae"], "corpus": manifest["corpus"],

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Table, select
 
 from labeler.errors import NotFoundError
 from labeler.names import names_of, sae_name, subject_name
+from labeler.places import spelled_hookpoint
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, State, Usage
 from labeler.store.columns import bring_up_to_date, mark
@@ -309,7 +310,7 @@ def _infos() -> Any:
 
 def _sae_values(manifest: dict[str, Any]) -> dict[str, Any]:
     subject, sae = manifest["subject"], manifest["sae"]
-    hookpoint = manifest["hookpoint"] + (" (input)" if manifest["reads"] == "input" else "")
+    hookpoint = spelled_hookpoint(manifest["hookpoint"], manifest["reads"])
     names = manifest.get("names") or {}
     return {
         "subject_name": names.get("subject"), "name": names.get("sae"),

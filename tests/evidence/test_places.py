@@ -195,3 +195,17 @@ def test_gemma_scope_2(subject: Subject, planted: Planted, tmp_path: Path, kind:
         manifest = json.loads((out / str(layer) / "manifest.json").read_text())
         assert manifest["quality"]["fvu"] == pytest.approx(fvu, rel=1e-3)
         assert manifest["writes"] == [written.format(n) for n in (layers[i:] if kind == "clt" else layers)]
+
+
+def test_a_plan_of_an_earlier_version_spells_the_side_otherwise(
+    subject: Subject, planted: Planted, tmp_path: Path
+) -> None:
+    from labeler.sae import identity_sae
+
+    targets = {tmp_path / "out": choose_target(subject, identity_sae(16, "model.layers.1"), "model.layers.1:input")}
+    corpus = open_corpus(str(planted.corpus))
+    gather_for_all(subject, targets, corpus, CONFIG)
+    path = tmp_path / "out" / "plan.json"
+    assert path.read_text().count("model.layers.1:input") == 1
+    path.write_text(path.read_text().replace("model.layers.1:input", "model.layers.1 (input)"))
+    gather_for_all(subject, targets, corpus, CONFIG)

@@ -72,7 +72,7 @@ def labels(known: Mapping[int, Found] = KNOWN, n_features: int = 50) -> dict[int
         asked.extend(features)
         return {feature: known[feature] for feature in features if feature in known}
 
-    return {1: Labels(3, "layers.1.mlp (input)", n_features, look_up)}
+    return {1: Labels(3, "layers.1.mlp:input", n_features, look_up)}
 
 
 def clerps(graph: dict[str, Any]) -> dict[str, str]:
@@ -142,7 +142,13 @@ def test_the_pairing_is_cantors() -> None:
 
 
 def test_layers_are_read_from_hookpoints() -> None:
-    hookpoints = {"model.layers.12.mlp (input)": 12, "blocks.8.hook_mlp_in": 8, "transformer.h.0": 0}
+    hookpoints = {
+        "model.layers.12.mlp:input": 12,
+        "model.layers.3|centered": 3,
+        "layers.4 (input)": 4,
+        "blocks.8.hook_mlp_in": 8,
+        "transformer.h.0": 0,
+    }
     assert {hookpoint: layer_of(hookpoint) for hookpoint in hookpoints} == hookpoints
     for unclear in ("embed_in", "encoder.2.layers.3"):
         with pytest.raises(InputError, match="write LAYER=SET"):
@@ -171,7 +177,7 @@ def test_the_command(run, made: Store, tmp_path: Path) -> None:  # type: ignore[
     given.write_text(json.dumps(graph_file()))
     done = run("graph", given, "--labels", 1, "--out", out)
     assert done.code == 0, done.err
-    assert "layer 1: label set 1, layers.1 (input), 50 features" in done.out
+    assert "layer 1: label set 1, layers.1:input, 50 features" in done.out
     assert "2 of 5 nodes of features have a label now, 1 keep the label they had" in done.out
     assert "no label for 1: silent: never fired on 1,000 tokens (1_2_1)" in done.out
     assert clerps(json.loads(out.read_text("utf-8")))["1_0_1"] == "the letter Q"

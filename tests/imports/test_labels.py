@@ -365,6 +365,20 @@ def test_blank_lines_are_no_rows(made: Store, here: Store, tmp_path: Path) -> No
     assert import_labels(here, path).n_features == 5
 
 
+def test_rows_of_an_earlier_version_spell_the_side_of_a_hookpoint_otherwise(here: Store, tmp_path: Path) -> None:
+    label_set = here.label_set_for(manifest(reads="input"), "/evidence", Recipe.from_names("openai:m"))
+    here.save(label_set.id, [labeled(0), silent(2)])
+    path = exported(here, "jsonl", tmp_path)
+    now = lines_of(path)[0]["hookpoint"]
+    assert now == f"{manifest()['hookpoint']}:input"
+    path.write_text(path.read_text("utf-8").replace(now, now.replace(":input", " (input)")), "utf-8")
+    done = import_labels(here, path)
+    assert here.label_set(done.label_set).hookpoint == now
+    path.write_text(path.read_text("utf-8").replace(" (input)", ""), "utf-8")
+    with pytest.raises(MismatchError, match="hookpoint is"):
+        import_labels(here, path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_people_said_stays_behind_and_that_is_said(run, made: Store, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
     add_review(made, 1, 0, Verdict.BETTER, "ann", "a greeting")

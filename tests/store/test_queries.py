@@ -485,7 +485,7 @@ def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(u
     sae = {"subject": "tiny", "revision": "1", **{k: v for k, v in found["sae"].items() if k != "prepend_bos"}}
     made = {"explainer": "lookup", "simulator": "lookup", "recipe": recipe.to_dict(), "recipe_hash": recipe.hash}
     with database.writing() as connection:
-        _insert_known(connection, SAES, {"id": 1, "hookpoint": "layers.1", **sae})
+        _insert_known(connection, SAES, {"id": 1, "hookpoint": "layers.1 (input)", **sae})
         _insert_known(
             connection, EVIDENCE, {"id": 1, "hash": "e" * 16, "sae_id": 1, "path": "/e", "manifest": found, **NOW}
         )
@@ -499,6 +499,7 @@ def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(u
         (None, None),
     ]
     assert before.label_set(1).name == "tiny / sae"
+    assert before.label_set(1).hookpoint == "layers.1:input"
     for row, kept in zip(rows, before.rows(label_set), strict=True):
         one, other = ({n: r[n] for n in known - {"created_at"}} for r in (row, kept))
         assert json.dumps(other, sort_keys=True) == json.dumps(one, sort_keys=True)
