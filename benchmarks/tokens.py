@@ -29,11 +29,12 @@ from cl100k import cl100k
 
 from labeler.evidence.store import EvidenceFolder
 from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
-from labeler.pipeline import label_feature, read_evidence
+from labeler.pipeline import label_feature
 from labeler.recipe import Recipe
 from labeler.records import Evidence, State, Usage
 from labeler.score.detection import detection_items
 from labeler.score.simulate_prompts import spelled
+from labeler.steps.read import read_evidence
 
 CACHE = Path(tempfile.gettempdir()) / "labeler-benchmarks"
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "token_costs.json"

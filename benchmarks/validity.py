@@ -47,13 +47,14 @@ from planted_corpus import (
 
 from labeler.evidence.choose import choose_evidence, null_features
 from labeler.evidence.store import EvidenceFolder
-from labeler.pipeline import NullLabels, read_evidence
 from labeler.recipe import ContextsConfig, GatherConfig, Recipe
 from labeler.records import Context, Score, Simulation, Source
 from labeler.score.lookups import table_of
 from labeler.score.null import benjamini_hochberg
 from labeler.score.scores import simulation_scores
 from labeler.score.simulate_by_lookup import predict_all, simulate_by_lookup
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 
 ESTIMANDS = {"pooled": "simulation", "weighted": "simulation_weighted"}
 N_DOCUMENTS, N_FEATURES, N_NULL, FDR = 500, 16, 100, 0.05

@@ -14,9 +14,11 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.llm.ledger import Ledger, StoredReply, ledger_key
 from labeler.llm.prompt import Answering, AnyPrompt, AnyReply
 from labeler.llm.request_format import reply_of
-from labeler.pipeline import NullLabels, label_feature, read_evidence
+from labeler.pipeline import label_feature
 from labeler.recipe import Recipe
 from labeler.records import Usage
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from labeler.evidence.choose import choose_evidence
 from labeler.evidence.directions import Output, read_neighbours, read_output
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
-from labeler.pipeline import too_little
 from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.records import Context, LabeledFeature, Simulation, Source, Split, State
+from labeler.steps.read import too_little
 from labeler.store import Store
 from labeler.store.choice import default_set
 from labeler.store.lookup import lookup_labels

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.manifest import read_manifest, write_manifest
 from labeler.evidence.target import choose_target
-from labeler.pipeline import gather_for_all
 from labeler.recipe import GatherConfig
 from labeler.sae import load_sae
 from labeler.subject.corpus import open_corpus

@@ -16,7 +16,7 @@ from labeler.errors import BudgetError, LLMError, RefusedError
 from labeler.evidence.choose import part_of
 from labeler.evidence.store import EvidenceFolder
 from labeler.llm import Prompt, Reply
-from labeler.pipeline import NullLabels, label_feature, read_evidence
+from labeler.pipeline import label_feature
 from labeler.recipe import (
     EXPLAINERS,
     PART_SHARES,
@@ -27,6 +27,8 @@ from labeler.recipe import (
     TriageConfig,
 )
 from labeler.records import Evidence, Label, LabeledFeature, State, TokenTable, Usage
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 from labeler.views import explained
 from tests.planted import CHARACTERS
 from tests.stub_server import letter_llm

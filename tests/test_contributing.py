@@ -14,13 +14,15 @@ from labeler import recipe as recipes
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain import methods
 from labeler.llm.prompt import Message, Prompt
-from labeler.pipeline import NullLabels, label_feature, read_evidence
+from labeler.pipeline import label_feature
 from labeler.recipe import ExplainerConfig, Recipe, ScorerConfig
 from labeler.records import Score, Usage
 from labeler.sae import load_sae
 from labeler.sae.formats import FORMATS
 from labeler.sae.sae import SAE, Selection
 from labeler.score import score_label
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 from labeler.store.rows import row_of
 
 ROOT = Path(__file__).parents[1]

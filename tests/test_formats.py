@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target, neurons
 from labeler.export.export import export_label_set
 from labeler.labeling.missing import label_missing
-from labeler.pipeline import gather_for_all
 from labeler.recipe import GatherConfig, Recipe
 from labeler.records import State
 from labeler.sae import load_sae

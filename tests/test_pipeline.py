@@ -15,11 +15,13 @@ from labeler.evidence.merge import merge_shards
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.export import export_label_set
 from labeler.labeling.missing import label_missing
-from labeler.pipeline import NullLabels, label_feature, label_features, read_evidence
+from labeler.pipeline import label_feature, label_features
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Evidence, Label, LabeledFeature, Simulation, Split, State, TokenTable
 from labeler.score.scores import simulation_scores
 from labeler.score.simulate_by_lookup import predict_all
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 from labeler.store import open_store
 from tests.gathering import gather
 from tests.planted import CHARACTERS, N_FEATURES, Planted, meaning
@@ -117,8 +119,8 @@ def test_shifted_activations_are_caught(planted: Planted, tmp_path: Path, monkey
 
     update = GatherState.update
 
-    def shifted(self: GatherState, batch, token, feature, value) -> None:  # type: ignore[no-untyped-def]
-        update(self, batch, np.minimum(token + 1, batch.n_tokens - 1), feature, value)
+    def shifted(self: GatherState, batch, token, *rest, **apart) -> None:  # type: ignore[no-untyped-def]
+        update(self, batch, np.minimum(token + 1, batch.n_tokens - 1), *rest, **apart)
 
     monkeypatch.setattr(GatherState, "update", shifted)
     broken = EvidenceFolder(gather(planted, tmp_path / "shifted"))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from labeler.errors import BudgetError
 from labeler.evidence.store import EvidenceFolder
-from labeler.pipeline import NullLabels
 from labeler.recipe import Recipe
 from labeler.settings import Settings
+from labeler.steps.null import NullLabels
 from labeler.store import Store, open_store
 from labeler.store.blocks import Blocks
 from labeler.store.counters import Tally

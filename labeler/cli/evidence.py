@@ -118,7 +118,7 @@ def gather(
     _check_saes(sae)
     with stoppable(lambda: _kept(out)), gather_progress() as on_progress:
         with step(on_progress, f"load {subject}"):  # importing torch takes much of this time
-            from labeler.pipeline import gather_for_all
+            from labeler.evidence.gather_all import gather_for_all
             from labeler.subject.model import load_subject
 
             loaded = load_subject(subject, revision=revision, dtype=dtype, device=device)

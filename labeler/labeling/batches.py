@@ -23,9 +23,10 @@ from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
 from labeler.llm.dry import DryLLM
-from labeler.pipeline import NullLabels, label_from
+from labeler.pipeline import label_from
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
+from labeler.steps.null import NullLabels
 from labeler.store import LabelSetInfo, Store
 
 _AT_ONCE = 16

@@ -21,9 +21,10 @@ from labeler.labeling.processes import label_features_in_processes
 from labeler.labeling.share import Share, Sharing
 from labeler.llm import LLM
 from labeler.llm.guard import guarded_by
-from labeler.pipeline import NullLabels, label_features
+from labeler.pipeline import label_features
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
+from labeler.steps.null import NullLabels
 from labeler.store import LabelSetInfo, Store
 
 log = logging.getLogger(__name__)

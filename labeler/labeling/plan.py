@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from labeler.candidates import lookup_of, triage
 from labeler.errors import DamagedFeatureError, LLMError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.llm import draw_prompt
@@ -24,12 +23,14 @@ from labeler.explain.revise import counter_examples, revision_prompt
 from labeler.llm.prices import Prices
 from labeler.llm.prompt import Answering, AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
 from labeler.llm.tokens import TokenCounter, token_counter
-from labeler.pipeline import NullLabels, read_evidence
 from labeler.recipe import Recipe
 from labeler.records import Evidence, Label, Simulation
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.score.simulate import simulate_with_llm
+from labeler.steps.candidates import lookup_of, triage
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 
 # The tokens of a usual reply, measured with strong models on code; the most a request may cost is its max_tokens.
 _USUAL_REPLY = {"explain": 40, "revise": 40, "simulate": 120, "detection": 90, "fuzzing": 90, "intervention": 60}

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.pipeline import NullLabels, label_features
+from labeler.pipeline import label_features
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
+from labeler.steps.null import NullLabels
 
 Take = Callable[[int], Awaitable[Sequence[int]]]
 

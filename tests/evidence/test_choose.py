@@ -13,9 +13,10 @@ from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of_al
 from labeler.evidence.store import EvidenceFolder
 from labeler.labeling.plan import plan_labels
 from labeler.llm.prices import Prices
-from labeler.pipeline import NullLabels, read_evidence
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Context, Source, Split, State
+from labeler.steps.null import NullLabels
+from labeler.steps.read import read_evidence
 from tests.gathering import gather
 from tests.planted import CHARACTERS, Planted, plant
 

@@ -21,9 +21,10 @@ from labeler.evidence.check import check_evidence
 from labeler.evidence.hashes import BLOCK_BYTES, covered_files
 from labeler.evidence.manifest import read_manifest, rewrite_manifest, write_manifest
 from labeler.evidence.store import EvidenceFolder
-from labeler.pipeline import NullLabels, label_features
+from labeler.pipeline import label_features
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Source, Split, State
+from labeler.steps.null import NullLabels
 from tests.gathering import without_hashes
 
 RECIPE = replace(Recipe(), n_null=2)

@@ -22,12 +22,13 @@ import pytest
 import labeler.evidence.gather as gathering
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.format import SPLITS
+from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.merge import add_up, adopt_shards, merge_shards
 from labeler.evidence.shard import ShardFolder
 from labeler.evidence.state import Quality, RandomWindows, Statistics, save_arrays
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target, neurons
-from labeler.pipeline import gather_evidence, gather_for_all
+from labeler.pipeline import gather_evidence
 from labeler.records import Source, Split
 from labeler.sae import identity_sae, load_sae
 from labeler.subject.corpus import open_corpus

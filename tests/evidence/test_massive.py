@@ -15,11 +15,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.manifest import read_manifest, write_manifest
 from labeler.evidence.merge import merge_shards
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target
-from labeler.pipeline import gather_for_all, label_from
+from labeler.pipeline import label_from
 from labeler.recipe import Recipe
 from labeler.records import State
 from labeler.sae import load_sae

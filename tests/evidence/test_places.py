@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labeler import pipeline
 from labeler.evidence import gather as gathering
+from labeler.evidence import gather_all
 from labeler.evidence.batches import batches_of_chunk, n_chunks
 from labeler.evidence.gathered import open_gathered
 from labeler.evidence.prepare import prepare
@@ -29,7 +29,7 @@ from tests.places import CLT, N_LAYERS, write_gemma_scope_2, write_subject
 from tests.planted import Planted
 
 # The weights are random and explain nothing, which stops a pass.
-gather_for_all = partial(pipeline.gather_for_all, force=True)
+gather_for_all = partial(gather_all.gather_for_all, force=True)
 CONFIG = GatherConfig(sequence_tokens=96, n_random=(64, 64), chunk_tokens=2048, n_tokens=20_000)
 WHERE = "model.layers.{}.pre_feedforward_layernorm"
 WRITES = "model.layers.{}.post_feedforward_layernorm"
