@@ -21,7 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from api.problems import RequestProblem, answer_to
 from labeler.errors import InputError, LabelerError
 from labeler.store import Store
-from labeler.store.keys import ApiKey, Scope, any_key, verify_key
+from labeler.store.keys import ApiKey, any_key, verify_key
+from labeler.terms import Scope
 
 log = logging.getLogger(__name__)
 # Headers that a proxy adds for those it asks for; what speaks HTTP/1.0 today is one, too.

@@ -33,7 +33,7 @@ from api.spool import Spool
 from labeler import __version__
 from labeler.settings import Settings
 from labeler.store import open_store
-from labeler.store.states import JobKind
+from labeler.terms import JobKind
 
 log = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ def accepting(folder: Path, n_features: int = 1_000_000) -> dict[str, float]:
     from labeler.store import open_store
     from labeler.store.blocks import Blocks
     from labeler.store.jobs import Jobs
-    from labeler.store.states import JobKind
+    from labeler.terms import JobKind
 
     store = open_store(str(folder / "accept.db"))
     evidence_id, jobs = store.add_evidence(manifest(n_features), "/evidence"), Jobs(store)
@@ -92,7 +92,7 @@ def queue_work(folder: Path, seconds: float = 5.0) -> dict[str, float]:
     from labeler.store import open_store
     from labeler.store.blocks import Blocks
     from labeler.store.jobs import Jobs
-    from labeler.store.states import JobKind
+    from labeler.terms import JobKind
     from workers.enqueue import refill
 
     store = open_store(str(folder / "queue.db"), pooled=True)

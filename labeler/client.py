@@ -24,8 +24,7 @@ from labeler import wire
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
 from labeler.files import whole_file
 from labeler.records import State
-from labeler.store.activations import OPEN, RequestState
-from labeler.store.states import ACTIVE
+from labeler.terms import ACTIVE, OPEN, RequestState
 
 M = TypeVar("M", bound=BaseModel)
 _PAGE = 500

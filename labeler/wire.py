@@ -11,11 +11,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from labeler.names import LONGEST_NAME
 from labeler.records import Source, Split, State
 from labeler.schema import DECLARED
-from labeler.store.activations import MOST_CHARACTERS, RequestState
-from labeler.store.keys import Scope
-from labeler.store.lookup import Choose
-from labeler.store.reviews import LONGEST_COMMENT, LONGEST_LABEL, Verdict
-from labeler.store.states import JobKind, JobState
+from labeler.terms import (
+    LONGEST_COMMENT,
+    LONGEST_LABEL,
+    MOST_CHARACTERS,
+    Choose,
+    JobKind,
+    JobState,
+    RequestState,
+    Scope,
+    Verdict,
+)
 
 T = TypeVar("T")
 MOST_PAIRS = 10_000

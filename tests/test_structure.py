@@ -1,6 +1,8 @@
 """The shape of the source: which folder may import which."""
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -21,6 +23,13 @@ def test_folders_form_no_circle() -> None:
         tuple(TopologicalSorter(imports).static_order())
     except CycleError as error:
         raise AssertionError(f"folders import each other in a circle: {' <- '.join(error.args[1])}") from None
+
+
+def test_the_client_loads_neither_torch_nor_a_database() -> None:
+    heavy = {"torch", "transformers", "openai", "sqlalchemy", "sqlmodel", "celery", "fastapi"}
+    code = f"import sys, labeler.client; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def _imported(file: Path) -> set[str]:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from labeler.store import Store
 from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
-from labeler.store.states import JobKind
+from labeler.terms import JobKind
 from workers.app import ACTIVATIONS_QUEUE, GATHER_QUEUE, LABEL_QUEUE, app
 
 DEPTH = 32

@@ -20,8 +20,9 @@ from labeler.store import Store
 from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
 from labeler.store.claims import Claims, RunBeat
-from labeler.store.states import Beat, JobKind, Lease
+from labeler.store.states import Beat, Lease
 from labeler.store.watch import Watch, take_back_runs
+from labeler.terms import JobKind
 from workers import enqueue
 
 log = logging.getLogger(__name__)

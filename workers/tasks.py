@@ -9,7 +9,8 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError, reason_of
 from labeler.logs import logged_as
-from labeler.store.states import JobKind, Lease, Order
+from labeler.store.states import Lease, Order
+from labeler.terms import JobKind
 from workers import enqueue
 from workers.activate import answer_all
 from workers.app import LABEL_SECONDS, app

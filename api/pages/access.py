@@ -13,7 +13,7 @@ from api.access import COOKIE, Caller, access_of, bearer, of_cookie
 from api.pages.render import render
 from api.problems import RequestProblem
 from labeler.errors import InputError
-from labeler.store.keys import Scope
+from labeler.terms import Scope
 
 router = APIRouter()
 _MOST_FIELDS = 100

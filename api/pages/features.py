@@ -26,11 +26,11 @@ from labeler.replay import Asked, asked_for
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.imported import evidence_folder, imported_contexts, is_imported
-from labeler.store.keys import Scope
 from labeler.store.ledger import SqlLedger
 from labeler.store.lookup import lookup_labels
 from labeler.store.queries import labels_of_feature
-from labeler.store.reviews import Verdict, add_review, reviews_of_feature, withdraw_review
+from labeler.store.reviews import add_review, reviews_of_feature, withdraw_review
+from labeler.terms import Scope, Verdict
 from labeler.views import FeatureView
 
 router = APIRouter()

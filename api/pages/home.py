@@ -15,7 +15,8 @@ from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.cursors import make_cursor
 from labeler.store.jobs import Jobs
 from labeler.store.progress import JobProgress, progress_of
-from labeler.store.states import JobInfo, JobState
+from labeler.store.states import JobInfo
+from labeler.terms import JobState
 
 router = APIRouter()
 _SAES = 20  # on a page

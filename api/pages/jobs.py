@@ -16,9 +16,9 @@ from labeler.errors import ConflictError
 from labeler.store import Store, catalogue
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.jobs import Jobs
-from labeler.store.keys import Scope
 from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import ACTIVE, JobInfo, JobKind, JobState
+from labeler.store.states import JobInfo
+from labeler.terms import ACTIVE, JobKind, JobState, Scope
 
 router = APIRouter()
 _JOBS, _FAILURES = 25, 50  # on a page

@@ -21,9 +21,9 @@ from api.routes.activations import RequestId, ask_about
 from labeler.errors import InputError
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
-from labeler.store.activations import MOST_CHARACTERS, OPEN, ActivationRequest, Activations, RequestState
-from labeler.store.keys import Scope
+from labeler.store.activations import ActivationRequest, Activations
 from labeler.store.lookup import lookup_labels
+from labeler.terms import MOST_CHARACTERS, OPEN, RequestState, Scope
 from labeler.views import answer_in_characters, joined_activations
 
 router = APIRouter()

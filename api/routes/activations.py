@@ -12,8 +12,9 @@ from api.problems import RequestProblem
 from labeler.errors import ConflictError
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
-from labeler.store.activations import MOST_WAITING, OPEN, ActivationRequest, readable_evidence
+from labeler.store.activations import MOST_WAITING, ActivationRequest, readable_evidence
 from labeler.store.activations import Activations as Requests
+from labeler.terms import OPEN
 from labeler.views import joined_activations
 from labeler.wire import Activations, ActivationsRequest
 from workers.enqueue import announce_texts

@@ -18,7 +18,8 @@ from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.jobs import Jobs
 from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import ACTIVE, JobInfo, JobState
+from labeler.store.states import JobInfo
+from labeler.terms import ACTIVE, JobState
 from labeler.wire import Failure, GatherJobRequest, Job, JobDetail, JobRequest, Page, Text
 from workers.enqueue import refill
 

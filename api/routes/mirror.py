@@ -12,7 +12,7 @@ from api.access import Caller, access_of, bearer
 from api.folders import Folders
 from api.parameters import StoreOf, kept
 from labeler.neuronpedia.mirror import NOT_FOUND, mirror_feature
-from labeler.store.keys import Scope
+from labeler.terms import Scope
 from labeler.wire import Text
 
 router = APIRouter(prefix="/api", tags=["neuronpedia"])

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path
 from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, FeatureIndex, SetId, StoreOf
 from labeler.store import catalogue
-from labeler.store.keys import Scope
 from labeler.store.reviews import add_review, reviews_of_label, withdraw_review
+from labeler.terms import Scope
 from labeler.wire import Review, ReviewRequest, Reviews
 
 router = APIRouter(tags=["reviews"], responses=PROBLEMS)

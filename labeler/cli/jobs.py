@@ -156,7 +156,7 @@ def watch(
     url: Url = None,
 ) -> None:
     """Follow a job to its end. The exit code is 0 only if the job is done and nothing failed."""
-    from labeler.store.states import ACTIVE
+    from labeler.terms import ACTIVE
 
     before = ""
     words = f"only watching: job {job} goes on, and its state is kept; watch it again with {_watch_again(job, db, url)}"

@@ -44,7 +44,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once. From the first key on, every request needs one."""
-    from labeler.store.keys import Scope, create_key
+    from labeler.store.keys import create_key
+    from labeler.terms import Scope
 
     if scope not in set(Scope):
         raise InputError(f"--scope {scope!r}: choose one of {', '.join(Scope)}")

@@ -63,7 +63,7 @@ def neighbours_are_cheap(sae: SAE) -> bool:
     many = _MANY_ON_GPU if sae.b_dec.is_cuda else _MANY_ON_CPU
     if sae.n_places > 1 and sae.w_dec.numel() > _MANY_VALUES:
         return False
-    return sae.n_features * sae.n_places**0.5 <= many  # a cosine over P places takes P times as long
+    return bool(sae.n_features * sae.n_places**0.5 <= many)  # a cosine over P places takes P times as long
 
 
 def write_output(folder: Path, subject: Subject, sae: SAE, on_progress: Progress = no_progress) -> None:

@@ -13,8 +13,8 @@ import orjson
 from labeler.errors import FormatError
 from labeler.records import State
 from labeler.schema import CONTEXTS, DECLARED, FIXED, Column, Kind, Use, score_columns
-from labeler.store.reviews import LONGEST_LABEL
 from labeler.store.tables import in_utc
+from labeler.terms import LONGEST_LABEL
 
 _LARGEST = 2**62
 _FIXED = tuple(column.name for column in FIXED)

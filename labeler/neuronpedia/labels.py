@@ -20,8 +20,8 @@ from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS
 from labeler.neuronpedia.spool import Spool
 from labeler.records import Label, LabeledFeature, Score, State, Usage
 from labeler.store import Store
-from labeler.store.reviews import LONGEST_LABEL
 from labeler.store.rows import row_of
+from labeler.terms import LONGEST_LABEL
 
 _ROWS_AT_ONCE = 500
 _FIELDS = {f.name for f in fields(Score)}

@@ -27,4 +27,5 @@ def is_massive(hidden: Tensor, limit: float | None) -> Tensor:
     """Return flags [tokens] of the tokens whose norm is above the limit."""
     if limit is None:
         return torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-    return hidden.float().norm(dim=-1) > limit
+    norm: Tensor = hidden.float().norm(dim=-1)
+    return norm > limit

@@ -204,7 +204,7 @@ class SAE:
     def own_offset(self, hidden: Tensor) -> Tensor:
         """Return what the own place of a layer gets beside the features of all layers: bias and skip connection."""
         assert self.part is not None
-        offset = self.b_dec.unflatten(0, (self.n_places, -1))[self.part.own]
+        offset: Tensor = self.b_dec.reshape(self.n_places, -1)[self.part.own]
         return offset if self.w_skip is None else offset + hidden.to(offset.dtype) @ self.w_skip.T
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import func, select
@@ -22,11 +21,11 @@ from labeler.store.catalogue import EvidenceInfo, find_evidence, newest_evidence
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.service_tables import ACTIVATIONS
-from labeler.store.states import BlockState, JobKind
+from labeler.store.states import BlockState
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, now
+from labeler.terms import OPEN, JobKind, RequestState
 
-MOST_CHARACTERS = 20_000
 MOST_TOKENS = 4_096
 MOST_WAITING = 50
 _MOST_EVIDENCE = 500  # at most so many of one SAE are looked through
@@ -34,16 +33,6 @@ _MOST_EVIDENCE = 500  # at most so many of one SAE are looked through
 NOBODY = timedelta(seconds=30)  # a gather worker that is free takes a text within a second
 PATIENCE = timedelta(minutes=5)  # how long a busy gather worker is waited for
 KEPT = timedelta(hours=1)
-
-
-class RequestState(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-
-
-OPEN = (RequestState.WAITING, RequestState.RUNNING)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from labeler.store.block_counts import bought_anew, counts_after, done_of
 from labeler.store.claims import end_runs_of_block
 from labeler.store.counters import add_up
 from labeler.store.job_tables import BLOCKS, JOBS
-from labeler.store.states import ACTIVE, DONE_COUNTS, UNFINISHED, Beat, BlockState, JobKind, JobState, Lease, Order
+from labeler.store.states import DONE_COUNTS, Beat, BlockState, Lease, Order
 from labeler.store.store import Store
 from labeler.store.tables import now
+from labeler.terms import ACTIVE, UNFINISHED, JobKind, JobState
 
 LOST_AT_MOST = 3
 LEASE_EXPIRED, BROKE_DOWN = "lease expired", "broke down"

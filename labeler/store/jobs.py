@@ -26,9 +26,10 @@ from labeler.store.claim_tables import RUNS
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.known import StoredFacts
-from labeler.store.states import ACTIVE, UNFINISHED, BlockState, GatherRequest, JobInfo, JobKind, JobState
+from labeler.store.states import BlockState, GatherRequest, JobInfo
 from labeler.store.store import Store
 from labeler.store.tables import LABEL_SETS, now
+from labeler.terms import ACTIVE, UNFINISHED, JobKind, JobState
 
 _ROWS_AT_ONCE = 2_000
 # Features: enough blocks to share a small job out, few enough to keep a large one cheap.

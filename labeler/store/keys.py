@@ -12,7 +12,6 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from limits import parse
@@ -22,22 +21,11 @@ from labeler.errors import InputError, NotFoundError
 from labeler.store.service_tables import API_KEYS
 from labeler.store.store import Store
 from labeler.store.tables import now
+from labeler.terms import Scope
 
 DEFAULT_RATE = "1200/minute"
 _KEY = re.compile(r"lbl_([0-9a-f]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 _COLUMNS = ("id", "name", "scope", "rate", "created_at", "revoked_at")
-
-
-class Scope(StrEnum):
-    """The rights of a key. Each scope includes those before it."""
-
-    READ = "read"
-    SUBMIT = "submit"  # jobs and reviews
-    ADMIN = "admin"  # keys
-
-    def includes(self, other: Scope) -> bool:
-        order = list(Scope)
-        return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True)

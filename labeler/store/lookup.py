@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from enum import StrEnum
 
 from sqlalchemy import Connection
 
@@ -11,15 +10,7 @@ from labeler.store.choice import candidates
 from labeler.store.people import person_rows
 from labeler.store.queries import LabelRow, rows_at
 from labeler.store.store import Store
-
-
-class Choose(StrEnum):
-    """The choice among the labels of a feature that has several."""
-
-    DEFAULT = "default"  # of the default label set for the feature (labeler/store/choice.py)
-    NEWEST = "newest"  # of the newest label set that has one
-    BEST = "best"  # with the highest score
-    PERSON = "person"  # written by a person, in the newest label set that has one; else as `default`
+from labeler.terms import Choose
 
 
 def lookup_labels(

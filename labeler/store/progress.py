@@ -11,9 +11,10 @@ from sqlalchemy import Connection, case, func, select
 from labeler.records import State
 from labeler.store.job_tables import BLOCKS, JOBS
 from labeler.store.jobs import Jobs
-from labeler.store.states import BlockState, JobKind, JobState
+from labeler.store.states import BlockState
 from labeler.store.store import Store
 from labeler.store.tables import RESULTS, now
+from labeler.terms import JobKind, JobState
 
 _COUNTED = (State.LABELED, State.SILENT, State.RARE, State.FAILED)
 

@@ -25,11 +25,11 @@ from labeler.records import State
 from labeler.schema import LISTED, End
 from labeler.store.columns import STATES, bring_up_to_date, read_columns
 from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.reviews import Verdict
 from labeler.store.search import few_or_matching
 from labeler.store.standing import standing_as
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
+from labeler.terms import Verdict
 
 _MOST_SETS = 200  # label sets that are merged into one sorted page
 
@@ -245,7 +245,7 @@ def _behind(
         return features > feature if set_id == of_set else np.full(features.size, set_id > of_set)
     beyond, same = (values < value[0], set_id < of_set) if falling else (values > value[0], set_id > of_set)
     ties = (features < feature if falling else features > feature) if set_id == of_set else same
-    return beyond | ((values == value[0]) & ties)
+    return np.asarray(beyond | ((values == value[0]) & ties))
 
 
 def _first(features: np.ndarray, values: np.ndarray, limit: int, falling: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, select
@@ -18,15 +17,7 @@ from labeler.store.search import forget_person_label, index_person_label
 from labeler.store.service_tables import REVIEWS, STANDINGS
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, now
-
-LONGEST_LABEL, LONGEST_COMMENT = 200, 2000
-
-
-class Verdict(StrEnum):
-    ACCEPT = "accept"
-    REJECT = "reject"
-    BETTER = "better"  # comes with a corrected text
-    COMMENT = "comment"  # words only: earlier verdicts on the label remain
+from labeler.terms import LONGEST_COMMENT, LONGEST_LABEL, Verdict
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, select
 
-from labeler.store.reviews import Verdict
 from labeler.store.service_tables import STANDINGS
 from labeler.store.tables import RESULTS
+from labeler.terms import Verdict
 
 _FEW = 3_000
 

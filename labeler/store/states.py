@@ -13,20 +13,7 @@ from labeler.names import read_name
 from labeler.recipe import GatherConfig
 from labeler.records import State
 from labeler.selection import parse_features
-
-
-class JobKind(StrEnum):
-    LABEL = "label"
-    GATHER = "gather"
-
-
-class JobState(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSED = "paused"
-    DONE = "done"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
+from labeler.terms import JobKind, JobState
 
 
 class BlockState(StrEnum):
@@ -36,8 +23,6 @@ class BlockState(StrEnum):
     FAILED = "failed"
 
 
-ACTIVE = (JobState.QUEUED, JobState.RUNNING)
-UNFINISHED = (*ACTIVE, JobState.PAUSED)
 DONE_COUNTS = (State.LABELED, State.SILENT, State.RARE)
 
 

@@ -16,7 +16,8 @@ from api.app import create_app
 from labeler.errors import InputError
 from labeler.settings import Settings
 from labeler.store import Store
-from labeler.store.keys import Scope, create_key, revoke_key
+from labeler.store.keys import create_key, revoke_key
+from labeler.terms import Scope
 from tests.waiting import HANGS
 
 # Every route, what it needs, and a request that it answers. A route that is missing here fails a test.

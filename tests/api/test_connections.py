@@ -24,7 +24,8 @@ from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
-from labeler.store.keys import Scope, create_key
+from labeler.store.keys import create_key
+from labeler.terms import Scope
 from tests.api.half_requests import HEAD, POST
 from tests.service import api_server
 

@@ -15,7 +15,8 @@ from api import spool
 from labeler.client import Client
 from labeler.export.stream import encode_rows, read_rows
 from labeler.store import Store
-from labeler.store.reviews import Verdict, add_review
+from labeler.store.reviews import add_review
+from labeler.terms import Verdict
 from tests.results import labeled
 
 URL = "/v1/sets/1/export?format="

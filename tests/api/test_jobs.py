@@ -16,7 +16,7 @@ from labeler.recipe import Recipe
 from labeler.store import Store
 from labeler.store.blocks import Blocks
 from labeler.store.jobs import Jobs
-from labeler.store.states import JobKind
+from labeler.terms import JobKind
 from tests.results import failed
 
 

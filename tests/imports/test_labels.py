@@ -26,7 +26,8 @@ from labeler.store.catalogue import newest_evidence
 from labeler.store.compare import compare_sets
 from labeler.store.imported import evidence_folder
 from labeler.store.jobs import Jobs
-from labeler.store.reviews import Verdict, add_review
+from labeler.store.reviews import add_review
+from labeler.terms import Verdict
 from tests.results import failed, labeled, manifest, silent
 
 KINDS = ("jsonl", "csv", "parquet")

@@ -20,8 +20,9 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.records import Score
 from labeler.store import Store
 from labeler.store.catalogue import find_evidence
-from labeler.store.keys import Scope, create_key
-from labeler.store.reviews import Verdict, add_review, reviews_of_label
+from labeler.store.keys import create_key
+from labeler.store.reviews import add_review, reviews_of_label
+from labeler.terms import Scope, Verdict
 from labeler.views import feature_view
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
 from tests.results import labeled, manifest

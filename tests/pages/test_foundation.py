@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 
 from api.pages.access import inside
 from labeler.store import Store
-from labeler.store.keys import Scope, create_key
+from labeler.store.keys import create_key
+from labeler.terms import Scope
 from tests.pages.conftest import HTML, SAME_ORIGIN
 
 

@@ -13,8 +13,8 @@ from labeler.recipe import Recipe
 from labeler.store import Store
 from labeler.store.blocks import Blocks
 from labeler.store.jobs import Jobs
-from labeler.store.keys import Scope, create_key
-from labeler.store.states import JobKind, JobState
+from labeler.store.keys import create_key
+from labeler.terms import JobKind, JobState, Scope
 from tests.pages.conftest import HOSTILE, SAME_ORIGIN
 from tests.planted import N_FEATURES
 from tests.results import failed, labeled, manifest

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 
 from api.pages.scatter import _binned, _decades, drawing
 from labeler.store import Store
-from labeler.store.reviews import Verdict, add_review
+from labeler.store.reviews import add_review
+from labeler.terms import Verdict
 from tests.pages.conftest import HOSTILE_TEXTS
 
 LOOKUP, LETTERS, HOSTILE = 1, 2, 3

@@ -18,7 +18,8 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.activations import MOST_TOKENS, Activations
-from labeler.store.keys import Scope, create_key
+from labeler.store.keys import create_key
+from labeler.terms import Scope
 from tests.pages.conftest import HTML, SAME_ORIGIN
 from tests.results import manifest
 

@@ -21,8 +21,8 @@ from labeler.store.claims import Claimed, Claims, RunBeat, Work
 from labeler.store.database import Database
 from labeler.store.jobs import Jobs
 from labeler.store.processes import described, is_dead, this_process
-from labeler.store.states import JobKind
 from labeler.store.watch import Watch, take_back_runs
+from labeler.terms import JobKind
 from tests.results import failed, labeled, manifest
 
 WORK = Work("evidence", "recipe")

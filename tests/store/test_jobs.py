@@ -20,7 +20,8 @@ from labeler.store.blocks import LOST_AT_MOST, Blocks
 from labeler.store.job_tables import BLOCKS
 from labeler.store.jobs import Jobs
 from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import BlockState, GatherRequest, JobKind, JobState, Lease, Order
+from labeler.store.states import BlockState, GatherRequest, Lease, Order
+from labeler.terms import JobKind, JobState
 from tests.results import failed, labeled, manifest, silent
 
 LABEL, GATHER = JobKind.LABEL, JobKind.GATHER

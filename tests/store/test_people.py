@@ -14,12 +14,13 @@ from labeler.export.stream import encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.store import API_KEYS, Store
 from labeler.store.columns import version_of_rows
-from labeler.store.keys import Scope, any_key, create_key, list_keys, revoke_key, verify_key
-from labeler.store.lookup import Choose, lookup_labels
+from labeler.store.keys import any_key, create_key, list_keys, revoke_key, verify_key
+from labeler.store.lookup import lookup_labels
 from labeler.store.people import people_of_feature, people_say, rows_of_hits
 from labeler.store.queries import LabelFilter, Reviewed, list_labels
-from labeler.store.reviews import Verdict, add_review, reviews_of_feature, reviews_of_label, withdraw_review
+from labeler.store.reviews import add_review, reviews_of_feature, reviews_of_label, withdraw_review
 from labeler.store.search import Hit, search_labels
+from labeler.terms import Choose, Scope, Verdict
 from tests.results import labeled, manifest, silent
 
 

@@ -24,12 +24,13 @@ from labeler.store.compare import compare_sets
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.database import Database
 from labeler.store.imported_tables import NO_FOLDER
-from labeler.store.lookup import Choose, lookup_labels
+from labeler.store.lookup import lookup_labels
 from labeler.store.queries import Bound, LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
-from labeler.store.reviews import Verdict, add_review
+from labeler.store.reviews import add_review
 from labeler.store.rows import row_of
 from labeler.store.search import search_labels
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
+from labeler.terms import Choose, Verdict
 from tests.results import failed, labeled, manifest, silent, statistics
 
 OTHER_SAE = manifest()["sae"] | {"sha256": "b" * 64}

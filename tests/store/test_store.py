@@ -20,10 +20,11 @@ from labeler.recipe import Recipe
 from labeler.records import Candidate, Context, Origin, Score
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
-from labeler.store.keys import Scope, create_key
+from labeler.store.keys import create_key
 from labeler.store.read import result_from_row
 from labeler.store.service_tables import REVIEWS
 from labeler.store.tables import now
+from labeler.terms import Scope
 from tests.results import N_FEATURES, context, failed, labeled, manifest, silent
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -28,7 +28,8 @@ from labeler.store.blocks import LOST_AT_MOST
 from labeler.store.job_tables import BLOCKS
 from labeler.store.jobs import Jobs
 from labeler.store.progress import progress_of
-from labeler.store.states import BlockState, JobInfo, JobState
+from labeler.store.states import BlockState, JobInfo
+from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer

@@ -21,7 +21,8 @@ from packaging.requirements import Requirement
 
 from labeler.evidence.store import EvidenceFolder
 from labeler.store.jobs import Jobs
-from labeler.store.states import GatherRequest, JobState
+from labeler.store.states import GatherRequest
+from labeler.terms import JobState
 from tests.gathering import CONFIG
 from tests.planted import Planted
 from tests.waiting import HANGS

@@ -15,7 +15,7 @@ from celery import Celery
 from api.metrics import Metrics
 from labeler.recipe import Recipe
 from labeler.store.jobs import Jobs
-from labeler.store.states import JobState
+from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour

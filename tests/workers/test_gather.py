@@ -9,7 +9,8 @@ import pytest
 
 from labeler.errors import MismatchError
 from labeler.settings import Settings
-from labeler.store.states import GatherRequest, JobKind, Lease
+from labeler.store.states import GatherRequest, Lease
+from labeler.terms import JobKind
 from tests.gathering import CONFIG
 from tests.planted import Planted
 from workers.gather import gather

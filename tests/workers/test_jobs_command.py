@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labeler.store import open_store
 from labeler.store.blocks import Blocks
-from labeler.store.states import JobKind
+from labeler.terms import JobKind
 from tests.planted import N_FEATURES
 from tests.results import failed
 

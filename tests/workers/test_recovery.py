@@ -16,8 +16,9 @@ from labeler.store import open_store
 from labeler.store.blocks import LOST_AT_MOST, Blocks
 from labeler.store.jobs import Jobs
 from labeler.store.progress import progress_of
-from labeler.store.states import Beat, JobKind
+from labeler.store.states import Beat
 from labeler.store.watch import Watch
+from labeler.terms import JobKind
 from tests.results import failed, labeled
 from workers.recovery import set_aside
 

@@ -24,7 +24,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
 from labeler.store.jobs import Jobs
-from labeler.store.states import JobState
+from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
