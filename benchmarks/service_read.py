@@ -45,7 +45,12 @@ NAMES = (
 )  # fmt: skip
 MANY = 200
 SIMULATIONS = [{"token_start": i, "truth": [[3, 1.25]], "predicted": [[3, 7.5]], "source": "top"} for i in range(7)]
-SCORES = [{"name": "simulation", "value": 0.5, "n": 20}]
+# The scores of a recipe that simulates and asks for detection. Values differ from row to row.
+SCORES = (
+    "simulation", "simulation_top", "simulation_random", "simulation_weighted", "simulation_all", "rsquared", "abs_dev",
+    "auroc_token", "average_precision_token", "auroc_sequence", "detection", "detection_random", "detection_hard",
+    "detection_recall_weak", "detection_recall_strong", "detection_auroc",
+)  # fmt: skip
 
 
 def manifest(n_features: int) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def rows(n: int, label_set_id: int, seed: int = 0) -> Iterator[tuple[Any, ...]]:
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randrange(3, 10))) for _ in range(20_000)]
     weights = [1.0 / (rank + 10) for rank in range(len(words))]
     pool = iter(())
-    scores, simulations, created = json.dumps(SCORES), json.dumps(SIMULATIONS), now()
+    simulations, created = json.dumps(SIMULATIONS), now()
     for feature in range(n):
         state = "labeled" if rng.random() < 0.9 else rng.choice(("silent", "rare", "failed"))
         label = None
@@ -83,11 +88,37 @@ def rows(n: int, label_set_id: int, seed: int = 0) -> Iterator[tuple[Any, ...]]:
         score = rng.betavariate(4, 3) if label else None
         low, high = (None, None) if score is None else (score - 0.1, min(1.0, score + 0.1))
         density = math.exp(rng.uniform(-14, -2))
+        scores = "[]" if score is None else scores_of(score, rng)
         yield (
             label_set_id, feature, state, None if label else "too few windows", label, "openai:m" if label else None, score,
-            None, low, high, 20 if label else None, 3.0, 0.01, 0.3, 0.4 if label else None, None, None, density,
+            None, low, high, 20 if label else None, 3.0, 0.01, 0.3, score, score, None, density,
             rng.random() * 20, int(density * 1e8), 2, 900, 80, 0.001, scores, simulations, None, "{}", created,
         )  # fmt: skip
+
+
+def scores_of(score: float, rng: random.Random) -> str:
+    shift = rng.random() * 0.1
+    made = [
+        {
+            "name": name,
+            "value": score - shift * i,
+            "low": score - 0.1,
+            "high": score + 0.1,
+            "n": 20,
+            "n_failed": 0,
+            "null_n": 0,
+        }
+        for i, name in enumerate(SCORES)
+    ]
+    made[0] |= {
+        "value": score,
+        "null_z": 3.0,
+        "null_p": 0.01,
+        "null_n": 100,
+        "baseline_token_lookup": 0.3,
+        "null_mean": 0.1,
+    }
+    return json.dumps(made)
 
 
 def fill(store: Store, n: int) -> None:

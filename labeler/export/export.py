@@ -87,14 +87,13 @@ def write_card(path: Path, format: str, card: dict[str, Any], markdown: str, *, 
 def with_top_contexts(store: Store, info: LabelSetInfo, rows: LabelRows, n: int) -> LabelRows:
     """Add the strongest EXPLAIN contexts to each row, or the contexts that an imported file brought."""
     contexts_of = _brought(store, info, n) if is_imported(info.evidence_path) else _gathered(info.evidence_path, n)
-    feature = rows.names.index("feature_index")
 
     def batches() -> Iterator[Batch]:
         for batch in rows.batches:
-            for low in range(0, len(batch), _CONTEXT_ROWS_AT_ONCE):
-                part = batch[low : low + _CONTEXT_ROWS_AT_ONCE]
-                contexts = contexts_of([row[feature] for row in part])
-                yield [(*row, contexts[row[feature]]) for row in part]
+            for low in range(0, len(batch["feature_index"]), _CONTEXT_ROWS_AT_ONCE):
+                part = {name: values[low : low + _CONTEXT_ROWS_AT_ONCE] for name, values in batch.items()}
+                contexts = contexts_of(part["feature_index"])
+                yield {**part, CONTEXTS.name: [contexts[feature] for feature in part["feature_index"]]}
 
     return replace(rows, columns=(*rows.columns, CONTEXTS), batches=batches())
 
@@ -122,11 +121,9 @@ class RowCount:
         self.n, self.last = 0, -1
 
     def watch(self, rows: LabelRows) -> LabelRows:
-        feature = rows.names.index("feature_index")
-
         def batches() -> Iterator[Batch]:
             for batch in rows.batches:
-                self.n, self.last = self.n + len(batch), batch[-1][feature]
+                self.n, self.last = self.n + len(batch["feature_index"]), batch["feature_index"][-1]
                 yield batch
 
         return replace(rows, batches=batches())

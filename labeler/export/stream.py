@@ -11,15 +11,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
-from operator import itemgetter
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter, WriteOptions
-from sqlalchemy import Connection, String, Text, case, cast, func, select, type_coerce
+from sqlalchemy import Connection, String, case, cast, func, select, type_coerce
 
 from labeler.errors import ConflictError, InputError
 from labeler.export.card import build_card
@@ -27,7 +27,7 @@ from labeler.export.columns import field
 from labeler.export.spreadsheet import inert
 from labeler.schema import CONTEXTS, REVIEWED, Column, Kind, columns_of
 from labeler.store import LabelSetInfo, Store
-from labeler.store.columns import scores_in, version_of_rows
+from labeler.store.columns import read_scores, scores_in, version_of_rows
 from labeler.store.database import fetch_plain
 from labeler.store.imported import is_imported
 from labeler.store.people import people_say
@@ -41,7 +41,7 @@ MEDIA_TYPES = {
 _ROWS_AT_ONCE = 10_000
 _LINES_AT_ONCE = 500
 
-Batch = list[tuple[Any, ...]]
+Batch = dict[str, Any]  # the values of some rows by column: sequences, or arrays with NaN where there is no number
 Reading = Callable[[], AbstractContextManager[Connection]]
 
 
@@ -52,11 +52,6 @@ class LabelRows:
     same: dict[str, Any]  # columns that have one value in all rows
     columns: tuple[Column, ...]  # all, in the order of a file
     batches: Iterator[Batch]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the columns of a row in its order: those that differ from row to row."""
-        return tuple(column.name for column in self.columns if not column.of_the_set)
 
     @property
     def schema(self) -> pa.Schema:
@@ -77,7 +72,8 @@ def read_rows(
     }  # fmt: skip
     if connection is None:
         store.count_changes(label_set_id)
-    reading = store.database.reading if connection is None else lambda: nullcontext(connection)
+    # A batch is of one moment: its scores come from columns, and everything else from rows.
+    reading = store.database.snapshot if connection is None else lambda: nullcontext(connection)
     with reading() as inside:
         scores = scores_in(inside, label_set_id)
     columns = columns_of(scores, reviewed=any(people_say(store, label_set_id).values()))
@@ -98,46 +94,24 @@ def _batches(
     made = {"created_at": _time(store), **_said()}
     own = [column for column in columns if not column.of_the_set]
     on_rows = [column.name for column in own if column.name in made or column.name in RESULTS.c]
+    others = [column for column in own if column.name not in on_rows]
     query = select(*(made[name] if name in made else RESULTS.c[name] for name in on_rows))
     query = query.where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
     if REVIEWED[0] in columns:
         query = query.select_from(RESULTS.join(STANDINGS, _OF_ROW, isouter=True))
-    if len(on_rows) < len(own):
-        query = query.add_columns(cast(RESULTS.c.scores, Text))
-    opened = _with_scores(own, on_rows)
     left = limit
     while left is None or left > 0:
         page = query.where(RESULTS.c.feature_index > after).limit(min(_ROWS_AT_ONCE, left or _ROWS_AT_ONCE))
         with reading() as connection:
-            rows: Batch = fetch_plain(connection, page)
-        if not rows:
-            return
-        after = rows[-1][on_rows.index("feature_index")]
+            rows = fetch_plain(connection, page)
+            if not rows:
+                return
+            batch: Batch = dict(zip(on_rows, zip(*rows, strict=True), strict=True))
+            if others:
+                batch |= read_scores(connection, label_set_id, np.array(batch["feature_index"]), others)
+        yield batch
+        after = batch["feature_index"][-1]
         left = None if left is None else left - len(rows)
-        yield opened(rows)
-
-
-def _with_scores(columns: Sequence[Column], on_rows: list[str]) -> Callable[[Batch], Batch]:
-    """Return a function that opens the stored scores, the last value of each row, into these columns."""
-    if len(on_rows) == len(columns):
-        return lambda rows: rows
-    of_scores: dict[str, list[str]] = {}
-    for column in columns:
-        if column.name not in on_rows:
-            of_scores.setdefault(str(column.score), []).append(column.part)
-    nothing: dict[str, tuple[None, ...]] = {name: (None,) * len(parts) for name, parts in of_scores.items()}
-    read_as: list[Any] = [*on_rows, *((name, part) for name, parts in of_scores.items() for part in parts)]
-    in_order = itemgetter(*(read_as.index(c.name if c.name in on_rows else (c.score, c.part)) for c in columns))
-
-    def open_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
-        values = dict(nothing)
-        for score in orjson.loads(row[-1]):
-            parts = of_scores.get(score["name"])
-            if parts is not None:
-                values[score["name"]] = tuple(map(score.get, parts))
-        return tuple(in_order((*row[:-1], *chain.from_iterable(values.values()))))
-
-    return lambda rows: list(map(open_row, rows))
 
 
 _OF_ROW = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
@@ -196,27 +170,35 @@ def encode_rows(
 
 
 def _jsonl(rows: LabelRows) -> Iterator[bytes]:
-    names, same = (*rows.same, *rows.names), tuple(rows.same.values())
     columns = [column.name for column in rows.columns]
-    in_order = itemgetter(*(names.index(column) for column in columns))
     for batch in rows.batches:
-        for low in range(0, len(batch), _LINES_AT_ONCE):
-            part = batch[low : low + _LINES_AT_ONCE]
-            lines = [orjson.dumps(dict(zip(columns, in_order(same + row), strict=True))) for row in part]
-            yield b"\n".join(lines) + b"\n"
+        n = len(batch["feature_index"])
+        values = [repeat(rows.same[c.name], n) if c.of_the_set else _plain(batch[c.name], c.kind) for c in rows.columns]
+        lines = [orjson.dumps(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True)]
+        for low in range(0, n, _LINES_AT_ONCE):
+            yield b"\n".join(lines[low : low + _LINES_AT_ONCE]) + b"\n"
+
+
+def _plain(values: Sequence[Any] | np.ndarray, kind: Kind) -> Sequence[Any]:
+    """Return Python's numbers; NaN, which orjson writes as null, stays in a list of floats."""
+    if not isinstance(values, np.ndarray):
+        return values
+    if kind is Kind.COUNT:
+        return [None if value != value else int(value) for value in values.tolist()]
+    return values.tolist()
 
 
 def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
     yield (",".join(column.name for column in rows.columns) + "\n").encode()
     schema = pa.schema([(f.name, pa.string() if f.name in _TEXT_IN_CSV else f.type) for f in rows.schema])
-    texts = [column.kind in (Kind.TEXT, Kind.CONTEXTS) for column in rows.columns if not column.of_the_set]
+    texts = [c.name for c in rows.columns if c.kind in (Kind.TEXT, Kind.CONTEXTS) and not c.of_the_set]
     if spreadsheet:
         rows = replace(rows, same={name: inert(v) if isinstance(v, str) else v for name, v in rows.same.items()})
     for batch in rows.batches:
         if rows.columns[-1] is CONTEXTS:
-            batch = [(*row[:-1], json.dumps(row[-1], ensure_ascii=False)) for row in batch]
+            batch |= {CONTEXTS.name: [json.dumps(value, ensure_ascii=False) for value in batch[CONTEXTS.name]]}
         if spreadsheet:
-            batch = [tuple(map(_inert, texts, row)) for row in batch]
+            batch |= {name: [v and inert(v) for v in batch[name]] for name in texts}
         sink = _Sink()
         with CSVWriter(
             pa.PythonFile(sink, mode="w"),
@@ -228,10 +210,6 @@ def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:
 
 
 _TEXT_IN_CSV = frozenset(("created_at", CONTEXTS.name))
-
-
-def _inert(is_text: bool, value: Any) -> Any:
-    return inert(value) if is_text and value is not None else value
 
 
 def _parquet(rows: LabelRows, card: dict[str, Any]) -> Iterator[bytes]:
@@ -252,17 +230,19 @@ _REPEATED = frozenset(("state", "explainer", "reason", "created_at"))
 
 
 def _table(rows: LabelRows, batch: Batch, schema: pa.Schema) -> pa.Table:
-    values = dict(zip(rows.names, zip(*batch, strict=True), strict=True))
+    n = len(batch["feature_index"])
     arrays = [
-        _array(values[field.name], field.type)
-        if field.name in values
-        else pa.repeat(pa.scalar(rows.same[field.name], field.type), len(batch))
+        _array(batch[field.name], field.type)
+        if field.name in batch
+        else pa.repeat(pa.scalar(rows.same[field.name], field.type), n)
         for field in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(values: tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, np.ndarray):
+        return pa.array(values, from_pandas=True).cast(kind)
     # The database has formatted times as text already.
     return pa.array(values).cast(kind) if pa.types.is_timestamp(kind) else pa.array(values, kind)
 
