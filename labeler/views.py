@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from labeler.evidence.choose import choose_evidence
-from labeler.evidence.directions import Output, read_neighbours, read_output
+from labeler.evidence.directions import Output, PlaceOutput, read_neighbours, read_output, read_places
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.records import Context, LabeledFeature, Simulation, Source, Split, State
@@ -23,6 +23,15 @@ _CUT = "\ufffd"  # what a part of a character shows as
 
 
 @dataclass(frozen=True)
+class PlaceTokens:
+    """A place that a feature writes to, and the tokens that it promotes and suppresses from there."""
+
+    place: str
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class FeatureView:
     """One feature as a person sees it."""
 
@@ -32,6 +41,7 @@ class FeatureView:
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
     neighbours: tuple[tuple[int, float], ...]
+    places: tuple[PlaceTokens, ...] = ()  # where the feature writes to several
 
 
 def feature_view(
@@ -60,6 +70,10 @@ def feature_view(
         _named(folder, output, "promoted"),
         _named(folder, output, "suppressed"),
         read_neighbours(folder, feature_index),
+        tuple(
+            PlaceTokens(of.place, _named(folder, of, "promoted"), _named(folder, of, "suppressed"))
+            for of in read_places(folder, feature_index)
+        ),
     )
 
 
@@ -189,7 +203,7 @@ def _pending(folder: EvidenceFolder, feature_index: int) -> LabeledFeature:
     )
 
 
-def _named(folder: EvidenceFolder, output: Output | None, side: str) -> tuple[tuple[str, float], ...]:
+def _named(folder: EvidenceFolder, output: Output | PlaceOutput | None, side: str) -> tuple[tuple[str, float], ...]:
     if output is None:
         return ()
     return tuple((folder.vocabulary.shown(token), logit) for token, logit in getattr(output, side))
@@ -214,6 +228,7 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
         "promoted": view.promoted,
         "suppressed": view.suppressed,
         "neighbours": view.neighbours,
+        "places": [asdict(place) for place in view.places],
         "explain": [asdict(c) for c in view.explain],
         "held_out": [
             {**asdict(s.context), "predicted": s.predicted, "reason": s.reason, "n_flagged": s.n_flagged}

@@ -260,6 +260,12 @@ class OutputToken(Wire):
     logit: float
 
 
+class PlaceTokens(Wire):
+    place: str = Field(description="The hookpoint that the feature writes to.", examples=["model.layers.4.mlp"])
+    promoted: list[OutputToken]
+    suppressed: list[OutputToken]
+
+
 class Neighbour(Wire):
     feature_index: int
     cosine: float = Field(description="Cosine of the decoder directions.")
@@ -278,6 +284,9 @@ class Feature(Wire):
     held_out: list[Context] = Field(description="Contexts that the label was tested on: truth and simulation.")
     promoted: list[OutputToken]
     suppressed: list[OutputToken]
+    places: list[PlaceTokens] = Field(
+        default=[], description="Where the feature writes to several places, the tokens of each; else empty."
+    )
     neighbours: list[Neighbour]
     contexts_reason: str | None = Field(description="The reason why contexts are missing.")
 

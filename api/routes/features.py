@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -56,7 +57,7 @@ def _contexts(store: Store, folders: Folders, sae: int, index: int, label_set: i
 
 def _without_evidence(store: Store, index: int, label_set: int | None) -> dict[str, Any]:
     """Answer from the row, with the EXPLAIN contexts that an imported label set brought."""
-    empty = dict.fromkeys(("held_out", "promoted", "suppressed", "neighbours"), ())
+    empty = dict.fromkeys(("held_out", "promoted", "suppressed", "places", "neighbours"), ())
     if label_set is None:
         return {**empty, "explain": (), "statistics": None}
     row = store.row(label_set, index)
@@ -75,10 +76,18 @@ def _shown(view: FeatureView) -> dict[str, Any]:
             {**_context(s.context), "predicted": s.predicted, "reason": s.reason, "n_flagged": s.n_flagged}
             for s in view.result.simulations
         ],
-        "promoted": [{"token": token, "logit": logit} for token, logit in view.promoted],
-        "suppressed": [{"token": token, "logit": logit} for token, logit in view.suppressed],
+        "promoted": _tokens(view.promoted),
+        "suppressed": _tokens(view.suppressed),
+        "places": [
+            {"place": of.place, "promoted": _tokens(of.promoted), "suppressed": _tokens(of.suppressed)}
+            for of in view.places
+        ],
         "neighbours": [{"feature_index": feature, "cosine": cosine} for feature, cosine in view.neighbours],
     }
+
+
+def _tokens(pairs: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"token": token, "logit": logit} for token, logit in pairs]
 
 
 def _context(context: Context) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -15,9 +15,10 @@ from labeler.cli.options import Database, Json, Url, check_out_file, say, store_
 from labeler.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from labeler.client import Client
     from labeler.export.graph import Found, Labels, Report
+    from labeler.export.scans import KnownSae
+    from labeler.store import Store
 
 _SHOWN = 3  # nodes named per reason
 
@@ -25,15 +26,16 @@ _SHOWN = 3  # nodes named per reason
 @app.command()
 def graph(
     graph: Annotated[Path, typer.Argument(help="A graph file of circuit-tracer.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The graph with its labels.")],
     labels: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--labels",
             metavar="SET|LAYER=SET",
-            help="A label set for a layer; once for each layer. Without LAYER=, the hookpoint of the set says the layer.",
+            help="A label set for a layer; once for each layer. Without LAYER=, the hookpoint of the set says the layer. "
+            "Default: those of the SAEs that the graph names.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The graph with its labels.")],
+    ] = None,
     relabel: Annotated[bool, typer.Option("--relabel", help="Replace labels that nodes have already.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace --out if it exists.")] = False,
     min_score: Annotated[
@@ -52,7 +54,7 @@ def graph(
     check_out_file(out)
     read = read_json(graph)
     with sources(db, url) as source:
-        by_layer = _by_layer(labels, source)
+        by_layer = _by_layer(labels, source) if labels else _found_by_scan(read, source)
         report = label_nodes(read, by_layer, relabel=relabel, min_score=min_score)
     write_atomically(out, (json.dumps(read, indent=2, ensure_ascii=False) + "\n").encode())
     if as_json:
@@ -61,7 +63,7 @@ def graph(
         _tell(report, by_layer, out)
 
 
-def _by_layer(given: Sequence[str], source: Callable[[int], Labels]) -> dict[int, Labels]:
+def _by_layer(given: Sequence[str], source: LabelSource) -> dict[int, Labels]:
     from labeler.export.graph import layer_of
 
     chosen: dict[int, Labels] = {}
@@ -69,7 +71,7 @@ def _by_layer(given: Sequence[str], source: Callable[[int], Labels]) -> dict[int
         layer, equals, label_set = words.rpartition("=")
         if not label_set.isdecimal() or (equals and not layer.isdecimal()):
             raise InputError(f"--labels {words!r}: expected the id of a label set, or LAYER=ID, such as 12=3")
-        found = source(int(label_set))
+        found = source.labels(int(label_set))
         place = int(layer) if layer else layer_of(found.hookpoint)
         if place in chosen:
             raise InputError(f"--labels: layer {place} has two label sets, {chosen[place].label_set} and {label_set}")
@@ -77,44 +79,96 @@ def _by_layer(given: Sequence[str], source: Callable[[int], Labels]) -> dict[int
     return chosen
 
 
-@contextmanager
-def sources(db: str | None, url: str | None) -> Iterator[Callable[[int], Labels]]:
-    """Return a function that finds a label set by id, at the service or in the database."""
-    from labeler.export.graph import Labels
+def _found_by_scan(graph: Any, source: LabelSource) -> dict[int, Labels]:
+    """Return the default label set of each SAE that the graph names. Raises InputError where there is none."""
+    from labeler.export.graph import check_graph
+    from labeler.export.scans import none_found, saes_by_layer, scans_of
 
+    check_graph(graph)
+    scans = scans_of(graph)
+    saes = saes_by_layer(scans, source.saes())
+    if not saes:
+        raise none_found(scans)
+    return {layer: source.labels(source.default_set(sae.id)) for layer, sae in saes.items()}
+
+
+class LabelSource(Protocol):
+    """The place where label sets are: a database or a service."""
+
+    def labels(self, label_set: int) -> Labels: ...
+    def saes(self) -> Iterable[KnownSae]: ...
+    def default_set(self, sae: int) -> int: ...
+
+
+@contextmanager
+def sources(db: str | None, url: str | None) -> Iterator[LabelSource]:
+    """Open the service at `url`, or the database."""
     if url is not None:
         from labeler.client import Client
 
         with Client(url) as client:
-            yield lambda label_set: _of_service(client, label_set)
+            yield _OfService(client)
         return
-    from labeler.store.catalogue import find_set
-    from labeler.store.queries import labels_at
-
     store = store_at(db)
+    try:
+        yield _OfDatabase(store)
+    finally:
+        store.close()
 
-    def of_database(label_set: int) -> Labels:
-        info = find_set(store, label_set)
+
+class _OfDatabase:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def labels(self, label_set: int) -> Labels:
+        from labeler.export.graph import Labels
+        from labeler.store.catalogue import find_set
+        from labeler.store.queries import labels_at
+
+        info = find_set(self._store, label_set)
 
         def look_up(features: Sequence[int]) -> Mapping[int, Found]:
-            return _found(labels_at(store, [(info.id, feature) for feature in features]))
+            return _found(labels_at(self._store, [(info.id, feature) for feature in features]))
 
         return Labels(info.id, info.hookpoint, info.n_features, look_up)
 
-    yield of_database
-    store.close()
+    def saes(self) -> Iterable[KnownSae]:
+        from labeler.export.scans import KnownSae
+        from labeler.store.catalogue import manifests_of_saes
+
+        return [KnownSae.of(sae, manifest) for sae, manifest in manifests_of_saes(self._store).items()]
+
+    def default_set(self, sae: int) -> int:
+        from labeler.store.choice import default_set
+
+        chosen = default_set(self._store, sae=sae)
+        assert chosen is not None, "only SAEs with label sets are listed"
+        return chosen
 
 
-def _of_service(client: Any, label_set: int) -> Labels:
-    from labeler.export.graph import Labels
+class _OfService:
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-    info = client.set(label_set)
+    def labels(self, label_set: int) -> Labels:
+        from labeler.export.graph import Labels
 
-    def look_up(features: Sequence[int]) -> Mapping[int, Found]:
-        pairs = [(info.sae_id, feature) for feature in features]
-        return _found([label and label.model_dump() for label in client.lookup(pairs, sets=[info.id])])
+        info = self._client.set(label_set)
 
-    return Labels(info.id, info.hookpoint, info.n_features, look_up)
+        def look_up(features: Sequence[int]) -> Mapping[int, Found]:
+            pairs = [(info.sae_id, feature) for feature in features]
+            return _found([label and label.model_dump() for label in self._client.lookup(pairs, sets=[info.id])])
+
+        return Labels(info.id, info.hookpoint, info.n_features, look_up)
+
+    def saes(self) -> Iterable[KnownSae]:
+        from labeler.export.scans import KnownSae
+
+        evidence = {s.sae_id: s.evidence_id for s in self._client.sets()}
+        return [KnownSae.of(sae, self._client.evidence_detail(of).manifest) for sae, of in evidence.items()]
+
+    def default_set(self, sae: int) -> int:
+        return self._client.default_set(sae=sae).id
 
 
 def _found(rows: Sequence[Mapping[str, Any] | None]) -> dict[int, Found]:

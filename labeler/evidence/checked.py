@@ -203,6 +203,9 @@ class EvidenceFiles:
             self._expect("output.logits.npy", _FLOATS, (n_features, width))
             self._expect("output.histogram.npy", _WHOLE_NUMBERS, (n_features, None))
             self._expect("output.range.npy", _FLOATS, (n_features, 2))
+        if self.has("output.places.tokens.npy"):
+            width = self._expect("output.places.tokens.npy", _WHOLE_NUMBERS, (n_features, None)).shape[1]
+            self._expect("output.places.logits.npy", _FLOATS, (n_features, width))
         if self.has("neighbours.features.npy") and self.has("neighbours.cosines.npy"):
             width = self._expect("neighbours.features.npy", _WHOLE_NUMBERS, (n_features, None)).shape[1]
             self._expect("neighbours.cosines.npy", _FLOATS, (n_features, width))

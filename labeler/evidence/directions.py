@@ -4,10 +4,14 @@
     output.logits.npy      [n_features, 2 * 10] their logits
     output.histogram.npy   [n_features, 40] uint32, logits over the vocabulary in equal bins
     output.range.npy       [n_features, 2] lowest and highest logit: the edges of the histogram
+    output.places.tokens.npy, output.places.logits.npy   [n_features, P * 2 * 10] the same for each of P places, where a
+                           feature writes to several
     neighbours.features.npy, neighbours.cosines.npy   [n_features, 10], nearest first
 
 The logits are the "logit lens" of nostalgebraist (2020): the decoder row, times the weight of the final norm, through
-the unembedding. The norm's division is left out, since it scales all logits of a feature alike.
+the unembedding. The norm's division is left out, since it scales all logits of a feature alike. Where a feature writes to
+several layers, its row is what reaches the output by itself: a transcoder's writes add up, and of an autoencoder's, which
+describe one stream at several depths, the last counts (`SAE.decoder_directions`).
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ if TYPE_CHECKING:  # the files are read without torch
     from labeler.subject.model import Subject
 
 OUTPUT, NEIGHBOURS = "output.tokens.npy", "neighbours.cosines.npy"  # each written last of its kind
+PLACES = "output.places.tokens.npy"
 N_TOKENS = 10
 N_NEIGHBOURS = 10
 N_BINS = 40
@@ -48,6 +53,15 @@ class Output:
     histogram: tuple[int, ...]
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class PlaceOutput:
+    """The tokens that one of a feature's decoder directions promotes and suppresses, and the place that it writes to."""
+
+    place: str
+    promoted: tuple[tuple[int, float], ...]  # (token id, logit), highest first
+    suppressed: tuple[tuple[int, float], ...]
 
 
 def has_output(folder: Path) -> bool:
@@ -72,8 +86,13 @@ def write_output(folder: Path, subject: Subject, sae: SAE, on_progress: Progress
     Nothing is written where the SAE writes into a space that the subject's unembedding does not read.
     """
     unembedding = _unembedding(subject)
-    if unembedding is not None and unembedding.shape[1] == sae.decoder_directions().shape[1]:
-        _write_output(folder, sae.decoder_directions(), unembedding, on_progress)
+    if unembedding is None:
+        return
+    directions = sae.decoder_directions()
+    if unembedding.shape[1] == directions.shape[1]:
+        if sae.n_places > 1:
+            _write_places(folder, sae, unembedding, on_progress)
+        _write_output(folder, directions.to(unembedding.device), unembedding, on_progress)
 
 
 def write_neighbours(folder: Path, sae: SAE, on_progress: Progress = no_progress) -> None:
@@ -109,21 +128,43 @@ def _final_norm(model: nn.Module) -> nn.Module | None:
     return None
 
 
+def _write_places(folder: Path, sae: SAE, unembedding: Tensor, on_progress: Progress) -> None:
+    """Write the tokens of each place, in the order of the places."""
+    n = 2 * N_TOKENS
+    arrays = {
+        name: np.zeros((sae.n_features, sae.n_places * n), dtype=kind)
+        for name, kind in (("tokens", np.int32), ("logits", np.float32))
+    }
+    for place in range(sae.n_places):
+        for low in range(0, sae.n_features, _BLOCK):
+            rows, columns = slice(low, low + _BLOCK), slice(place * n, (place + 1) * n)
+            logits = sae.directions_to(place, rows) @ unembedding.T
+            arrays["tokens"][rows, columns], arrays["logits"][rows, columns] = _extremes(logits)
+        on_progress("logit lens", (place + 1) * sae.n_features, (sae.n_places + 1) * sae.n_features)
+    for name, array in arrays.items():
+        save_npy(folder / f"output.places.{name}.npy", array)
+
+
+def _extremes(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens and logits, [features, 2 * N_TOKENS] each: the most promoted, then the most suppressed."""
+    k = min(N_TOKENS, logits.shape[1])
+    tokens, values = np.zeros((len(logits), 2 * N_TOKENS), np.int32), np.zeros((len(logits), 2 * N_TOKENS), np.float32)
+    for begin, best in ((0, logits.topk(k)), (N_TOKENS, logits.topk(k, largest=False))):
+        tokens[:, begin : begin + k] = best.indices.cpu().numpy()
+        values[:, begin : begin + k] = best.values.cpu().numpy()
+    return tokens, values
+
+
 def _write_output(folder: Path, directions: Tensor, unembedding: Tensor, on_progress: Progress) -> None:
     import torch
 
     width = {"tokens": 2 * N_TOKENS, "logits": 2 * N_TOKENS, "histogram": N_BINS, "range": 2}
     kinds = {"tokens": np.int32, "logits": np.float32, "histogram": np.uint32, "range": np.float32}
-    k = min(N_TOKENS, len(unembedding))
     arrays = {n: np.zeros((len(directions), width[n]), dtype=kinds[n]) for n in width}
     for low in range(0, len(directions), _BLOCK):
         logits = directions[low : low + _BLOCK].float() @ unembedding.T
         rows = slice(low, low + len(logits))
-        top, bottom = logits.topk(k), logits.topk(k, largest=False)
-        arrays["tokens"][rows, :k] = top.indices.cpu().numpy()
-        arrays["tokens"][rows, N_TOKENS : N_TOKENS + k] = bottom.indices.cpu().numpy()
-        arrays["logits"][rows, :k] = top.values.cpu().numpy()
-        arrays["logits"][rows, N_TOKENS : N_TOKENS + k] = bottom.values.cpu().numpy()
+        arrays["tokens"][rows], arrays["logits"][rows] = _extremes(logits)
         lowest, highest = logits.amin(1, keepdim=True), logits.amax(1, keepdim=True)
         arrays["range"][rows] = torch.cat([lowest, highest], 1).cpu().numpy()
         bins = ((logits - lowest) / (highest - lowest).clamp_min(1e-30) * N_BINS).long().clamp_(0, N_BINS - 1)
@@ -145,14 +186,40 @@ def read_output(folder: EvidenceFolder, feature_index: int) -> Output | None:
     tokens, logits, (low, high) = (
         _row(folder, f"output.{name}", feature_index) for name in ("tokens", "logits", "range")
     )
-    if any(token >= len(folder.vocabulary) for token in tokens):
-        raise DamagedFeatureError(folder.folder, OUTPUT, f"feature {feature_index} has a token outside the vocabulary")
-    pairs = list(zip(tokens, logits, strict=True))
-    promoted, suppressed = (tuple(p for p in side if p[0] >= 0) for side in (pairs[:N_TOKENS], pairs[N_TOKENS:]))
+    promoted, suppressed = _sides(folder, OUTPUT, feature_index, tokens, logits)
     if low != low:  # NaN: evidence that others have gathered, without this feature's histogram
         return Output(promoted, suppressed, (), 0.0, 0.0)
     histogram = tuple(_row(folder, "output.histogram", feature_index))
     return Output(promoted, suppressed, histogram, low, high)
+
+
+def read_places(folder: EvidenceFolder, feature_index: int) -> tuple[PlaceOutput, ...]:
+    """Return the output side of a feature at each place that it writes to; nothing where that is one place.
+
+    Raises DamagedFeatureError.
+    """
+    if not folder.files.has(PLACES):
+        return ()
+    tokens, logits = (_row(folder, f"output.places.{name}", feature_index) for name in ("tokens", "logits"))
+    n = 2 * N_TOKENS
+    return tuple(
+        PlaceOutput(place, *_sides(folder, PLACES, feature_index, tokens[i : i + n], logits[i : i + n]))
+        for place, i in zip(folder.manifest.get("writes", ()), range(0, len(tokens), n), strict=False)
+    )
+
+
+_Side = tuple[tuple[int, float], ...]
+
+
+def _sides(
+    folder: EvidenceFolder, name: str, feature_index: int, tokens: list[int], logits: list[float]
+) -> tuple[_Side, _Side]:
+    """Return what is promoted and suppressed, of a row of twice N_TOKENS."""
+    if any(token >= len(folder.vocabulary) for token in tokens):
+        raise DamagedFeatureError(folder.folder, name, f"feature {feature_index} has a token outside the vocabulary")
+    pairs = list(zip(tokens, logits, strict=True))
+    promoted, suppressed = (tuple(p for p in side if p[0] >= 0) for side in (pairs[:N_TOKENS], pairs[N_TOKENS:]))
+    return promoted, suppressed
 
 
 def read_neighbours(folder: EvidenceFolder, feature_index: int) -> tuple[tuple[int, float], ...]:

@@ -72,6 +72,8 @@ def measure_loss(
     """
     if target.aim is None:
         return _unmeasured("the transcoder's file does not say what it reconstructs")
+    if target.sae.part is not None:
+        return _unmeasured("other layers' features write to the same place: no layer has a reconstruction of its own")
     bos = bos_token(subject, target.sae, config)
     batches = _spread(corpus, config, n_tokens, bos)
     read = [batch.mask & kept_tokens(subject, target.sae, batch.ids, config.sequence_tokens, bos) for batch in batches]

@@ -64,6 +64,11 @@ def layer_of(hookpoint: str) -> int:
     return int(numbers[0])
 
 
+def check_graph(graph: Any) -> None:
+    """Raise FormatError for a file that is no graph."""
+    _nodes(graph)
+
+
 def label_nodes(
     graph: dict[str, Any], labels: Mapping[int, Labels], *, relabel: bool = False, min_score: float | None = None
 ) -> Report:

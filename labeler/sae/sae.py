@@ -135,12 +135,15 @@ class SAE:
         """
         if not self.writes:
             return self.w_dec
-        places = range(self.n_places) if self.is_transcoder else (self.n_places - 1,)
-        return torch.stack([self.directions_to(place) for place in places]).sum(0)
+        first = 0 if self.is_transcoder else self.n_places - 1
+        directions = self.directions_to(first)
+        for place in range(first + 1, self.n_places):
+            directions = directions + self.directions_to(place)
+        return directions
 
-    def directions_to(self, place: int) -> Tensor:
-        """Return the directions that features write to one of their places, [n_features, d], in float32."""
-        return self._decoder_of(place).to(self.b_dec)
+    def directions_to(self, place: int, features: slice = slice(None)) -> Tensor:
+        """Return the directions that features write to one of their places, [features, d], in float32."""
+        return self._decoder_of(place)[features].to(self.b_dec)
 
     def _decoder_of(self, place: int) -> Tensor:
         width = int(self.w_dec.shape[1]) // self.n_places

@@ -105,6 +105,13 @@ def find_sae(store: Store, reference: str) -> SaeInfo:
     return found[0]
 
 
+def manifests_of_saes(store: Store) -> dict[int, dict[str, Any]]:
+    """Return the manifest of each SAE's newest evidence, by the SAE's id; only of SAEs that have label sets."""
+    labeled = select(LABEL_SETS.c.evidence_id)
+    query = select(EVIDENCE.c.sae_id, EVIDENCE.c.manifest).where(EVIDENCE.c.id.in_(labeled)).order_by(EVIDENCE.c.id)
+    return {row["sae_id"]: row["manifest"] for row in _rows(store, query)}
+
+
 def list_evidence(store: Store, sae: int | None, after: int, limit: int) -> list[EvidenceInfo]:
     columns = [EVIDENCE.c[name] for name in EvidenceInfo.__dataclass_fields__]
     query = select(*columns).where(EVIDENCE.c.id > after).order_by(EVIDENCE.c.id).limit(limit)

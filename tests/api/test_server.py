@@ -236,7 +236,8 @@ def test_keys_by_command(run: Callable[..., Any]) -> None:
 def test_nodes_of_a_graph_get_labels_of_the_service(run, address: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     node = {"node_id": "4_3_0", "layer": "4", "feature": 0, "feature_type": "cross layer transcoder", "clerp": ""}
     gone = {**node, "node_id": "4_9_0"}
-    (tmp_path / "graph.json").write_text(json.dumps({"metadata": {}, "nodes": [node, gone], "links": []}))
+    graph = {"metadata": {"scan": "someone/sae"}, "nodes": [node, gone], "links": []}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
     words = ("graph", tmp_path / "graph.json", "--labels", "4=2", "--out", tmp_path / "out.json", "--url", address)
     done = run(*words, "--json")
     assert done.code == 0, done.err

@@ -12,19 +12,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from labeler.errors import InputError
 from labeler.evidence import gather as gathering
 from labeler.evidence import gather_all
 from labeler.evidence.batches import batches_of_chunk, n_chunks
+from labeler.evidence.directions import read_neighbours, read_output, read_places
 from labeler.evidence.gathered import open_gathered
 from labeler.evidence.prepare import prepare
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import Target, choose_target
+from labeler.export.graph import cantor
 from labeler.recipe import GatherConfig
 from labeler.sae import load_layers
+from labeler.score.intervention.steer import SteerConfig, steer_features
 from labeler.subject.corpus import open_corpus
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject, load_subject
 from labeler.subject.sequences import open_tokenized
+from labeler.views import describe_feature, feature_view
 from tests.places import CLT, N_LAYERS, write_gemma_scope_2, write_subject
 from tests.planted import Planted
 
@@ -102,6 +107,41 @@ def test_a_layer_is_reconstructed_by_all_that_write_to_it(subject: Subject, evid
         fvu = float((aim - made).square().sum() / (aim - aim.mean(0)).square().sum())
         quality = EvidenceFolder(evidence / str(layer)).manifest["quality"]
         assert quality["fvu"] == pytest.approx(fvu, rel=1e-3), layer
+
+
+def test_the_logit_lens_of_each_place_and_of_all(subject: Subject, evidence: Path) -> None:
+    """What a feature writes to several MLPs' outputs adds up in the residual stream."""
+    gain = 1 + subject.model.model.norm.weight.detach()
+    unembedding = subject.model.lm_head.weight.detach() * gain
+    decoder = clt_by_hand()["W_dec_1"]
+    folder = EvidenceFolder(evidence / "1")
+    folder.files.check_shapes(folder.n_features, by_others=False)
+    for feature in (0, 40):
+        places = read_places(folder, feature)
+        assert [place.place for place in places] == [WRITES.format(1), WRITES.format(2)]
+        output = read_output(folder, feature)
+        assert output is not None
+        for found, direction in zip([*places, output], [*decoder[feature], decoder[feature].sum(0)], strict=True):
+            logits = unembedding @ direction
+            top, low = logits.topk(10), logits.topk(10, largest=False)
+            for side, expected in ((found.promoted, top), (found.suppressed, low)):
+                assert [token for token, _ in side] == expected.indices.tolist()
+                assert [logit for _, logit in side] == pytest.approx(expected.values.tolist(), rel=1e-4)
+    assert len(read_places(EvidenceFolder(evidence / "0"), 0)) == N_LAYERS
+    assert read_places(EvidenceFolder(evidence / "2"), 0) == (), "the last layer writes to one place"
+
+
+def test_neighbours_are_near_in_all_that_they_write(evidence: Path) -> None:
+    directions = torch.nn.functional.normalize(clt_by_hand()["W_dec_0"].flatten(1), dim=1)
+    cosines = directions @ directions.T - 3 * torch.eye(len(directions))
+    found = read_neighbours(EvidenceFolder(evidence / "0"), 5)
+    assert [cosine for _, cosine in found] == pytest.approx(cosines[5].topk(10).values.tolist(), rel=1e-4)
+
+
+def test_a_feature_page_shows_every_place(evidence: Path) -> None:
+    view = feature_view(EvidenceFolder(evidence / "1"), 3, None)
+    assert [of.place for of in view.places] == [WRITES.format(1), WRITES.format(2)]
+    assert describe_feature(view)["places"][1]["promoted"] == view.places[1].promoted
 
 
 def test_all_layers_take_one_forward_pass(
@@ -209,3 +249,43 @@ def test_a_plan_of_an_earlier_version_spells_the_side_otherwise(
     assert path.read_text().count("model.layers.1:input") == 1
     path.write_text(path.read_text().replace("model.layers.1:input", "model.layers.1 (input)"))
     gather_for_all(subject, targets, corpus, CONFIG)
+
+
+def test_what_needs_one_place_says_so(subject: Subject, planted: Planted, evidence: Path, tmp_path: Path) -> None:
+    targets = targets_of(subject, CLT, tmp_path, [0])
+    gather_for_all(subject, targets, open_corpus(str(planted.corpus)), CONFIG, cross_entropy_tokens=200)
+    folder = EvidenceFolder(tmp_path / "0")
+    assert folder.manifest["quality"]["cross_entropy_recovered"] is None
+    assert "other layers' features" in folder.manifest["quality"]["cross_entropy_reason"]
+    with pytest.raises(InputError, match="writes to 3 places"):
+        steer_features(subject, targets[tmp_path / "0"], folder, [0], SteerConfig())
+
+
+def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """From the files of a CLT to a graph whose nodes of two layers have labels, without naming anything twice."""
+    out = tmp_path / "evidence"
+    words = ("gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out, "--tokens", 6000)
+    words = (*words, "--sequence-tokens", 96)
+    done = run(*words, "--sae", CLT, "--layers", "0-1", "--name", "tiny / clt")
+    assert done.code == 0, done.err
+    folders = sorted(path.parent for path in out.glob("*/manifest.json"))
+    assert [EvidenceFolder(folder).manifest["names"]["sae"] for folder in folders] == ["clt layer 0", "clt layer 1"]
+    for folder in folders:
+        done = run("label", folder, "--features", "0-3")
+        assert done.code == 0, done.err
+    pinned = [next(n for n in range(4) if EvidenceFolder(folder).statistics(n).n_firings > 500) for folder in folders]
+    nodes = [
+        {"node_id": f"{layer}_{n}_1", "feature": cantor(layer, n), "layer": str(layer), "clerp": "",
+         "feature_type": "cross layer transcoder"}
+        for layer, n in enumerate(pinned)
+    ]  # fmt: skip
+    (tmp_path / "graph.json").write_text(json.dumps({"metadata": {"scan": "x"}, "nodes": nodes, "links": []}))
+    done = run("graph", tmp_path / "graph.json", "--out", tmp_path / "labeled.json")
+    assert done.code == 0, done.err
+    assert "2 of 2 nodes of features have a label now" in done.out
+    for bad, message in (("3", "no layers 3 there; it holds 0-2"), ("2-1", "expected layers such as 0-3,7")):
+        done = run(*words[:6], tmp_path / "b", "--sae", CLT, "--layers", bad)
+        assert done.code == 2
+        assert message in done.err
+    done = run(*words[:6], tmp_path / "b", "--sae", planted.sae, "--layers", "0")
+    assert "--layers chooses nothing" in done.err

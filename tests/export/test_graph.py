@@ -12,6 +12,7 @@ import pytest
 
 from labeler.errors import FormatError, InputError
 from labeler.export.graph import Found, Labels, cantor, label_nodes, layer_of, shown
+from labeler.export.scans import KnownSae, saes_by_layer
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
 from tests.results import failed, labeled, manifest, silent
@@ -190,6 +191,65 @@ def test_the_command(run, made: Store, tmp_path: Path) -> None:  # type: ignore[
     report = json.loads(both.out)
     assert (report["labeled"], report["kept"], list(report["without"])) == (1, 3, ["1_2_1"])
     assert clerps(json.loads(out.read_text("utf-8")))["2_7_1"] == "seven"
+
+
+def test_the_command_finds_the_label_sets_of_a_graph(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The graph names its set; each layer's SAE says in its evidence that it belongs there. The fuller label set counts."""
+    store = open_store(str(tmp_path / "labeler.db"))
+    for layer, text in ((1, "one"), (2, "two")):
+        sae = {**manifest()["sae"], "sha256": f"{layer:064d}", "scan": "mntss/clt-tiny"}
+        made = manifest(hookpoint=f"layers.{layer}.ln_2", reads="input", hash=f"{layer}" * 16, sae=sae)
+        for explainer, features in (("a", [0]), ("b", [0, 7, 40]), ("c", [7])):
+            of = store.label_set_for(made, f"/{layer}", Recipe.from_names(f"openai:{explainer}"))
+            store.save(of.id, [labeled(n, text=f"{text} {explainer}") for n in features])
+    store.close()
+    graph = graph_file()
+    graph["metadata"]["scan"] = "mntss/clt-tiny"
+    given, out = tmp_path / "graph.json", tmp_path / "out.json"
+    given.write_text(json.dumps(graph))
+    done = run("graph", given, "--out", out)
+    assert done.code == 0, done.err
+    found = clerps(json.loads(out.read_text("utf-8")))
+    assert (found["1_0_0"], found["2_7_1"]) == ("one b", "two b")
+    graph["metadata"]["scan"] = "mntss/another"
+    given.write_text(json.dumps(graph))
+    done = run("graph", given, "--out", out, "--force")
+    assert done.code == 2
+    assert "no SAE here is of 'mntss/another'" in done.err
+    del graph["metadata"]["scan"]
+    given.write_text(json.dumps(graph))
+    assert "metadata.scan" in run("graph", given, "--out", out, "--force").err
+
+
+CACHE = "/home/a/.cache/huggingface/hub/models--{}/snapshots/0123456789abcdef/{}"
+
+
+@pytest.mark.parametrize(
+    ("scan", "path"),
+    [
+        ("mntss/clt-gemma-2-2b-2.5M", CACHE.format("mntss--clt-gemma-2-2b-2.5M", "W_enc_3.safetensors")),
+        ("mntss/clt-gemma-2-2b-2.5M@main", "/data/clt-gemma-2-2b-2.5M/W_enc_3.safetensors"),
+        ("mwhanna/qwen3-4b-transcoders", "mwhanna/qwen3-4b-transcoders/layer_3.safetensors"),
+        ("gemma", CACHE.format("google--gemma-scope-2b-pt-transcoders", "layer_3/width_16k/average_l0_54/params.npz")),
+        ("mntss/gemma-scope-transcoders", "gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_54/params.npz"),
+        (
+            "mwhanna/gemma-scope-2-4b-pt//transcoder_all/width_16k_l0_small",
+            CACHE.format("google--gemma-scope-2-4b-pt", "transcoder_all/layer_3_width_16k_l0_small/params.safetensors"),
+        ),
+    ],
+)
+def test_a_set_is_known_by_where_its_weights_came_from(scan: str, path: str) -> None:
+    assert KnownSae(1, "model.layers.3.mlp", path).is_of(scan)
+    for other in ("mntss/clt-gemma-2-2b-426k", "mwhanna/gemma-scope-2-4b-pt//transcoder_all/width_262k_l0_small", "x"):
+        assert not KnownSae(1, "model.layers.3.mlp", path).is_of(other)
+
+
+def test_two_saes_of_a_layer_are_not_guessed_between() -> None:
+    saes = [KnownSae(n, "model.layers.3.mlp:input", "/a", scan="s") for n in (4, 5)]
+    assert saes_by_layer(["s"], saes[:1]) == {3: saes[0]}
+    assert saes_by_layer(["s"], [KnownSae(4, "model.layers.3.mlp:input", "/a", scan="s", layer=2)]).keys() == {2}
+    with pytest.raises(InputError, match="two SAEs of layer 3 are of 's': 4 and 5"):
+        saes_by_layer(["s"], saes)
 
 
 def test_labels_that_do_not_fit_are_refused(run, made: Store, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

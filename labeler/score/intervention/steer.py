@@ -78,6 +78,10 @@ def steer_features(
 
 def prepare(subject: Subject, target: Target, folder: EvidenceFolder, config: SteerConfig) -> Steering:
     place = target.aim
+    if target.sae.n_places > 1:
+        raise InputError(
+            f"a feature of this SAE writes to {target.sae.n_places} places, and features are steered at one place only"
+        )
     if place is None:
         raise InputError("this transcoder's file does not say where it writes in the subject, so it cannot be steered")
     gathered = GatherConfig.from_dict(folder.manifest["config"])
