@@ -117,8 +117,8 @@ def test_shifted_activations_are_caught(planted: Planted, tmp_path: Path, monkey
 
     update = GatherState.update
 
-    def shifted(self: GatherState, batch, token, feature, value) -> None:  # type: ignore[no-untyped-def]
-        update(self, batch, np.minimum(token + 1, batch.n_tokens - 1), feature, value)
+    def shifted(self: GatherState, batch, token, feature, value, **more) -> None:  # type: ignore[no-untyped-def]
+        update(self, batch, np.minimum(token + 1, batch.n_tokens - 1), feature, value, **more)
 
     monkeypatch.setattr(GatherState, "update", shifted)
     broken = EvidenceFolder(gather(planted, tmp_path / "shifted"))
