@@ -13,7 +13,6 @@ import typer
 from labeler.cli.app import app, stoppable
 from labeler.cli.options import Json, check_out_folder, gather_progress, quoted, same_command, say
 from labeler.evidence.progress import step
-from labeler.records import MASSIVE_MULTIPLE
 
 if TYPE_CHECKING:
     from labeler.sae.train import TrainProgress
@@ -88,6 +87,7 @@ def train(
     if as_json:
         typer.echo(json.dumps({"sae": str(out), **run.to_dict()}))
         return
+    from labeler.records import MASSIVE_MULTIPLE
     from labeler.terminal import stdout, training_table
 
     stdout().print(training_table(run.trained.final))

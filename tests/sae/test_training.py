@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +109,29 @@ def test_the_file_says_what_it_was_trained_on(run, planted: Planted, tmp_path: P
     assert about["trained_on"]["revision"].startswith("sha256:")
     assert {k: told[k] for k in about} == about
     assert told["sae"] == str(tmp_path / "sae")
+
+
+def test_massive_tokens_are_left_out_and_counted(  # type: ignore[no-untyped-def]
+    run, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the sinks a k of 1 learns the characters as well as ever; the sinks' own dimension is not learned."""
+    hidden = Subject.hidden
+
+    def sinking(self: Subject, ids: Tensor, places: Any) -> Any:
+        found = {place: states.clone() for place, states in hidden(self, ids, places).items()}
+        for states in found.values():
+            states[:, 0, D_MODEL - 1] = 300.0
+        return found
+
+    monkeypatch.setattr(Subject, "hidden", sinking)
+    done = run(*words(planted, tmp_path / "sae", "--tokens", 8_000))
+    assert re.search(r"Left out \d+ massive tokens, whose norm is over 10, 10 times the median", done.out)
+    about = json.loads((tmp_path / "sae" / "cfg.json").read_text())["metadata"]["labeler_training"]["trained_on"]
+    n_left_out = about["n_massive_left_out"]
+    assert 0.01 < n_left_out / about["n_tokens_read"] < 0.03
+    assert about["massive_norm"] == 10.0
+    sae = load_sae(str(tmp_path / "sae"))
+    assert float(sae.b_dec[D_MODEL - 1].abs()) < 1.0
 
 
 def test_progress_says_how_training_goes(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
