@@ -185,7 +185,8 @@ def _plain(values: Sequence[Any] | np.ndarray, kind: Kind) -> Sequence[Any]:
         return values
     if kind is Kind.COUNT:
         return [None if value != value else int(value) for value in values.tolist()]
-    return values.tolist()
+    plain: list[Any] = values.tolist()
+    return plain
 
 
 def _csv(rows: LabelRows, spreadsheet: bool = False) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import labeler.evidence.gather as gathering
+import labeler.evidence.gather_all as gathering
 from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.format import SPLITS
 from labeler.evidence.gather_all import gather_for_all
@@ -297,7 +297,7 @@ def test_two_saes_in_one_forward_pass_give_the_bytes_of_two_passes(
 _KILLED = """
 import sys, time
 from pathlib import Path
-import labeler.evidence.gather as gathering
+import labeler.evidence.gather_all as gathering
 run = gathering.gather_shard
 def slowly(what, done, total):
     print(what, done, flush=True)

@@ -265,7 +265,7 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
     """From the files of a CLT to a graph whose nodes of two layers have labels, without naming anything twice."""
     out = tmp_path / "evidence"
     words = ("gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out, "--tokens", 6000)
-    words = (*words, "--sequence-tokens", 96)
+    words = (*words, "--sequence-tokens", 96, "--force")
     done = run(*words, "--sae", CLT, "--layers", "0-1", "--name", "tiny / clt")
     assert done.code == 0, done.err
     folders = sorted(path.parent for path in out.glob("*/manifest.json"))
