@@ -32,7 +32,7 @@ from labeler.store import Store, catalogue, open_store
 from labeler.store.columns import mark
 from labeler.store.compare import compare_sets
 from labeler.store.lookup import lookup_labels
-from labeler.store.queries import LabelFilter, Sort, list_labels
+from labeler.store.queries import Bound, LabelFilter, Sort, list_labels
 from labeler.store.scatter import scatter_of
 from labeler.store.search import search_labels
 from labeler.store.tables import now
@@ -169,6 +169,13 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         "page by index, rare ones": (page(Sort.INDEX, state=lambda: State.RARE), MANY),
         "page by index, high scores": (page(Sort.INDEX, score_min=lambda: rng.uniform(0.5, 0.95)), MANY),
         "page by score, low densities": (page(Sort.SCORE, density_max=lambda: 10 ** rng.uniform(-6, -5.5)), MANY),
+        "page by another score": (lambda: list_labels(store, LabelFilter(label_set=1), "-detection_auroc", with_scores=True), 20),
+        "page by another score, filtered by two": (
+            lambda: list_labels(
+                store, LabelFilter(label_set=1, bounds=(Bound("rsquared", "min", rng.random() / 2), Bound("detection_low", "min", 0.3))),
+                "simulation_all", with_scores=True,
+            ), 20,
+        ),
         "page by index, frequent word": (page(Sort.INDEX, text=lambda: frequent), 50),
         "page by score, most frequent word": (page(Sort.SCORE_FALLING, text=lambda: common), 50),
         "page by score, frequent word": (page(Sort.SCORE_FALLING, text=lambda: frequent), 50),
@@ -176,6 +183,9 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         "page by score, two words": (page(Sort.SCORE, text=lambda: f"{common} {frequent}"), 50),
         "look-up of 1,000": (look_up(1000), MANY // 4),
         "look-up of 10,000": (look_up(10_000), 10),
+        "look-up of 1,000 with all scores": (
+            lambda: lookup_labels(store, [(1, rng.randrange(n)) for _ in range(1000)], with_scores=True), MANY // 4,
+        ),
         "search, most frequent word": (search(common), 20),
         "search, frequent word": (search(frequent), 50),
         "search, rare word": (search(rare), 50),

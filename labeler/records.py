@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -261,6 +262,17 @@ class Score:
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.reason):
             raise ValueError(f"score {self.name}: a value or a reason, never both or neither")
+        numbers = (
+            self.value,
+            self.low,
+            self.high,
+            self.null_z,
+            self.null_p,
+            self.baseline_token_lookup,
+            self.null_mean,
+        )
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise ValueError(f"score {self.name}: NaN or infinity is no number of a score; give None, with a reason")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -174,9 +174,9 @@ def _jsonl(rows: LabelRows) -> Iterator[bytes]:
     for batch in rows.batches:
         n = len(batch["feature_index"])
         values = [repeat(rows.same[c.name], n) if c.of_the_set else _plain(batch[c.name], c.kind) for c in rows.columns]
-        lines = [orjson.dumps(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True)]
-        for low in range(0, n, _LINES_AT_ONCE):
-            yield b"\n".join(lines[low : low + _LINES_AT_ONCE]) + b"\n"
+        lines = (orjson.dumps(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True))
+        while some := b"\n".join(islice(lines, _LINES_AT_ONCE)):
+            yield some + b"\n"
 
 
 def _plain(values: Sequence[Any] | np.ndarray, kind: Kind) -> Sequence[Any]:

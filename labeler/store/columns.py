@@ -198,7 +198,7 @@ def _parsed(stored: Sequence[str]) -> tuple[Any, np.ndarray]:
     parsing = json.ParseOptions(
         explicit_schema=pa.schema([("scores", pa.list_(score))]), unexpected_field_behavior="ignore"
     )
-    reading = json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+    reading = json.ReadOptions(block_size=max(1 << 20, 4 * max(map(len, stored)) + 64))  # a line must fit into a block
     lists = json.read_json(pa.BufferReader(lines), reading, parsing).column("scores").combine_chunks()
     return compute.list_flatten(lists), compute.list_parent_indices(lists).to_numpy()
 

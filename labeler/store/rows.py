@@ -45,7 +45,10 @@ def on_the_row(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def stored_score(score: Score) -> dict[str, Any]:
     """Return the fields of a score that are not empty: a feature has ten scores and more."""
-    return {name: value for name, value in vars(score).items() if value is not None or name == "value"}
+    kept = {name: value for name, value in vars(score).items() if value is not None or name == "value"}
+    if score.reason is not None:  # it may quote a reply with half of a surrogate pair, which no reader of JSON takes
+        kept["reason"] = score.reason.encode("utf-8", "replace").decode()
+    return kept
 
 
 def _simulation(simulation: Simulation) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from labeler.recipe import Recipe
 from labeler.records import Score, Simulation
+from labeler.store import Store
 from labeler.store.read import result_from_row
 from labeler.store.rows import row_of
-from tests.results import context, labeled
+from tests.results import context, labeled, manifest
 
 SCORES = (
     Score("simulation", 0.5, n=20),
@@ -26,3 +30,17 @@ def test_scores_and_flagged_predictions_come_back_as_they_were() -> None:
     feature = labeled(3, scores=SCORES, simulations=simulations)
     row = row_of(1, feature)
     assert result_from_row(row, lambda stored: context(stored["token_start"])) == feature
+
+
+def test_a_reason_with_half_a_surrogate_pair_can_be_read_back(store: Store) -> None:
+    info = store.label_set_for(manifest(), "/evidence", Recipe())
+    store.save(info.id, [labeled(3, scores=(*SCORES[:2], Score("length", None, "no number: '\ud800'")))])
+    assert store.named_scores(info.id, "length") == ([], {"no number: '?'": 1})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_score_is_a_number_or_nothing(number: float) -> None:
+    with pytest.raises(ValueError, match="give None, with a reason"):
+        Score("length", number)
+    with pytest.raises(ValueError, match="give None, with a reason"):
+        Score("length", 1.0, low=number)
