@@ -70,7 +70,7 @@ def _without_evidence(store: Store, index: int, label_set: int | None) -> dict[s
 def _shown(view: FeatureView) -> dict[str, Any]:
     statistics = view.result.statistics
     return {
-        "statistics": {**vars(statistics), "density": statistics.density},
+        "statistics": {**vars(statistics), "density": statistics.density, "mark": statistics.mark},
         "explain": [_context(context) for context in view.explain],
         "held_out": [
             {**_context(s.context), "predicted": s.predicted, "reason": s.reason, "n_flagged": s.n_flagged}

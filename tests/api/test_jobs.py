@@ -129,6 +129,9 @@ def test_a_gathering_pass_stays_in_the_data_folder(http: TestClient) -> None:
     (data / "subjects/tiny").mkdir(parents=True)
     again = http.post("/v1/jobs:gather", json=asked).json()["gather"]
     assert again["subject"] == "subjects/tiny"
+    assert "force" not in gather
+    forced = http.post("/v1/jobs:gather", json=asked | {"out": "evidence/two", "force": True}).json()["gather"]
+    assert forced["force"] is True
     stored = Jobs(http.app.state.store).get(2).gather  # type: ignore[attr-defined]
     assert stored is not None
     assert (stored["subject"], stored["out"]) == (str(data / "subjects/tiny"), str(data / "evidence/one"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,17 @@ from labeler.errors import MismatchError
 from labeler.evidence.check_vector import check_vector
 from labeler.evidence.manifest import read_manifest
 from labeler.evidence.target import choose_target
-from labeler.recipe import GatherConfig
+from labeler.export.card import build_card, card_markdown
+from labeler.export.export import export_label_set
+from labeler.imports.labels import import_labels
+from labeler.recipe import GatherConfig, Recipe
 from labeler.sae import load_sae
 from labeler.sae.massive import is_massive, massive_norm
+from labeler.store import open_store
 from labeler.subject.corpus import Corpus, Document
 from labeler.subject.model import Subject, load_subject
 from tests.planted import Planted
+from tests.results import silent
 
 TEXTS = [
     "def first(values):\n    return values[0]\n" * 8,
@@ -145,3 +152,21 @@ def test_a_forced_pass_says_so_on_the_card(run, misplaced, tmp_path: Path) -> No
     assert run("export", "--db", tmp_path / "l.db", "--out", out).code == 0
     assert "Gathered by force" in (tmp_path / "labels.jsonl.card.md").read_text()
     assert json.loads((tmp_path / "labels.jsonl.card.json").read_text())["self_check"]["forced"] is True
+
+
+def test_remarks_and_the_check_stand_on_the_card_and_go_with_the_labels(planted_evidence: Path, tmp_path: Path) -> None:
+    manifest = copy.deepcopy(read_manifest(planted_evidence))
+    manifest["sae"]["remarks"] = ["config.json has keys that were not read: 'lp'", "a_key with `ticks` | and a bar"]
+    manifest["self_check"]["forced"] = True
+    with closing(open_store(str(tmp_path / "a.db"))) as made, closing(open_store(str(tmp_path / "b.db"))) as other:
+        made.label_set_for(manifest, str(planted_evidence), Recipe())
+        made.save(1, [silent(5)])
+        export_label_set(made, 1, "jsonl", tmp_path / "labels.jsonl")
+        import_labels(other, tmp_path / "labels.jsonl")
+        for store in (made, other):
+            card = build_card(store, 1)
+            assert card["sae"]["remarks"] == manifest["sae"]["remarks"]
+            assert card["self_check"] == manifest["self_check"]
+            text = card_markdown(card)
+            assert "| remark | config.json has keys that were not read: 'lp' |" in text
+            assert "Gathered by force" in text

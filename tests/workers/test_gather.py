@@ -39,3 +39,29 @@ def test_evidence_of_another_pass_is_not_taken_for_what_was_asked(
             prepare(replace(asked, config=replace(CONFIG, seed=1)))
     finally:
         worker.close()
+
+
+def test_an_sae_that_explains_little_fails_the_job_unless_it_is_forced(planted: Planted, tmp_path: Path) -> None:
+    asked = GatherRequest(
+        str(planted.subject), str(planted.sae), str(planted.corpus), str(tmp_path / "evidence"),
+        hookpoint="gpt_neox.layers.0.mlp", config=CONFIG,
+    )  # fmt: skip
+    worker = Resources(Settings(database=str(tmp_path / "labeler.db")))
+
+    def prepare(request: GatherRequest) -> None:
+        worker.jobs.submit_gather(request)
+        lease = worker.blocks.claim(JobKind.GATHER, "w")
+        assert isinstance(lease, Lease)
+        try:
+            gather(lease, Holding(worker.blocks, lease, 30.0), worker)
+        finally:
+            worker.blocks.finish(lease)
+
+    try:
+        with pytest.raises(MismatchError, match="give --force"):
+            prepare(asked)
+        assert not (tmp_path / "evidence").exists()
+        prepare(replace(asked, out=str(tmp_path / "forced"), force=True))
+        assert (tmp_path / "forced" / "self_check.json").exists()
+    finally:
+        worker.close()
