@@ -197,7 +197,7 @@ FIXED = _BEFORE_SCORES + _AFTER_SCORES  # in every label set
 
 # Only in label sets that people have reviewed: the newest verdict on the present label, and the newest label that a person wrote.
 REVIEWED: tuple[Column, ...] = (
-    _text("verdict", "The newest verdict of a person on the label as it is.", "accept, reject or better", Use.NONE),
+    _text("verdict", "The newest verdict of a person on the label as it is.", "accept, reject or corrected", Use.NONE),
     _text("person_label", "The newest label that a person wrote for the feature; it is not scored.", use=Use.NONE),
     _text("person", "The writer of that label, by the name of the key.", use=Use.NONE),
 )

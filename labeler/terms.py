@@ -60,5 +60,9 @@ class Choose(StrEnum):
 class Verdict(StrEnum):
     ACCEPT = "accept"
     REJECT = "reject"
-    BETTER = "better"  # comes with a corrected text
+    CORRECTED = "corrected"  # comes with a corrected text
     COMMENT = "comment"  # words only: earlier verdicts on the label remain
+
+    @classmethod
+    def _missing_(cls, value: object) -> Verdict | None:
+        return cls.CORRECTED if value == "better" else None  # as earlier versions wrote it

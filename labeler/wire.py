@@ -216,7 +216,7 @@ class LabelSetDetail(LabelSet):
 
 class ReviewRequest(Asked):
     verdict: Verdict = Field(
-        description="`better` comes with a text; it is kept as another label. `comment` leaves the verdict as it was."
+        description="`corrected` comes with a text; it is kept as another label. `comment` leaves the verdict as it was."
     )
     text: Text | None = Field(None, max_length=LONGEST_LABEL, examples=["`raise` that re-raises an exception"])
     comment: Text | None = Field(None, max_length=LONGEST_COMMENT)

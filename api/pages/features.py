@@ -200,7 +200,7 @@ def review(
     given = ReviewForm(form.get("text", "").strip(), form.get("comment", "").strip())
     try:
         verdict = _verdict_of(form.get("verdict", "save"), given)
-        text = given.text if verdict is Verdict.BETTER else None
+        text = given.text if verdict is Verdict.CORRECTED else None
         add_review(store, place.chosen.id, index, verdict, caller.name, text, given.comment or None)
         given = ReviewForm()
     except InputError as error:
@@ -232,13 +232,13 @@ def _verdict_of(word: str, given: ReviewForm) -> Verdict:
     if word == "save":
         if not (given.text or given.comment):
             raise InputError("text: write a corrected text or a comment, then save it")
-        return Verdict.BETTER if given.text else Verdict.COMMENT
+        return Verdict.CORRECTED if given.text else Verdict.COMMENT
     if word not in list(Verdict):
         raise InputError(f"verdict: choose {', '.join(Verdict)}")
     verdict = Verdict(word)
-    if verdict is Verdict.BETTER and not given.text:
+    if verdict is Verdict.CORRECTED and not given.text:
         raise InputError("text: write the corrected text first")
-    if verdict is not Verdict.BETTER and given.text:
+    if verdict is not Verdict.CORRECTED and given.text:
         raise InputError(f"text: save this text, or clear the field to {verdict} the label as it is")
     return verdict
 

@@ -76,6 +76,6 @@ def people_say(store: Store, label_set_id: int) -> dict[str, int]:
         rows = connection.execute(query.group_by(STANDINGS.c.verdict)).all()
     counts = {verdict: n for verdict, n, _ in rows}
     return {
-        "accepted": counts.get("accept", 0), "rejected": counts.get("reject", 0), "bettered": counts.get("better", 0),
+        "accepted": counts.get("accept", 0), "rejected": counts.get("reject", 0), "corrected": counts.get("corrected", 0),
         "labels": sum(n for _, _, n in rows),
     }  # fmt: skip

@@ -65,7 +65,11 @@ class Reviewed(StrEnum):
     NO = "no"
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    BETTERED = "bettered"  # a person corrected it
+    CORRECTED = "corrected"  # a person corrected it
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reviewed | None:
+        return cls.CORRECTED if value == "bettered" else None  # as earlier versions called it
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,7 @@ def _beyond(set_id: int, keys: Sequence[Any], after: tuple[Any, ...], falling: b
 
 _VERDICTS = {
     Reviewed.YES: tuple(Verdict), Reviewed.NO: (), Reviewed.ACCEPTED: (Verdict.ACCEPT,),
-    Reviewed.REJECTED: (Verdict.REJECT,), Reviewed.BETTERED: (Verdict.BETTER,),
+    Reviewed.REJECTED: (Verdict.REJECT,), Reviewed.CORRECTED: (Verdict.CORRECTED,),
 }  # fmt: skip
 
 

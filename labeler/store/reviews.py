@@ -122,8 +122,8 @@ def _stand(connection: Connection, label_set_id: int, feature_index: int) -> Non
 
 
 def _check(verdict: Verdict, text: str | None, comment: str | None) -> None:
-    if (verdict is Verdict.BETTER) != bool(text and text.strip()):
-        raise InputError(f"verdict {verdict!s}: a better text comes with `better`, and with nothing else")
+    if (verdict is Verdict.CORRECTED) != bool(text and text.strip()):
+        raise InputError(f"verdict {verdict!s}: a corrected text comes with `corrected`, and with nothing else")
     if text is not None and (len(text) > LONGEST_LABEL or not text.isprintable()):
         raise InputError(f"text: a label is one printable line of at most {LONGEST_LABEL} characters")
     if verdict is Verdict.COMMENT and not (comment and comment.strip()):

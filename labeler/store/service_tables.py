@@ -30,7 +30,7 @@ class ReviewRow(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     label_set_id: int = Field(foreign_key="label_set.id")
     feature_index: int
-    verdict: str  # "accept", "reject", "better" or "comment"
+    verdict: str  # "accept", "reject", "corrected" or "comment"
     text: str | None = None  # the corrected label
     comment: str | None = None
     reviewer: str

@@ -153,7 +153,7 @@ def test_any_text_in_any_parameter(http: TestClient, rows: int, text: str) -> No
 
 @pytest.mark.parametrize("text", TRICKS)
 def test_tricks_in_a_person_s_label(http: TestClient, text: str) -> None:
-    reply = http.post("/v1/labels/1/0/reviews", json={"verdict": "better", "text": text})
+    reply = http.post("/v1/labels/1/0/reviews", json={"verdict": "corrected", "text": text})
     if text.isprintable() and len(text) <= 200:
         assert reply.json()["text"] == text
         assert "application/json" in reply.headers["content-type"], "and so no browser runs it"
@@ -161,7 +161,7 @@ def test_tricks_in_a_person_s_label(http: TestClient, text: str) -> None:
         assert reply.status_code == 422
 
 
-@pytest.mark.parametrize("body", [b'{"verdict": "better", "text": "\\ud800"}', b'{"verdict": "accept", "comment": "a\\u0000"}', b'{"verdict": "\xff"}',
+@pytest.mark.parametrize("body", [b'{"verdict": "corrected", "text": "\\ud800"}', b'{"verdict": "accept", "comment": "a\\u0000"}', b'{"verdict": "\xff"}',
                                   b'{"verdict": NaN}', b"", b"{", b"[]", b"null", b"1" * 5000])  # fmt: skip
 def test_bodies_that_are_no_request(http: TestClient, body: bytes) -> None:
     reply = http.post("/v1/labels/1/0/reviews", content=body, headers={"Content-Type": "application/json"})
@@ -244,7 +244,7 @@ def test_an_answer_repeats_little_of_what_was_sent(http: TestClient, long: str) 
             for name in ("subject", "sae", "corpus", "out", "dtype", "hookpoint", "n_tokens") for value in (long, long[:480], [long])
         ],
         "/v1/labels:lookup": [{"pairs": [[long, long]] * 50}, {"pairs": [], "choose": long}],
-        "/v1/labels/1/0/reviews": [{"verdict": long}, {"verdict": "better", "text": long}],
+        "/v1/labels/1/0/reviews": [{"verdict": long}, {"verdict": "corrected", "text": long}],
         "/v1/activations": [{"sae": 1, "text": long * 9}, {"sae": long, "text": "a"}],
         "/v1/evidence": [{"path": long}, {"path": long[:480]}],
     }  # fmt: skip

@@ -203,7 +203,7 @@ def test_two_sets_side_by_side(http: TestClient) -> None:
 
 
 def test_a_person_s_label_is_another_label(http: TestClient) -> None:
-    better = {"verdict": "better", "text": "the capital letter Q"}
+    better = {"verdict": "corrected", "text": "the capital letter Q"}
     made = http.post("/v1/labels/1/0/reviews", json=better)
     assert made.status_code == 201
     assert made.json()["reviewed_label"] == "the token `Q`"
@@ -211,7 +211,7 @@ def test_a_person_s_label_is_another_label(http: TestClient) -> None:
     assert get(http, "/v1/labels/1/0/reviews")["items"] == [made.json()]
     assert get(http, "/v1/features/1/0")["reviews"][0]["text"] == "the capital letter Q"
     for body in (
-        {"verdict": "better"},
+        {"verdict": "corrected"},
         {"verdict": "accept", "text": "x"},
         {"verdict": "maybe"},
         {"verdict": "accept", "by": "me"},

@@ -87,7 +87,7 @@ def test_the_client_asks_for_work_and_follows_it(client: Client) -> None:
 
 
 def test_the_client_reviews(client: Client) -> None:
-    review = client.review(1, 0, "better", "the letter Q")
+    review = client.review(1, 0, "corrected", "the letter Q")
     assert client.reviews(1, 0) == [review]
     assert review.reviewer == "ann"
 

@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_people_say_stands_beside_the_labels(store: Store, tmp_path: Path, kind: str) -> None:
-    add_review(store, 1, 0, Verdict.BETTER, "ann", "a greeting")
+    add_review(store, 1, 0, Verdict.CORRECTED, "ann", "a greeting")
     add_review(store, 1, 0, Verdict.REJECT, "ben")
     add_review(store, 1, 4, Verdict.ACCEPT, "ben")
     store.save(1, [labeled(4, text="another text than the one that was accepted")])
@@ -59,7 +59,7 @@ def test_what_people_say_stands_beside_the_labels(store: Store, tmp_path: Path, 
     ]
     assert frame.loc[[1, 2, 3, 4], ["verdict", "person_label", "person"]].isna().all(axis=None)
     card = build_card(store, 1)
-    assert card["people"] == {"accepted": 1, "rejected": 1, "bettered": 0, "labels": 1}
+    assert card["people"] == {"accepted": 1, "rejected": 1, "corrected": 0, "labels": 1}
     assert "rejected 1 and corrected 0" in card_markdown(card)
 
 

@@ -83,7 +83,7 @@ def filled(folder: Path, texts: tuple[str, ...]) -> Store:
 
 def test_no_text_column_of_the_file_runs(tmp_path: Path) -> None:
     store = filled(tmp_path, FORMULAS)
-    add_review(store, 1, 0, Verdict.BETTER, "@ann", "=2+2")
+    add_review(store, 1, 0, Verdict.CORRECTED, "@ann", "=2+2")
     assert export_label_set(store, 1, "csv", tmp_path / "x.csv", spreadsheet=True) == len(FORMULAS) + 1
     text = (tmp_path / "x.csv").read_text("utf-8")
     assert text.count("\n") == len(FORMULAS) + 2, "one line for each row, whatever labels hold"

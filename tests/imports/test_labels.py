@@ -382,7 +382,7 @@ def test_rows_of_an_earlier_version_spell_the_side_of_a_hookpoint_otherwise(here
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_people_said_stays_behind_and_that_is_said(run, made: Store, tmp_path: Path, kind: str) -> None:  # type: ignore[no-untyped-def]
-    add_review(made, 1, 0, Verdict.BETTER, "ann", "a greeting")
+    add_review(made, 1, 0, Verdict.CORRECTED, "ann", "a greeting")
     done = run("import", "labels", exported(made, kind, tmp_path))
     assert done.code == 0, done.err
     assert "left out: what people said of the labels (verdict, person_label, person)" in done.err

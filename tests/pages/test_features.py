@@ -252,13 +252,13 @@ def test_prompts_and_replies_are_those_of_the_ledger(http: TestClient, store: St
 
 
 def test_a_review_is_kept_with_who_wrote_it(http: TestClient, store: Store) -> None:
-    said = {"set": "2", "verdict": "better", "text": "the vowels <a>, <e>", "comment": "plainly"}
+    said = {"set": "2", "verdict": "corrected", "text": "the vowels <a>, <e>", "comment": "plainly"}
     answer = http.post(f"{FEATURE}/reviews", data=said, headers=SAME_ORIGIN)
     assert answer.url.path == FEATURE
     assert "the vowels &lt;a&gt;, &lt;e&gt;" in answer.text
     (review,) = reviews_of_label(store, 2, 2)
     assert (review.verdict, review.text, review.comment, review.reviewer) == (
-        "better", "the vowels <a>, <e>", "plainly", "local",
+        "corrected", "the vowels <a>, <e>", "plainly", "local",
     )  # fmt: skip
     http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": ""}, headers=SAME_ORIGIN)
     assert [r.text for r in reviews_of_label(store, 2, 2)] == ["the vowels <a>, <e>", None]
@@ -274,8 +274,8 @@ def test_a_saved_field_is_what_it_is_for(http: TestClient, store: Store) -> None
     say(text="no button at all")
     kept = [(r.verdict, r.text, r.comment) for r in reviews_of_label(store, 2, 2)]
     assert kept == [
-        ("accept", None, "yes"), ("comment", None, "and in dates"), ("better", "a vowel", None),
-        ("better", "no button at all", None),
+        ("accept", None, "yes"), ("comment", None, "and in dates"), ("corrected", "a vowel", None),
+        ("corrected", "no button at all", None),
     ]  # fmt: skip
 
 
@@ -308,10 +308,10 @@ def test_nobody_withdraws_what_another_said(http: TestClient, store: Store) -> N
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [({"verdict": "better", "text": " "}, "write the corrected text first"),
+    [({"verdict": "corrected", "text": " "}, "write the corrected text first"),
      ({"verdict": "save", "text": " "}, "write a corrected text or a comment, then save it"),
      ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
-     ({"verdict": "maybe"}, "choose accept, reject, better"),
+     ({"verdict": "maybe"}, "choose accept, reject, corrected"),
      ({"verdict": "save", "text": "x" * 201}, "at most 200 characters")],
 )  # fmt: skip
 def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(

@@ -97,7 +97,7 @@ def test_pages_of_hits_hold_each_hit_once(http: TestClient, store: Store, monkey
     from labeler.store.reviews import add_review
     from labeler.terms import Verdict
 
-    add_review(store, 1, 7, Verdict.BETTER, "ann", text="the token of ann")
+    add_review(store, 1, 7, Verdict.CORRECTED, "ann", text="the token of ann")
     monkeypatch.setattr("api.pages.search._HITS", 9)
     address, found, n_pages = "/search?q=token", list[tuple[str, str]](), 0
     while address:

@@ -33,7 +33,7 @@ def label_set(store: Store) -> int:
 
 def test_a_review_stands_beside_the_label(store: Store, label_set: int) -> None:
     add_review(store, label_set, 0, Verdict.REJECT, "ann", comment="too broad")
-    better = add_review(store, label_set, 0, Verdict.BETTER, "ben", "the year of a birth")
+    better = add_review(store, label_set, 0, Verdict.CORRECTED, "ben", "the year of a birth")
     row = store.row(label_set, 0)
     assert row is not None
     assert row["label"] == "the year", "never an overwrite"
@@ -46,12 +46,12 @@ def test_a_review_stands_beside_the_label(store: Store, label_set: int) -> None:
 
 def test_a_label_by_a_person_is_found_beside_the_other(store: Store, label_set: int) -> None:
     for verdict, text in (
-        (Verdict.BETTER, "the year of a birth"),
-        (Verdict.BETTER, "a birthday"),
+        (Verdict.CORRECTED, "the year of a birth"),
+        (Verdict.CORRECTED, "a birthday"),
         (Verdict.ACCEPT, None),
     ):
         add_review(store, label_set, 0, verdict, "ann", text)
-    add_review(store, label_set, 1, Verdict.BETTER, "ben", "a year, elsewhere")
+    add_review(store, label_set, 1, Verdict.CORRECTED, "ben", "a year, elsewhere")
     both = search_labels(store, "year", [label_set], 10).hits
     assert {(hit.feature_index, hit.by_person) for hit in both} == {(0, False), (1, True)}, "the newest text alone"
     assert [hit.by_person for hit in search_labels(store, "birthday", [label_set], 10).hits] == [True]
@@ -66,16 +66,16 @@ def test_a_label_by_a_person_is_found_beside_the_other(store: Store, label_set: 
     assert len(search_labels(store, "birthday", [label_set], 10).hits) == 1
     rows = [json.loads(line) for line in b"".join(encode_rows("jsonl", read_rows(store, label_set), dict)).splitlines()]
     assert [(row["label"], row["verdict"], row["person_label"]) for row in rows] == [
-        ("a number", None, "a birthday"), (None, "better", "a year, elsewhere"),
+        ("a number", None, "a birthday"), (None, "corrected", "a year, elsewhere"),
     ]  # fmt: skip
-    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "bettered": 1, "labels": 2}
+    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "corrected": 1, "labels": 2}
 
 
 def test_a_look_up_may_prefer_people(store: Store, label_set: int) -> None:
     newer = store.label_set_for(manifest(), "/evidence", Recipe(seed=1)).id
     store.save(newer, [labeled(0, text="newer"), labeled(2, text="newer still")])
-    add_review(store, label_set, 0, Verdict.BETTER, "ann", "by ann")
-    add_review(store, label_set, 1, Verdict.BETTER, "ann", "silent, says ann")
+    add_review(store, label_set, 0, Verdict.CORRECTED, "ann", "by ann")
+    add_review(store, label_set, 1, Verdict.CORRECTED, "ann", "silent, says ann")
     pairs = [(1, i) for i in range(4)]
 
     def texts(choose: Choose, sets: list[int] | None = None) -> list[str | None]:
@@ -84,7 +84,7 @@ def test_a_look_up_may_prefer_people(store: Store, label_set: int) -> None:
     assert texts(Choose.PERSON) == ["by ann", "silent, says ann", "newer still", None]
     assert texts(Choose.PERSON, [newer]) == ["newer", None, "newer still", None]
     assert texts(Choose.NEWEST) == ["newer", None, "newer still", None]
-    add_review(store, newer, 0, Verdict.BETTER, "ben", "by ben")
+    add_review(store, newer, 0, Verdict.CORRECTED, "ben", "by ben")
     assert texts(Choose.PERSON)[0] == "by ben", "of the newest label set"
     assert [row["label"] for row in people_of_feature(store, 1, 0)] == ["by ben", "by ann"]
 
@@ -92,7 +92,7 @@ def test_a_look_up_may_prefer_people(store: Store, label_set: int) -> None:
 def test_of_reviews_at_once_the_newest_stands(store: Store, label_set: int) -> None:
     def review(name: str) -> None:
         for i in range(10):
-            add_review(store, label_set, 0, Verdict.BETTER, name, f"{name} {i}")
+            add_review(store, label_set, 0, Verdict.CORRECTED, name, f"{name} {i}")
 
     threads = [threading.Thread(target=review, args=(name,)) for name in ("ann", "ben", "eve")]
     for thread in threads:
@@ -105,17 +105,23 @@ def test_of_reviews_at_once_the_newest_stands(store: Store, label_set: int) -> N
 
 
 def test_what_is_no_review_is_refused(store: Store, label_set: int) -> None:
-    for verdict, text in ((Verdict.BETTER, None), (Verdict.BETTER, "  "), (Verdict.ACCEPT, "text")):
-        with pytest.raises(InputError, match="a better text"):
+    for verdict, text in ((Verdict.CORRECTED, None), (Verdict.CORRECTED, "  "), (Verdict.ACCEPT, "text")):
+        with pytest.raises(InputError, match="a corrected text"):
             add_review(store, label_set, 0, verdict, "ann", text)
     for text in ("x" * 201, "two\nlines", "right\u202eleft"):
         with pytest.raises(InputError, match="one printable line"):
-            add_review(store, label_set, 0, Verdict.BETTER, "ann", text)
+            add_review(store, label_set, 0, Verdict.CORRECTED, "ann", text)
     with pytest.raises(NotFoundError, match="nothing to accept"):
         add_review(store, label_set, 1, Verdict.ACCEPT, "ann")
     with pytest.raises(NotFoundError):
-        add_review(store, label_set, 5, Verdict.BETTER, "ann", "no such feature")
-    assert add_review(store, label_set, 1, Verdict.BETTER, "ann", "fires elsewhere").reviewed_label is None
+        add_review(store, label_set, 5, Verdict.CORRECTED, "ann", "no such feature")
+    assert add_review(store, label_set, 1, Verdict.CORRECTED, "ann", "fires elsewhere").reviewed_label is None
+
+
+def test_the_words_of_earlier_versions_are_understood(store: Store, label_set: int) -> None:
+    assert Verdict("better") is Verdict.CORRECTED
+    add_review(store, label_set, 0, Verdict("better"), "ann", "a year")
+    assert [r.verdict for r in reviews_of_label(store, label_set, 0)] == [Verdict.CORRECTED]
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(store: Store) -> None:
@@ -169,8 +175,8 @@ def _stands(store: Store, label_set: int) -> tuple[list[int], list[str | None]]:
 
 def test_a_withdrawn_review_counts_no_more_and_stays_in_the_history(store: Store, label_set: int) -> None:
     add_review(store, label_set, 0, Verdict.ACCEPT, "ann")
-    first = add_review(store, label_set, 0, Verdict.BETTER, "ann", "a birthday")
-    second = add_review(store, label_set, 0, Verdict.BETTER, "ben", "another birthday")
+    first = add_review(store, label_set, 0, Verdict.CORRECTED, "ann", "a birthday")
+    second = add_review(store, label_set, 0, Verdict.CORRECTED, "ben", "another birthday")
     assert _stands(store, label_set) == ([], ["another birthday"])
     withdrawn = withdraw_review(store, label_set, 0, second.id, "ben")
     assert (withdrawn.withdrawn_by, withdrawn.text) == ("ben", "another birthday")
@@ -182,7 +188,11 @@ def test_a_withdrawn_review_counts_no_more_and_stays_in_the_history(store: Store
     withdraw_review(store, label_set, 0, accepted.id, "root", of_anyone=True)
     assert people_say(store, label_set)["labels"] == 0
     history = reviews_of_label(store, label_set, 0)
-    assert [(r.verdict, r.withdrawn_by) for r in history] == [("accept", "root"), ("better", "ann"), ("better", "ben")]
+    assert [(r.verdict, r.withdrawn_by) for r in history] == [
+        ("accept", "root"),
+        ("corrected", "ann"),
+        ("corrected", "ben"),
+    ]
     again = withdraw_review(store, label_set, 0, accepted.id, "ann")
     assert again == history[0], "once is enough"
 
@@ -214,6 +224,6 @@ def test_a_comment_changes_no_verdict(store: Store, label_set: int) -> None:
     add_review(store, label_set, 0, Verdict.COMMENT, "ben", comment="also in dates")
     add_review(store, label_set, 1, Verdict.COMMENT, "ben", comment="silent here too")
     assert _stands(store, label_set)[0] == [0]
-    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "bettered": 0, "labels": 0}
+    assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "corrected": 0, "labels": 0}
     with pytest.raises(InputError, match="comment: write some words"):
         add_review(store, label_set, 0, Verdict.COMMENT, "ben", comment=" ")

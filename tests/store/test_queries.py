@@ -128,12 +128,12 @@ def reviewed(store: Store) -> dict[tuple[int, int], str]:
     """What people have said, at last, of labels as they are now."""
     said = {
         **{(1, i): Verdict.ACCEPT for i in range(5)}, **{(1, i): Verdict.REJECT for i in range(5, 8)},
-        **{(2, i): Verdict.BETTER for i in range(12)}, (2, 31): Verdict.BETTER,
+        **{(2, i): Verdict.CORRECTED for i in range(12)}, (2, 31): Verdict.CORRECTED,
     }  # fmt: skip
     add_review(store, 1, 0, Verdict.REJECT, "ann")
     for (label_set, feature), verdict in said.items():
         add_review(
-            store, label_set, feature, verdict, "ben", "years by a person" if verdict is Verdict.BETTER else None
+            store, label_set, feature, verdict, "ben", "years by a person" if verdict is Verdict.CORRECTED else None
         )
     store.save(1, [labeled(1, 0.5, "a new text, of which nobody has said anything")])
     return {place: verdict for place, verdict in said.items() if place != (1, 1)}
@@ -218,7 +218,7 @@ def holds(row: dict[str, Any], where: LabelFilter) -> bool:
             Reviewed.NO: row["verdict"] is None,
             Reviewed.ACCEPTED: row["verdict"] == "accept",
             Reviewed.REJECTED: row["verdict"] == "reject",
-            Reviewed.BETTERED: row["verdict"] == "better",
+            Reviewed.CORRECTED: row["verdict"] == "corrected",
         }[where.reviewed]
         and {
             None: True,
