@@ -401,6 +401,11 @@ def load_arrays(path: Path, random: RandomWindows) -> tuple[Statistics, Quality]
     try:
         # Opened here, since numpy leaves a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            if "statistics_n_firings_first" not in arrays and "statistics_n_firings" in arrays:
+                raise FormatError(
+                    f"{path}: an earlier version of labeler began this shard and counted less; remove {path.parent} and gather this "
+                    "shard again"
+                )
             statistics = Statistics(**{f.name: arrays[f"statistics_{f.name}"] for f in fields(Statistics)})
             sums: dict[str, Any] = {f.name: _number(arrays[f"quality_{f.name}"]) for f in fields(Quality)}
             quality = Quality(**sums)

@@ -35,11 +35,11 @@ def sometimes(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Evi
 
     update = GatherState.update
 
-    def at_even_places(self: GatherState, batch, token, feature, value) -> None:  # type: ignore[no-untyped-def]
+    def at_even_places(self: GatherState, batch, token, feature, value, **more) -> None:  # type: ignore[no-untyped-def]
         window = batch.window_of_token[token]
         place = batch.window_positions[window] + token - batch.window_first_tokens[window]
         kept = (feature != 0) | (place % 2 == 0)
-        update(self, batch, token[kept], feature[kept], value[kept])
+        update(self, batch, token[kept], feature[kept], value[kept], **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GatherState, "update", at_even_places)

@@ -15,9 +15,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from labeler.errors import FormatError
 from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.manifest import read_manifest, write_manifest
 from labeler.evidence.merge import merge_shards
+from labeler.evidence.state import Quality, RandomWindows, Statistics, load_arrays, save_arrays
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target
 from labeler.pipeline import label_from
@@ -141,3 +143,13 @@ def _shown(drawn: Any) -> str:
     console = Console(width=160, record=True, file=StringIO())
     console.print(drawn)
     return console.export_text()
+
+
+def test_a_shard_that_an_earlier_version_began_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state-1.npz"
+    save_arrays(path, Statistics.empty(3), Quality.empty(2), RandomWindows(np.zeros(0)))
+    with np.load(path) as arrays:
+        older = {name: arrays[name] for name in arrays.files if not name.startswith("statistics_n_firings_")}
+    np.savez(path, **older)
+    with pytest.raises(FormatError, match="an earlier version of labeler began this shard"):
+        load_arrays(path, RandomWindows(np.zeros(0)))

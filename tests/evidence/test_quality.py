@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from labeler.evidence.quality import DENSITY_LOG10_EDGES, density_histogram
 from labeler.evidence.store import EvidenceFolder
-from tests.planted import N_FEATURES
+from labeler.pipeline import gather_evidence
+from labeler.sae.sae import SAE, Selection, Source
+from labeler.subject.corpus import open_corpus
+from labeler.subject.model import load_subject
+from tests.gathering import CONFIG
+from tests.planted import D_MODEL, N_FEATURES, Planted
 
 
 def filled(n_firings: list[int], n_tokens: int) -> dict[float, int]:
@@ -43,3 +51,15 @@ def test_the_manifest_counts_every_live_feature_once(planted_evidence) -> None: 
     rates = [folder.statistics(f).density for f in range(N_FEATURES)]
     expected = np.histogram(np.log10([r for r in rates if r]), DENSITY_LOG10_EDGES)[0]
     assert quality["density_features"] == expected.tolist()
+
+
+def test_the_quality_of_abstopk_counts_its_negative_activations(planted: Planted, tmp_path: Path) -> None:
+    """With as many features as dimensions it gives back all it reads, though half of its activations are below 0."""
+    eye, zeros = torch.eye(D_MODEL), torch.zeros(D_MODEL)
+    sae = SAE(eye, zeros, eye, zeros, Selection("abstopk", k=D_MODEL), "abstopk", Source(Path("test"), "saelens", "0"))
+    subject, corpus = load_subject(str(planted.subject)), open_corpus(str(planted.corpus))
+    out = gather_evidence(subject, sae, corpus, CONFIG, tmp_path / "evidence", hookpoint="gpt_neox.layers.0.mlp")
+    manifest = EvidenceFolder(out).manifest
+    assert manifest["quality"]["fvu"] < 1e-6
+    assert manifest["self_check"]["explained_variance"] > 0.999
+    assert 0 < manifest["quality"]["l0"] < D_MODEL, "a feature is said to fire where it is above 0"
