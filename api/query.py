@@ -21,6 +21,7 @@ from labeler.wire import Text
 
 _LONGEST = 100  # characters of a name
 _MOST_SETS = 200  # label sets whose scores may be named
+_FILTERS, _SORTS = filters(), sorts()  # of the declared scores
 
 
 def refuse_unknown(request: Request) -> None:
@@ -91,10 +92,10 @@ def asked_of_scores(
     """Read filters such as `detection_min` and the order. Raises RequestValidationError for what no score allows."""
     plain = _parameters(request.scope["route"])
     rest = [name for name in request.query_params if name not in plain]
-    columns: list[Column] = list(DECLARED.values())
-    if sort not in sorts() or any(name not in filters() for name in rest):
-        columns += columns_here(store, request.query_params.get("set"))
-    known, orders = filters(columns), sorts(columns)
+    known, orders = _FILTERS, _SORTS
+    if sort not in orders or any(name not in known for name in rest):
+        columns = [*DECLARED.values(), *columns_here(store, request.query_params.get("set"))]
+        known, orders = filters(columns), sorts(columns)
     for name in rest:
         if name not in known:
             raise refusal(name, (*plain, *known))

@@ -236,7 +236,7 @@ def column_of(name: str) -> str:
     if _FITS.fullmatch(name) and name not in _TAKEN and not name.endswith(ends):
         return name
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:40]
-    return f"of_{plain}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return f"of_{plain}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:6]}"
 
 
 @cache

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, select
 
 from labeler.errors import MismatchError
+from labeler.schema import Use, named
 from labeler.store.columns import STATES, bring_up_to_date, keep_whole, read_columns, version_of, whole
 from labeler.store.queries import among
 from labeler.store.store import Store
@@ -22,7 +23,7 @@ from labeler.t_distribution import t_quantile
 
 Arrays = Mapping[str, np.ndarray]
 _KEPT = "comparison 2"  # raise the number when a comparison is computed differently
-_READ = ("feature_index", "state", "label", "score", "score_low", "score_high")
+_READ = named(Use.COMPARED)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from labeler.store import Store, catalogue, standing
 from labeler.store import queries as queries_module
 from labeler.store import search as search_module
 from labeler.store.activations import readable_evidence
+from labeler.store.column_tables import CHANGES, COLUMNS
 from labeler.store.compare import compare_sets
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.database import Database
@@ -504,6 +505,20 @@ def test_a_database_of_the_version_before_keeps_its_labels_and_can_search_them(u
     for row, kept in zip(rows, before.rows(label_set), strict=True):
         one, other = ({n: r[n] for n in known - {"created_at"}} for r in (row, kept))
         assert json.dumps(other, sort_keys=True) == json.dumps(one, sort_keys=True)
+    # The columns of older versions held four scores; all are read again.
+    before.summary(label_set)
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0014")
+        connection.execute(CHANGES.delete())
+        figures = {"states": {"labeled": 1, "silent": 1}}
+        connection.execute(
+            COLUMNS.update().where(COLUMNS.c.name == "figures").values(content=json.dumps(figures).encode())
+        )
+    database.migrate()
+    assert before.summary(label_set).medians["score_weighted"].value == 0.25
+    page = list_labels(before, LabelFilter(bounds=(Bound("score_weighted_low", "min", 0.1),)), "-score_weighted")
+    assert [row["feature_index"] for row in page.rows] == [0]
     assert [h.feature_index for h in search_labels(before, "kept", [label_set], 5).hits] == [0]
     before.save(label_set, [labeled(0, 0.5, "replaced")])
     assert search_labels(before, "kept", [label_set], 5).hits == ()
