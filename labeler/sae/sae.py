@@ -51,9 +51,10 @@ class SparseActivations:
 class Selection:
     """The rule by which pre-activations become activations."""
 
-    kind: str  # relu, topk, abstopk, groupmax, threshold, gated
-    k: int = 0  # topk, abstopk: features a token; groupmax: groups
-    threshold: Tensor | None = None  # [n_features], or a scalar
+    kind: str  # relu, topk, abstopk, groupmax, threshold, gated, pursuit
+    k: int = 0  # topk, abstopk: features a token; groupmax: groups; pursuit: most steps
+    threshold: Tensor | None = None  # [n_features], or a scalar; pursuit: the residual's norm that ends it
+    stops_at_known: bool = True  # pursuit: a step that adds no feature to a token is its last
     gate_bias: Tensor | None = None  # gated: [n_features]
     magnitude_scale: Tensor | None = None  # gated: exp(r_mag), [n_features]
     magnitude_bias: Tensor | None = None  # gated: [n_features]
@@ -146,6 +147,8 @@ class SAE:
 
     def encode(self, hidden: Tensor) -> Tensor:
         """Feature activations, [tokens, d_in] -> [tokens, n_features]."""
+        if self.selection.kind == "pursuit":
+            return self._pursue(self._prepared(hidden))
         z = self._pre_activations(hidden)
         if self.selection.k:
             values, indices = _pick(z, self.selection)
@@ -167,6 +170,11 @@ class SAE:
         room = self.w_enc.new_empty(min(chunk, len(hidden)), self.n_features)
         for low in range(0, max(len(hidden), 1), chunk):
             x = self._prepared(hidden[low : low + chunk])
+            if self.selection.kind == "pursuit":
+                activations = self._pursue(x)
+                token, feature = torch.nonzero(activations, as_tuple=True)
+                yield token + low, feature, activations[token, feature]
+                continue
             z = torch.addmm(self.b_enc, x, self.w_enc.T, out=room[: len(x)])
             if self.selection.k:
                 values, indices = _pick(z, self.selection)
@@ -204,6 +212,30 @@ class SAE:
         assert self.part is not None
         offset = self.b_dec.unflatten(0, (self.n_places, -1))[self.part.own]
         return offset if self.w_skip is None else offset + hidden.to(offset.dtype) @ self.w_skip.T
+
+    def _pursue(self, x: Tensor) -> Tensor:
+        """Return activations by matching pursuit (Mallat and Zhang 1993), [tokens, d_in] -> [tokens, n_features].
+
+        Each step adds the feature whose decoder row fits best to what is left of the vector, and takes it away from that.
+        """
+        s = self.selection
+        assert s.threshold is not None
+        residual = x.to(self.b_dec.dtype)
+        activations = residual.new_zeros(len(x), self.n_features)
+        is_done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(s.k):
+            best = (residual.to(self.w_enc.dtype) @ self.w_enc.T).relu().argmax(dim=1)
+            rows = self.w_dec[best]
+            value = torch.where(is_done, 0.0, (residual * rows).sum(-1).relu())
+            is_known = (value == 0) | (activations.gather(1, best[:, None])[:, 0] != 0)
+            activations.scatter_add_(1, best[:, None], value[:, None])
+            residual = residual - value[:, None] * rows
+            if s.stops_at_known:
+                is_done = is_done | is_known
+            is_done = is_done | (residual.norm(dim=-1) < s.threshold)
+            if is_done.all():
+                break
+        return activations
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from labeler.errors import InputError
 from labeler.evidence import gather as gathering
 from labeler.evidence.batches import batches_of_chunk, n_chunks
-from labeler.evidence.directions import read_neighbours, read_output, read_places
+from labeler.evidence.directions import PlaceOutput, read_neighbours, read_output, read_places
 from labeler.evidence.gathered import open_gathered
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import Target, choose_target
@@ -117,7 +117,8 @@ def test_the_logit_lens_of_each_place_and_of_all(subject: Subject, evidence: Pat
         assert [place.place for place in places] == [WRITES.format(1), WRITES.format(2)]
         output = read_output(folder, feature)
         assert output is not None
-        for found, direction in zip([*places, output], [*decoder[feature], decoder[feature].sum(0)], strict=True):
+        all_of_it = PlaceOutput("all", output.promoted, output.suppressed)
+        for found, direction in zip([*places, all_of_it], [*decoder[feature], decoder[feature].sum(0)], strict=True):
             logits = unembedding @ direction
             top, low = logits.topk(10), logits.topk(10, largest=False)
             for side, expected in ((found.promoted, top), (found.suppressed, low)):
@@ -258,8 +259,8 @@ def test_what_needs_one_place_says_so(subject: Subject, planted: Planted, eviden
 def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """From the files of a CLT to a graph whose nodes of two layers have labels, without naming anything twice."""
     out = tmp_path / "evidence"
-    words = ("gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out, "--tokens", 6000)
-    words = (*words, "--sequence-tokens", 96)
+    words: list[object] = ["gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out]
+    words += ["--tokens", 6000, "--sequence-tokens", 96]
     done = run(*words, "--sae", CLT, "--layers", "0-1", "--name", "tiny / clt")
     assert done.code == 0, done.err
     folders = sorted(path.parent for path in out.glob("*/manifest.json"))
@@ -267,7 +268,7 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
     for folder in folders:
         done = run("label", folder, "--features", "0-3")
         assert done.code == 0, done.err
-    pinned = [next(n for n in range(4) if EvidenceFolder(folder).statistics(n).n_firings > 500) for folder in folders]
+    pinned = [int(EvidenceFolder(folder).n_firing_windows.sum(0)[:4].argmax()) for folder in folders]
     nodes = [
         {"node_id": f"{layer}_{n}_1", "feature": cantor(layer, n), "layer": str(layer), "clerp": "",
          "feature_type": "cross layer transcoder"}

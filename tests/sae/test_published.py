@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from labeler.errors import FormatError
 from labeler.sae import load_sae
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE
@@ -41,6 +44,8 @@ def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.Mo
         return
     acts = sae.encode(ref["x"])
     torch.testing.assert_close(acts, ref["acts"], atol=1e-4 * float(ref["acts"].max()), rtol=1e-4)
+    sparse = sae.encode_sparse(ref["x"])
+    torch.testing.assert_close(torch.zeros_like(acts).index_put((sparse.token, sparse.feature), sparse.value), acts)
     rec = sae.decode(acts, ref["x"])
     if sae.writes:  # of which sae-lens gives the sum
         rec = rec.unflatten(1, (sae.n_places, -1)).sum(1)
@@ -52,3 +57,12 @@ def scaled_as_the_registry_says(sae: SAE, name: str, monkeypatch: pytest.MonkeyP
     entry = SimpleNamespace(config_overrides=None, norm_scaling_factor={} if factor is None else {"one": factor})
     monkeypatch.setattr("labeler.sae.registry.registered", lambda _: (entry, "one"))
     return as_registered(sae, "sae-lens:a/one")
+
+
+def test_a_pursuit_whose_factor_cannot_be_folded_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "sae"
+    shutil.copytree(PUBLISHED / "hub" / "written--matching-pursuit" / "stops", folder)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"normalize_activations": "expected_average_only_in"}))
+    with pytest.raises(FormatError, match="cannot be folded into an encoder that is the decoder too"):
+        load_sae(str(folder))
