@@ -18,12 +18,14 @@ from labeler.evidence.directions import PlaceOutput, read_neighbours, read_outpu
 from labeler.evidence.gathered import open_gathered
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import Target, choose_target
+from labeler.export.card import build_card, card_markdown
 from labeler.export.graph import cantor
 from labeler.pipeline import gather_for_all
-from labeler.recipe import GatherConfig
+from labeler.recipe import GatherConfig, Recipe
 from labeler.sae import load_layers
 from labeler.score.intervention.steer import SteerConfig, steer_features
 from labeler.showing import describe_feature, feature_view
+from labeler.store import open_store
 from labeler.subject.corpus import open_corpus
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject, load_subject
@@ -284,3 +286,13 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
         assert message in done.err
     done = run(*words[:6], tmp_path / "b", "--sae", planted.sae, "--layers", "0")
     assert "--layers chooses nothing" in done.err
+
+
+def test_the_card_names_every_place(evidence: Path, tmp_path: Path) -> None:
+    folder = EvidenceFolder(evidence / "1")
+    store = open_store(str(tmp_path / "labeler.db"))
+    label_set = store.label_set_for(folder.manifest, str(folder.folder), Recipe())
+    card = build_card(store, label_set.id)
+    assert card["writes"] == folder.manifest["writes"]
+    assert f"| each feature writes to | {WRITES.format(1)}, {WRITES.format(2)} |" in card_markdown(card)
+    store.close()
