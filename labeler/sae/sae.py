@@ -105,6 +105,7 @@ class SAE:
     writes: tuple[str, ...] = ()  # the P places, where a feature writes to several, as the file says
     part: Part | None = None
     scan: str | None = None  # the name of its set in attribution graphs
+    gates: Tensor | None = None  # [P, F] a feature writes to a place where its activation is above this
 
     @property
     def d_in(self) -> int:
@@ -190,7 +191,11 @@ class SAE:
 
     def decode(self, activations: Tensor, hidden: Tensor | None = None) -> Tensor:
         """[tokens, n_features] -> [tokens, d_out]; `hidden` where a normalisation or a skip connection needs it."""
-        return self._finish(activations.to(self.b_dec.dtype) @ self.w_dec.to(self.b_dec) + self.b_dec, hidden)
+        given = activations.to(self.b_dec.dtype)
+        if self.gates is None:
+            return self._finish(given @ self.w_dec.to(self.b_dec) + self.b_dec, hidden)
+        written = [given * (given > gate) @ self.directions_to(place) for place, gate in enumerate(self.gates)]
+        return self._finish(torch.cat(written, dim=1) + self.b_dec, hidden)
 
     def decode_sparse(self, sparse: SparseActivations, n_tokens: int, hidden: Tensor | None = None) -> Tensor:
         """The same from entries ordered by token, without making them dense."""
@@ -202,6 +207,8 @@ class SAE:
         counts = torch.bincount(sparse.token, minlength=n_tokens)
         offsets = counts.cumsum(0) - counts
         value, decoder, feature = sparse.value.to(self.b_dec.dtype), self._decoder_of(place), sparse.feature
+        if self.gates is not None:
+            value = value * (value > self.gates[place][feature])
         if self.writes:  # of a decoder that may not fit in memory, only the rows that are needed
             used, feature = feature.unique(return_inverse=True)
             decoder = decoder[used.to(decoder.device)].to(self.b_dec)
