@@ -2,9 +2,11 @@
 
     python benchmarks/gather.py [--tokens N] [--features 8192 65536] [--threads 1 2] [--dtype float32] [--json]
     python benchmarks/gather.py --d-model 64 --only topk-1048576 --threads 2 --tokens 65536
+    python benchmarks/gather.py --only clt-8192 --threads 1
 
 Builds its inputs: a seeded GPT-NeoX (d_model 256, 4 layers, read after the second), seeded TopK SAEs (k 32) and a JumpReLU
-SAE of like density, and the Python standard library as corpus, in sequences of 256 tokens. For each SAE and number of
+SAE of like density, a cross-layer transcoder of 4 layers (`clt-N`, N features a layer, JumpReLU), and the Python standard library
+as corpus, in sequences of 256 tokens. For each SAE and number of
 threads it measures, in one process: the floor, which is the forward pass to the hookpoint and the encoder with its selection
 on the hidden states of the same batches, once before and once after; and the whole pass with evidence written, merged and read back.
 Seconds are CPU seconds of the process (and wall seconds with several threads); peak memory is over the loaded subject and SAE. What a
@@ -24,8 +26,13 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labeler.subject.hookpoints import Hookpoint
 
 K = 32
+N_LAYERS = 4
 
 
 def build_subject(folder: Path, d: int = 256) -> None:
@@ -66,19 +73,43 @@ def build_sae(folder: Path, n_features: int, architecture: str, d: int = 256) ->
     (folder / "cfg.json").write_text(json.dumps(cfg))
 
 
-def set_threshold(folder: Path, hidden: object) -> None:
-    """Give every feature of a JumpReLU SAE the threshold above which it fires on K / n_features of these tokens."""
+def build_clt(folder: Path, n_features: int, d: int = 256) -> None:
+    """A seeded cross-layer transcoder in circuit-tracer's files, with thresholds that are set afterwards."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(1)
+    for layer in range(N_LAYERS):
+        encoder = torch.nn.functional.normalize(torch.randn(n_features, d, generator=generator), dim=1)
+        encoders = {
+            "W_enc": encoder,
+            "b_enc": torch.zeros(n_features),
+            "b_dec": torch.zeros(d),
+            "threshold": torch.zeros(n_features),
+        }
+        save_file({f"{name}_{layer}": value for name, value in encoders.items()}, folder / f"W_enc_{layer}.safetensors")
+        decoder = torch.randn(n_features, N_LAYERS - layer, d, generator=generator) / d**0.5
+        save_file({f"W_dec_{layer}": decoder}, folder / f"W_dec_{layer}.safetensors")
+    (folder / "config.yaml").write_text(
+        "model_kind: cross_layer_transcoder\nfeature_input_hook: hook_resid_pre\nfeature_output_hook: hook_mlp_out\n"
+    )
+
+
+def set_threshold(path: Path, hidden: object, encoder: str, threshold: str) -> None:
+    """Give every feature of a JumpReLU encoder the threshold above which it fires on K / n_features of these tokens."""
     import torch
     from safetensors.torch import load_file, save_file
 
     assert isinstance(hidden, torch.Tensor)
-    tensors = load_file(folder / "sae_weights.safetensors")
-    n_features = len(tensors["threshold"])
+    tensors = load_file(path)
+    n_features = len(tensors[threshold])
+    columns = tensors[encoder].T if tensors[encoder].shape[0] == n_features else tensors[encoder]
     rank = max(1, round(len(hidden) * K / n_features))
     for low in range(0, n_features, 2048):
-        activations = (hidden.float() @ tensors["W_enc"][:, low : low + 2048]).relu()
-        tensors["threshold"][low : low + 2048] = activations.topk(rank + 1, dim=0).values[-1]
-    save_file(tensors, folder / "sae_weights.safetensors")
+        activations = (hidden.float() @ columns[:, low : low + 2048]).relu()
+        tensors[threshold][low : low + 2048] = activations.topk(rank + 1, dim=0).values[-1]
+    save_file(tensors, path)
 
 
 def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_mb: int | None) -> dict[str, object]:
@@ -95,15 +126,22 @@ def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_
     from labeler.files import give_back_free_memory
     from labeler.recipe import GatherConfig
     from labeler.records import Source
-    from labeler.sae import load_sae
+    from labeler.sae import load_layers, load_sae
     from labeler.subject.corpus import open_corpus
     from labeler.subject.model import load_subject
 
-    config = GatherConfig(n_tokens=n_tokens, dtype=dtype)
+    config = GatherConfig(n_tokens=n_tokens, dtype=dtype, prepend_bos=False)
     subject = load_subject(str(work / "subject"), dtype=dtype)
-    targets = [choose_target(subject, load_sae(str(work / name), dtype=dtype), None) for name in sae_names]
+    saes = [
+        sae
+        for name in sae_names
+        for sae in (load_layers if name.startswith("clt") else lambda *a, **k: [load_sae(*a, **k)])(
+            str(work / name), dtype=dtype
+        )
+    ]
+    targets = [choose_target(subject, sae, None) for sae in saes]
     with tempfile.TemporaryDirectory() as folder:
-        outs = {Path(folder) / name: target for name, target in zip(sae_names, targets, strict=True)}
+        outs = {Path(folder) / str(number): target for number, target in enumerate(targets)}
         corpus, prepare_seconds = timed(
             lambda: prepare(
                 outs, subject, open_corpus("python-stdlib"), config, neighbours=False, force=True
@@ -111,15 +149,15 @@ def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_
         )
         batches = [b for c in range(n_chunks(corpus, config)) for b in batches_of_chunk(corpus, c, config)]
         ids = [torch.from_numpy(b.padded_ids(corpus.tokens, None)[0]) for b in batches]
-        hookpoint = targets[0].hookpoint
+        hookpoints = list(dict.fromkeys(target.hookpoint for target in targets))
 
-        def forward() -> list[torch.Tensor]:
-            return [subject.hidden(i, [hookpoint])[hookpoint].reshape(-1, targets[0].sae.d_in) for i in ids]
+        def forward() -> list[dict[Hookpoint, torch.Tensor]]:
+            return [subject.hidden(i, hookpoints) for i in ids]
 
-        def encode(states: list[torch.Tensor]) -> None:
+        def encode(states: list[dict[Hookpoint, torch.Tensor]]) -> None:
             for target in targets:
                 for state in states:
-                    target.sae.encode_sparse(state)
+                    target.sae.encode_sparse(state[target.hookpoint].reshape(-1, target.sae.d_in))
 
         def floor() -> tuple[tuple[float, float], tuple[float, float]]:
             states, forward_seconds = timed(forward)
@@ -219,12 +257,16 @@ def run_all(work: Path, options: argparse.Namespace) -> list[dict[str, object]]:
     build_subject(work / "subject", options.d_model)
     jumprelu = f"jumprelu-{options.features[0]}"
     passes = [[f"topk-{n}"] for n in options.features] + [[jumprelu], [f"topk-{options.features[0]}", jumprelu]]
+    passes.append([f"clt-{options.features[0]}"])
     if options.only:
         passes = [options.only.split(",")]
     for name in sorted({name for names in passes for name in names}):
         architecture, n_features = name.split("-")
-        build_sae(work / name, int(n_features), architecture, options.d_model)
-        if architecture == "jumprelu":
+        if architecture == "clt":
+            build_clt(work / name, int(n_features), options.d_model)
+        else:
+            build_sae(work / name, int(n_features), architecture, options.d_model)
+        if architecture != "topk":
             calibrate(work, name)
     return [run_child(work, names, threads, options) for names in passes for threads in options.threads]
 
@@ -249,9 +291,17 @@ def calibrate(work: Path, name: str) -> None:
     subject = load_subject(str(work / "subject"))
     text = "\n".join(d.text for d, _ in zip(open_corpus("python-stdlib").documents(), range(20), strict=False))
     ids = torch.tensor(subject.tokenizer(text, verbose=False)["input_ids"][: 64 * 256]).reshape(-1, 256)
-    hookpoint = subject.hookpoint("gpt_neox.layers.1")
-    hidden = subject.hidden(ids, [hookpoint])[hookpoint]
-    set_threshold(work / name, hidden.reshape(-1, hidden.shape[-1]))
+    if name.startswith("clt"):
+        places = {
+            f"W_enc_{n}.safetensors": (f"gpt_neox.layers.{n}:input", f"W_enc_{n}", f"threshold_{n}")
+            for n in range(N_LAYERS)
+        }
+    else:
+        places = {"sae_weights.safetensors": ("gpt_neox.layers.1", "W_enc", "threshold")}
+    for file, (place, encoder, threshold) in places.items():
+        hookpoint = subject.hookpoint(place)
+        hidden = subject.hidden(ids, [hookpoint])[hookpoint]
+        set_threshold(work / name / file, hidden.reshape(-1, hidden.shape[-1]), encoder, threshold)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:

@@ -157,9 +157,8 @@ class _OfService:
 
         def look_up(features: Sequence[int]) -> Mapping[int, Found]:
             pairs = [(info.sae_id, feature) for feature in features]
-            return _found(
-                [None if label is None else label.model_dump() for label in self._client.lookup(pairs, sets=[info.id])]
-            )
+            found = self._client.lookup(pairs, sets=[info.id])
+            return _found([None if label is None else label.model_dump() for label in found])
 
         return Labels(info.id, info.hookpoint, info.n_features, look_up)
 

@@ -47,6 +47,8 @@ def target_of(manifest: dict[str, Any], subject: Subject, sae: SAE) -> Target:
                 f"the {name} has other weights now ({found[:16]}) than when it was gathered ({gathered[:16]}): "
                 "give the one that was gathered, or gather again"
             )
+    if "+" in manifest["hookpoint"]:  # several places, each with its side
+        return choose_target(subject, sae, manifest["hookpoint"])
     place = Hookpoint(manifest["hookpoint"], manifest["reads"], manifest.get("adjust", ""))
     # With its side, so that nothing has to be guessed from names.
     return choose_target(subject, sae, f"{place.path}:{place.reads}" + (f"|{place.adjust}" if place.adjust else ""))

@@ -72,6 +72,8 @@ def measure_loss(
     """
     if target.aim is None:
         return _unmeasured("the transcoder's file does not say what it reconstructs")
+    if target.aim.members:
+        return _unmeasured("the SAE reconstructs several places at once, and one is replaced at a time")
     if target.sae.part is not None:
         return _unmeasured("other layers' features write to the same place: no layer has a reconstruction of its own")
     bos = bos_token(subject, target.sae, config)

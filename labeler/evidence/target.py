@@ -187,5 +187,13 @@ def describe_encoder(target: Target) -> dict[str, Any]:
     sae = target.sae
     return {
         "selection": sae.selection.kind, "k": sae.selection.k, "centred": sae.centred, "rescaled": sae.rescaled,
-        "normalisation": sae.normalisation, "aim": None if target.aim is None else str(target.aim),
+        **_pursuit(sae), "normalisation": sae.normalisation, "aim": None if target.aim is None else str(target.aim),
     }  # fmt: skip
+
+
+def _pursuit(sae: SAE) -> dict[str, Any]:
+    """Describe when matching pursuit ends; nothing for other encoders."""
+    s = sae.selection
+    if s.kind != "pursuit" or s.threshold is None:
+        return {}
+    return {"residual_threshold": float(s.threshold), "stops_at_known": s.stops_at_known}

@@ -72,6 +72,7 @@ def build_card(store: Store, label_set_id: int) -> dict[str, Any]:
         "subject": {**manifest["subject"], "id": info.subject},
         "hookpoint": manifest["hookpoint"],
         "reads": manifest["reads"],
+        **({"writes": manifest["writes"]} if manifest.get("writes") else {}),
         "sae": {**manifest["sae"], "path": info.sae},
         "sae_quality": manifest["quality"],
         "self_check": manifest.get("self_check"),  # None: evidence of an earlier version

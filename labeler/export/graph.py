@@ -17,7 +17,7 @@ from labeler.records import State
 
 _FEATURE_TYPES = frozenset(("cross layer transcoder", "unexplored node"))  # the viewer treats the second like the first
 _NODE_ID = re.compile(r"(\d{1,4})_(\d{1,9})_(\d{1,7})", re.ASCII)
-_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)", re.ASCII)
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?=[.+]|$)", re.ASCII)
 
 
 @dataclass(frozen=True)

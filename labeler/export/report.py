@@ -298,6 +298,7 @@ def about(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summary
     lines = {
         "Subject": _joined(subject.get("id"), _short(subject.get("revision"))),
         "Hookpoint": _joined(manifest.get("hookpoint"), manifest.get("reads")),
+        "Writes to": ", ".join(map(str, manifest.get("writes") or ())),
         "SAE": _joined(_name(sae.get("path")), sae.get("architecture"), _counted(sae.get("n_features"), "features")),
         "Corpus": _joined(_name(corpus.get("spec")), _counted(corpus.get("n_tokens"), "tokens"),
                           _counted(corpus.get("n_documents"), "documents")),

@@ -160,6 +160,7 @@ def checked(sae: SAE) -> SAE:
         "encoder bias": (sae.b_enc, per_feature),
         "decoder weight": (sae.w_dec, (n_features, d_out)),
         "decoder bias": (sae.b_dec, (d_out,)),
+        "gates": (sae.gates, (sae.n_places, n_features)),
         "skip weight": (sae.w_skip, (sae.d_out, d_in)),
         "threshold": (s.threshold, per_feature if s.threshold is not None and s.threshold.ndim else ()),
         "gate bias": (s.gate_bias, per_feature),

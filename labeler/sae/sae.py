@@ -51,9 +51,10 @@ class SparseActivations:
 class Selection:
     """The rule by which pre-activations become activations."""
 
-    kind: str  # relu, topk, abstopk, groupmax, threshold, gated
-    k: int = 0  # topk, abstopk: features a token; groupmax: groups
-    threshold: Tensor | None = None  # [n_features], or a scalar
+    kind: str  # relu, topk, abstopk, groupmax, threshold, gated, pursuit
+    k: int = 0  # topk, abstopk: features a token; groupmax: groups; pursuit: most steps
+    threshold: Tensor | None = None  # [n_features], or a scalar; pursuit: the residual's norm that ends it
+    stops_at_known: bool = True  # pursuit: a step that adds no feature to a token is its last
     gate_bias: Tensor | None = None  # gated: [n_features]
     magnitude_scale: Tensor | None = None  # gated: exp(r_mag), [n_features]
     magnitude_bias: Tensor | None = None  # gated: [n_features]
@@ -109,6 +110,7 @@ class SAE:
     # of positions in a sequence that it was trained on.
     excluded_tokens: bool | tuple[int, ...] = False
     positions: tuple[int | None, ...] | None = None
+    gates: Tensor | None = None  # [P, F] a feature writes to a place where its activation is above this
 
     @property
     def d_in(self) -> int:
@@ -151,6 +153,8 @@ class SAE:
 
     def encode(self, hidden: Tensor) -> Tensor:
         """Feature activations, [tokens, d_in] -> [tokens, n_features]."""
+        if self.selection.kind == "pursuit":
+            return self._pursue(self._prepared(hidden))
         z = self._pre_activations(hidden)
         if self.selection.k:
             values, indices = _pick(z, self.selection)
@@ -172,6 +176,11 @@ class SAE:
         room = self.w_enc.new_empty(min(chunk, len(hidden)), self.n_features)
         for low in range(0, max(len(hidden), 1), chunk):
             x = self._prepared(hidden[low : low + chunk])
+            if self.selection.kind == "pursuit":
+                activations = self._pursue(x)
+                token, feature = torch.nonzero(activations, as_tuple=True)
+                yield token + low, feature, activations[token, feature]
+                continue
             z = torch.addmm(self.b_enc, x, self.w_enc.T, out=room[: len(x)])
             if self.selection.k:
                 values, indices = _pick(z, self.selection)
@@ -187,7 +196,11 @@ class SAE:
 
     def decode(self, activations: Tensor, hidden: Tensor | None = None) -> Tensor:
         """[tokens, n_features] -> [tokens, d_out]; `hidden` where a normalisation or a skip connection needs it."""
-        return self._finish(activations.to(self.b_dec.dtype) @ self.w_dec.to(self.b_dec) + self.b_dec, hidden)
+        given = activations.to(self.b_dec.dtype)
+        if self.gates is None:
+            return self._finish(given @ self.w_dec.to(self.b_dec) + self.b_dec, hidden)
+        written = [given * (given > gate) @ self.directions_to(place) for place, gate in enumerate(self.gates)]
+        return self._finish(torch.cat(written, dim=1) + self.b_dec, hidden)
 
     def decode_sparse(self, sparse: SparseActivations, n_tokens: int, hidden: Tensor | None = None) -> Tensor:
         """The same from entries ordered by token, without making them dense."""
@@ -199,6 +212,8 @@ class SAE:
         counts = torch.bincount(sparse.token, minlength=n_tokens)
         offsets = counts.cumsum(0) - counts
         value, decoder, feature = sparse.value.to(self.b_dec.dtype), self._decoder_of(place), sparse.feature
+        if self.gates is not None:
+            value = value * (value > self.gates[place][feature])
         if self.writes:  # of a decoder that may not fit in memory, only the rows that are needed
             used, feature = feature.unique(return_inverse=True)
             decoder = decoder[used.to(decoder.device)].to(self.b_dec)
@@ -217,6 +232,30 @@ class SAE:
             return self.decode_sparse(sparse, len(hidden), hidden)
         chunk = max(1, _CHUNK_VALUES // self.n_features)
         return torch.cat([self.decode(self.encode(part), part) for part in hidden.split(chunk)])
+
+    def _pursue(self, x: Tensor) -> Tensor:
+        """Return activations by matching pursuit (Mallat and Zhang 1993), [tokens, d_in] -> [tokens, n_features].
+
+        Each step adds the feature whose decoder row fits best to what is left of the vector, and takes it away from that.
+        """
+        s = self.selection
+        assert s.threshold is not None
+        residual = x.to(self.b_dec.dtype)
+        activations = residual.new_zeros(len(x), self.n_features)
+        is_done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for _ in range(s.k):
+            best = (residual.to(self.w_enc.dtype) @ self.w_enc.T).relu().argmax(dim=1)
+            rows = self.w_dec[best]
+            value = torch.where(is_done, 0.0, (residual * rows).sum(-1).relu())
+            is_known = (value == 0) | (activations.gather(1, best[:, None])[:, 0] != 0)
+            activations.scatter_add_(1, best[:, None], value[:, None])
+            residual = residual - value[:, None] * rows
+            if s.stops_at_known:
+                is_done = is_done | is_known
+            is_done = is_done | (residual.norm(dim=-1) < s.threshold)
+            if is_done.all():
+                break
+        return activations
 
     def _pre_activations(self, hidden: Tensor) -> Tensor:
         return F.linear(self._prepared(hidden), self.w_enc, self.b_enc)

@@ -3,6 +3,7 @@
     model.layers.12                  the module's output
     model.layers.12:input            its input
     blocks.12.hook_resid_pre         a lens name: translated for the subject's family, or refused
+    model.layers.7+model.layers.13   the vectors of both, one beside the other, as some crosscoders read them
 
 A lens name is translated only where the module it stands for was checked against TransformerLens on a model of that
 family (tests/subject/test_hookpoints.py); elsewhere the error shows the block's modules, since a wrong one is a wrong
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,15 @@ class Hookpoint:
     # "centered": minus its mean over d, as TransformerLens' centered weights give it; "ungained": a norm's output before
     # the norm's gain.
     adjust: str = ""
+    members: tuple[Hookpoint, ...] = ()  # of a place that is several: their vectors are read one beside the other
+
+    @classmethod
+    def several(cls, members: Sequence[Hookpoint]) -> Hookpoint:
+        return cls("+".join(map(str, members)), members=tuple(members))
 
     def __str__(self) -> str:
+        if self.members:
+            return self.path
         place = self.path if self.reads == "output" else f"{self.path}:input"
         return f"{place}|{self.adjust}" if self.adjust else place
 
@@ -186,6 +194,8 @@ def find_hookpoint(model: nn.Module, name: str, *, model_type: str, reads: str |
 
     Raises NotFoundError naming the nearest module paths.
     """
+    if "+" in name:
+        return Hookpoint.several([find_hookpoint(model, one, model_type=model_type) for one in name.split("+")])
     plain, side, adjust = parse_hookpoint(name)
     if side is not None and reads is not None and side != reads:
         raise InputError(f"hookpoint {name!r} names the {side}, and the {reads} is to be read: give one of them")

@@ -72,15 +72,18 @@ class Subject:
         Sequences may be padded on the right with any token: a causal model's earlier positions cannot see it.
         The forward pass stops after the last hookpoint, and no hook outlives the call.
         """
+        single = list(dict.fromkeys(one for hookpoint in hookpoints for one in hookpoint.members or (hookpoint,)))
         # Not inference_mode: its tensors break later layers whose weights want gradients.
-        with torch.no_grad(), _capture(self.model, hookpoints) as captured, suppress(_Enough):
+        with torch.no_grad(), _capture(self.model, single) as captured, suppress(_Enough):
             self.model(input_ids=token_ids.to(self.device), use_cache=False)
-        missing = [str(h) for h in hookpoints if h not in captured]
+        missing = [str(h) for h in single if h not in captured]
         if missing:
             raise MismatchError(
                 f"hookpoint {', '.join(missing)}: this module did not run in the forward pass of {self.id}"
             )
-        return captured
+        return {
+            h: torch.cat([captured[m] for m in h.members], dim=-1) if h.members else captured[h] for h in hookpoints
+        }
 
 
 @contextmanager

@@ -10,27 +10,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from labeler.errors import InputError
 from labeler.evidence import gather as gathering
 from labeler.evidence import gather_all
 from labeler.evidence.batches import batches_of_chunk, n_chunks
-from labeler.evidence.directions import read_neighbours, read_output, read_places
+from labeler.evidence.directions import PlaceOutput, read_neighbours, read_output, read_places
 from labeler.evidence.gathered import open_gathered
+from labeler.evidence.patching import measure_loss
 from labeler.evidence.prepare import prepare
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import Target, choose_target
+from labeler.export.card import build_card, card_markdown
 from labeler.export.graph import cantor
-from labeler.recipe import GatherConfig
-from labeler.sae import load_layers
+from labeler.recipe import GatherConfig, Recipe
+from labeler.sae import load_layers, load_sae
 from labeler.score.intervention.steer import SteerConfig, steer_features
+from labeler.store import open_store
 from labeler.subject.corpus import open_corpus
 from labeler.subject.hookpoints import Hookpoint
 from labeler.subject.model import Subject, load_subject
 from labeler.subject.sequences import open_tokenized
 from labeler.views import describe_feature, feature_view
-from tests.places import CLT, N_LAYERS, write_gemma_scope_2, write_subject
+from tests.places import CLT, N_LAYERS, D, F, write_gemma_scope_2, write_subject
 from tests.planted import Planted
 
 # The weights are random and explain nothing, which stops a pass.
@@ -121,7 +124,8 @@ def test_the_logit_lens_of_each_place_and_of_all(subject: Subject, evidence: Pat
         assert [place.place for place in places] == [WRITES.format(1), WRITES.format(2)]
         output = read_output(folder, feature)
         assert output is not None
-        for found, direction in zip([*places, output], [*decoder[feature], decoder[feature].sum(0)], strict=True):
+        all_of_it = PlaceOutput("all", output.promoted, output.suppressed)
+        for found, direction in zip([*places, all_of_it], [*decoder[feature], decoder[feature].sum(0)], strict=True):
             logits = unembedding @ direction
             top, low = logits.topk(10), logits.topk(10, largest=False)
             for side, expected in ((found.promoted, top), (found.suppressed, low)):
@@ -264,8 +268,8 @@ def test_what_needs_one_place_says_so(subject: Subject, planted: Planted, eviden
 def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """From the files of a CLT to a graph whose nodes of two layers have labels, without naming anything twice."""
     out = tmp_path / "evidence"
-    words = ("gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out, "--tokens", 6000)
-    words = (*words, "--sequence-tokens", 96, "--force")
+    words: list[object] = ["gather", "--subject", subject.id, "--corpus", planted.corpus, "--out", out]
+    words += ["--tokens", 6000, "--sequence-tokens", 96, "--force"]
     done = run(*words, "--sae", CLT, "--layers", "0-1", "--name", "tiny / clt")
     assert done.code == 0, done.err
     folders = sorted(path.parent for path in out.glob("*/manifest.json"))
@@ -273,7 +277,7 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
     for folder in folders:
         done = run("label", folder, "--features", "0-3")
         assert done.code == 0, done.err
-    pinned = [next(n for n in range(4) if EvidenceFolder(folder).statistics(n).n_firings > 500) for folder in folders]
+    pinned = [int(EvidenceFolder(folder).n_firing_windows.sum(0)[:4].argmax()) for folder in folders]
     nodes = [
         {"node_id": f"{layer}_{n}_1", "feature": cantor(layer, n), "layer": str(layer), "clerp": "",
          "feature_type": "cross layer transcoder"}
@@ -289,3 +293,60 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
         assert message in done.err
     done = run(*words[:6], tmp_path / "b", "--sae", planted.sae, "--layers", "0")
     assert "--layers chooses nothing" in done.err
+
+
+def test_the_card_names_every_place(evidence: Path, tmp_path: Path) -> None:
+    folder = EvidenceFolder(evidence / "1")
+    store = open_store(str(tmp_path / "labeler.db"))
+    label_set = store.label_set_for(folder.manifest, str(folder.folder), Recipe())
+    card = build_card(store, label_set.id)
+    assert card["writes"] == folder.manifest["writes"]
+    assert f"| each feature writes to | {WRITES.format(1)}, {WRITES.format(2)} |" in card_markdown(card)
+    store.close()
+
+
+def write_openmoss_crosscoder(folder: Path) -> dict[str, torch.Tensor]:
+    """Write a JumpReLU crosscoder of two places as OpenMOSS' Language-Model-SAEs does."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = {"W_E": (2, D, F), "b_E": (2, F), "W_D": (2, F, D), "b_D": (2, D)}
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    tensors["activation_function.log_jumprelu_threshold"] = 2 + torch.randn(F, generator=generator)
+    folder.mkdir()
+    save_file(tensors, folder / "sae_weights.safetensors")
+    places = ["blocks.0.hook_resid_post", "blocks.2.hook_resid_pre"]
+    config = {
+        "sae_type": "crosscoder",
+        "hook_points": places,
+        "d_model": D,
+        "act_fn": "jumprelu",
+        "norm_activation": "inference",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return tensors
+
+
+def test_a_crosscoder_that_reads_several_places(subject: Subject, planted: Planted, tmp_path: Path) -> None:
+    """The formula of OpenMOSS' CrossCoder, which gates the activation at each place by the norm of its decoder row."""
+    weights = write_openmoss_crosscoder(tmp_path / "crosscoder")
+    sae = load_sae(str(tmp_path / "crosscoder"))
+    target = choose_target(subject, sae, None)
+    assert str(target.hookpoint) == "model.layers.0+model.layers.2:input"
+    out = tmp_path / "0"
+    gather_for_all(subject, {out: target}, open_corpus(str(planted.corpus)), CONFIG)
+    corpus = open_tokenized(out / "corpus")
+    places = [Hookpoint("model.layers.0"), Hookpoint("model.layers.2", "input")]
+    x = torch.stack(hidden_of(subject, tmp_path, places, list(range(0, n_chunks(corpus, CONFIG), 8))), dim=1)
+    pre = (torch.einsum("tpd,pdf->tpf", x, weights["W_E"]) + weights["b_E"]).sum(1, keepdim=True)
+    norm = weights["W_D"].norm(dim=-1)
+    threshold = weights["activation_function.log_jumprelu_threshold"].exp()
+    acts = torch.where(pre * norm > threshold, pre, 0.0).relu()
+    made = torch.einsum("tpf,pfd->tpd", acts, weights["W_D"]) + weights["b_D"]
+    torch.testing.assert_close(sae.encode(x.flatten(1)), acts.amax(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sae.decode(acts.amax(1)), made.flatten(1), rtol=1e-4, atol=1e-4)
+    fvu = float((x - made).square().sum() / (x - x.mean(0)).square().sum())
+    manifest = EvidenceFolder(out).manifest
+    assert manifest["quality"]["fvu"] == pytest.approx(fvu, rel=1e-3)
+    assert manifest["writes"] == ["model.layers.0", "model.layers.2:input"]
+    _, again = open_gathered(manifest)
+    assert again.hookpoint == target.hookpoint
+    assert "several places" in measure_loss(subject, target, corpus, CONFIG, 200)["cross_entropy_reason"]

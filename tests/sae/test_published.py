@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +43,8 @@ def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.Mo
         return
     acts = sae.encode(ref["x"])
     torch.testing.assert_close(acts, ref["acts"], atol=1e-4 * float(ref["acts"].max()), rtol=1e-4)
+    sparse = sae.encode_sparse(ref["x"])
+    torch.testing.assert_close(torch.zeros_like(acts).index_put((sparse.token, sparse.feature), sparse.value), acts)
     rec = sae.decode(acts, ref["x"])
     if sae.writes:  # of which sae-lens gives the sum
         rec = rec.unflatten(1, (sae.n_places, -1)).sum(1)
@@ -59,3 +63,12 @@ def test_a_scaled_input_whose_norm_no_file_gives_is_refused_as_a_plain_folder() 
     (path,) = (PUBLISHED / "hub" / "fnlp--Llama-Scope-R1-Distill").rglob("L0R")
     with pytest.raises(FormatError, match="its files do not give that norm: name it as `sae-lens:RELEASE/ID`"):
         load_sae(str(path))
+
+
+def test_a_pursuit_whose_factor_cannot_be_folded_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "sae"
+    shutil.copytree(PUBLISHED / "hub" / "written--matching-pursuit" / "stops", folder)
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"normalize_activations": "expected_average_only_in"}))
+    with pytest.raises(FormatError, match="cannot be folded into an encoder that is the decoder too"):
+        load_sae(str(folder))

@@ -23,11 +23,11 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     config = weights.config("config.json") or {}
-    weights.refuse_keys(
-        config,
-        {"use_glu_encoder": (False,), "apply_decoder_bias_to_pre_encoder": (False,), "sae_type": ("sae", "transcoder")},
-        "config.json",
-    )
+    kinds = ("sae", "transcoder", "crosscoder")
+    harmless = {"use_glu_encoder": (False,), "apply_decoder_bias_to_pre_encoder": (False,), "sae_type": kinds}
+    weights.refuse_keys(config, harmless, "config.json")
+    if config.get("sae_type") == "crosscoder":
+        return _crosscoder(weights, config)
     older = "encoder.weight" in weights.names
     w_enc = weights.take("encoder.weight") if older else weights.take("W_E").T.contiguous()
     w_dec = weights.take("decoder.weight").T.contiguous() if older else weights.take("W_D")
@@ -44,6 +44,38 @@ def read(weights: Weights) -> SAE:
         remarks=weights.remarks,
     )  # fmt: skip
     return sae if found is None else rescaled(sae, *found)
+
+
+def _crosscoder(weights: Weights, config: dict[str, Any]) -> SAE:
+    """Read a crosscoder: a feature adds up what it reads at each of its places, and writes to each.
+
+    The library gives an activation for each place, which is the pre-activation where this times the norm of the place's
+    decoder row is above the threshold. A feature's activation here is the highest of them; each place gets its own.
+    """
+    places = config.get("hook_points")
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places) or not places:
+        raise FormatError(
+            f"SAE {weights.path}: config.json has no list hook_points, the places that a crosscoder reads"
+        )
+    kind = str(config.get("act_fn", "jumprelu")).lower()
+    if kind not in ("relu", "jumprelu") or config.get("norm_activation") not in (None, "none", "inference"):
+        raise FormatError(
+            f"SAE {weights.path}: a crosscoder with act_fn {kind!r} and norm_activation {config.get('norm_activation')!r} is not "
+            "supported; known are relu and jumprelu on inputs as they are"
+        )
+    w_enc, w_dec = weights.take("W_E"), weights.take("W_D")  # [P, d, F], [P, F, d]
+    if w_enc.ndim != 3 or len(w_enc) != len(places):
+        raise FormatError(f"SAE {weights.path}: W_E has shape {tuple(w_enc.shape)}, expected [{len(places)}, d, F]")
+    gates = None
+    if kind == "jumprelu":
+        threshold = weights.take(*_THRESHOLDS).exp().expand(len(places), w_dec.shape[1])
+        gates = threshold / w_dec.norm(dim=2).clamp_min(1e-12)
+    selection = Selection("relu") if gates is None else Selection("threshold", threshold=gates.amin(0))
+    return SAE(
+        w_enc.flatten(0, 1).T.contiguous(), weights.take("b_E").sum(0), w_dec.transpose(0, 1).flatten(1).contiguous(),
+        weights.take("b_D").flatten(), selection, kind, weights.finish(NAME), hookpoint="+".join(places),
+        writes=tuple(places) if len(places) > 1 else (), gates=gates, prepend_bos=True, remarks=weights.remarks,
+    )  # fmt: skip
 
 
 def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selection:

@@ -22,7 +22,7 @@ _KINDS = {
     "standard": "relu", "transcoder": "relu", "skip_transcoder": "relu",
     "topk": "topk", "topk_transcoder": "topk", "abstopk": "abstopk",
     "jumprelu": "threshold", "jumprelu_transcoder": "threshold", "jumprelu_skip_transcoder": "threshold",
-    "gated": "gated",
+    "gated": "gated", "matching_pursuit": "pursuit",
 }  # fmt: skip
 _NORMALISATIONS = {
     None: "none", "none": "none", False: "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm_rescale",
@@ -70,8 +70,10 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     normalisation = cfg.get("normalize_activations")
     if not isinstance(normalisation, str | bool | None) or normalisation not in _NORMALISATIONS:
         raise FormatError(f"SAE {folder}: normalize_activations {normalisation!r} is not supported")
-    w_enc, w_dec = weights.take("W_enc").T.contiguous(), weights.take("W_dec")
     kind = _KINDS[architecture]
+    if kind == "pursuit":
+        return _pursuit(weights, cfg, metadata, _NORMALISATIONS[normalisation])
+    w_enc, w_dec = weights.take("W_enc").T.contiguous(), weights.take("W_dec")
     b_enc = torch.zeros(len(w_enc)) if kind == "gated" else weights.take("b_enc")
     if cfg.get("rescale_acts_by_decoder_norm"):
         w_enc, b_enc, w_dec = unit_decoder(w_enc, b_enc, w_dec)
@@ -86,6 +88,30 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         is_transcoder="transcoder" in architecture, prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
         scales_input=normalisation in ("expected_average_only_in", True),
         excluded_tokens=_excluded(metadata, folder), positions=_positions(metadata, folder),
+    )  # fmt: skip
+
+
+def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], normalisation: str) -> SAE:
+    """Read an SAE whose encoder is its decoder, applied again and again (SAELens' MatchingPursuitSAE)."""
+    if cfg.get("normalize_activations") in ("expected_average_only_in", True):
+        raise FormatError(
+            f"SAE {weights.path}: matching pursuit with normalize_activations 'expected_average_only_in' is not supported: its "
+            "factor cannot be folded into an encoder that is the decoder too"
+        )
+    w_dec, b_dec = weights.take("W_dec"), weights.take("b_dec")
+    steps = cfg.get("max_iterations")
+    least = cfg.get("residual_threshold", 1e-2)
+    if isinstance(least, bool) or not isinstance(least, int | float):
+        raise FormatError(f"SAE {weights.path}: residual_threshold is {least!r}; expected a number")
+    centred = bool(cfg.get("apply_b_dec_to_input", True))
+    selection = Selection(
+        "pursuit", k=int(w_dec.shape[1]) if steps is None else positive_int(steps, "max_iterations", weights.path),
+        threshold=torch.tensor(float(least)), stops_at_known=bool(cfg.get("stop_on_duplicate_support", True)),
+    )  # fmt: skip
+    return SAE(
+        w_dec, torch.zeros(len(w_dec)), w_dec, b_dec if centred else torch.zeros_like(b_dec), selection, "matching_pursuit",
+        weights.finish(NAME), centred=centred, normalisation=normalisation, hookpoint=_place(metadata),
+        prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
     )  # fmt: skip
 
 
