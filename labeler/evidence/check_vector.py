@@ -67,7 +67,9 @@ def check_vector(
         return check
     if force:
         return replace(check, forced=True)
-    best = None if target.sae.part is not None else _best_neighbor(subject, target, batches, config, bos)
+    # What is made at several places has no place beside it.
+    alone = target.sae.part is None and not target.hookpoint.members
+    best = _best_neighbor(subject, target, batches, config, bos) if alone else None
     raise MismatchError(_message(subject, target, check, best))
 
 
