@@ -73,7 +73,7 @@ def test_tensors_that_cannot_be_right_are_named(
     ("changes", "says"),
     [
         ({"architecture": "temporal"}, "'temporal' is not supported; known are standard"),
-        ({"architecture": "matching_pursuit"}, "'matching_pursuit' is not supported"),
+        ({"architecture": "matching_pursuit"}, "does not have: W_enc, b_enc"),
         ({"architecture": "batchtopk"}, "'batchtopk' is a training checkpoint"),
         ({"normalize_activations": "odd"}, "normalize_activations 'odd'"),
         ({"k": None}, "gives no k"),
