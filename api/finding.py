@@ -11,6 +11,7 @@ from anyio import from_thread
 
 from labeler.errors import ConflictError
 from labeler.llm.patience import Patience
+from labeler.rest_schema import SearchBy
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
 from labeler.store.cursors import make_cursor, read_cursor
@@ -18,7 +19,6 @@ from labeler.store.embeddings import nearest_labels
 from labeler.store.people import rows_of_hits
 from labeler.store.queries import LabelRow
 from labeler.store.search import Hits, search_labels
-from labeler.wire import SearchBy
 
 if TYPE_CHECKING:
     from labeler.llm.client import OpenAILLM
@@ -72,7 +72,7 @@ class Finder:
 
     async def _place(self, text: str, model: str) -> np.ndarray:
         # Not at the start: most services do without, and the openai library takes a second to load.
-        from labeler.labeling.embed import embedded
+        from labeler.label_sets.embed import embedded
         from labeler.llm.client import OpenAILLM
         from labeler.llm.ledger import MemoryLedger
 

@@ -12,10 +12,10 @@ from pydantic import AfterValidator, BaseModel
 
 from api.conditional import precondition
 from api.finding import Finder
+from labeler.rest_schema import Page, Problem, SearchBy, Text
 from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
-from labeler.wire import Page, Problem, SearchBy, Text
 
 T = TypeVar("T")
 _LARGEST = 2**31 - 1

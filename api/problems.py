@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from labeler.errors import DamagedError, LabelerError, StorageError
 from labeler.logs import request_id
-from labeler.wire import Problem
+from labeler.rest_schema import Problem
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"

@@ -13,11 +13,11 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 
 from api.parameters import StoreOf
+from labeler.rest_schema import Text
 from labeler.schema import DECLARED, Column, End, filters, score_columns, sorts
 from labeler.store import Store, catalogue
 from labeler.store.columns import scores_in
 from labeler.store.queries import Bound
-from labeler.wire import Text
 
 _LONGEST = 100  # characters of a name
 _MOST_SETS = 200  # label sets whose scores may be named

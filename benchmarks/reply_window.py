@@ -26,8 +26,8 @@ from late_llm import late_llm
 from llm_client import prompts
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.label_sets import LabelSetToMake
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.label_sets import LabelSetToMake
+from labeler.label_sets.missing import label_missing
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import StoredReply
 from labeler.recipe import Recipe

@@ -31,7 +31,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
 from labeler.pipeline import label_feature
 from labeler.recipe import Recipe
-from labeler.records import Evidence, State, Usage
+from labeler.records import FeatureEvidence, State, Usage
 from labeler.score.detection import detection_items
 from labeler.score.simulate_prompts import spelled
 from labeler.steps.read import read_evidence
@@ -110,7 +110,7 @@ async def measure(folder: EvidenceFolder, n: int, count: Callable[[str], int]) -
 class TruthLLM:
     """Writes what is true of one feature, and counts."""
 
-    def __init__(self, found: Evidence, count: Callable[[str], int]) -> None:
+    def __init__(self, found: FeatureEvidence, count: Callable[[str], int]) -> None:
         self.cost = Cost()
         self._found, self._count = found, count
         self._highest = max(c.peak for c in found.held_out)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Self, TypedDict, TypeVar, Unpack
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from labeler import wire
+from labeler import rest_schema
 from labeler.errors import ConflictError, InputError, LabelerError, NotFoundError, StorageError
 from labeler.files import whole_file
 from labeler.records import State
@@ -100,31 +100,31 @@ class Client:
 
     # SAEs, evidence and label sets
 
-    def saes(self) -> Iterator[wire.Sae]:
-        return self._items("/v1/saes", wire.Sae)
+    def saes(self) -> Iterator[rest_schema.Sae]:
+        return self._items("/v1/saes", rest_schema.Sae)
 
-    def sae(self, sae: int | str) -> wire.Sae:
-        return self._get(f"/v1/saes/{_id('SAE', sae)}", wire.Sae)
+    def sae(self, sae: int | str) -> rest_schema.Sae:
+        return self._get(f"/v1/saes/{_id('SAE', sae)}", rest_schema.Sae)
 
-    def evidence(self, sae: int | str | None = None) -> Iterator[wire.Evidence]:
-        return self._items("/v1/evidence", wire.Evidence, sae=sae)
+    def evidence(self, sae: int | str | None = None) -> Iterator[rest_schema.Evidence]:
+        return self._items("/v1/evidence", rest_schema.Evidence, sae=sae)
 
-    def evidence_detail(self, evidence: int | str) -> wire.EvidenceDetail:
-        return self._get(f"/v1/evidence/{_id('evidence', evidence)}", wire.EvidenceDetail)
+    def evidence_detail(self, evidence: int | str) -> rest_schema.EvidenceDetail:
+        return self._get(f"/v1/evidence/{_id('evidence', evidence)}", rest_schema.EvidenceDetail)
 
-    def add_evidence(self, path: str) -> wire.Evidence:
+    def add_evidence(self, path: str) -> rest_schema.Evidence:
         """Register a folder that `labeler gather` wrote into the service's data folder."""
-        return self._post("/v1/evidence", wire.Evidence, {"path": path})
+        return self._post("/v1/evidence", rest_schema.Evidence, {"path": path})
 
-    def sets(self, sae: int | str | None = None) -> Iterator[wire.LabelSet]:
-        return self._items("/v1/sets", wire.LabelSet, sae=sae)
+    def sets(self, sae: int | str | None = None) -> Iterator[rest_schema.LabelSet]:
+        return self._items("/v1/sets", rest_schema.LabelSet, sae=sae)
 
-    def set(self, label_set: int) -> wire.LabelSetDetail:
-        return self._get(f"/v1/sets/{label_set}", wire.LabelSetDetail)
+    def set(self, label_set: int) -> rest_schema.LabelSetDetail:
+        return self._get(f"/v1/sets/{label_set}", rest_schema.LabelSetDetail)
 
-    def default_set(self, sae: int | str | None = None, feature: int | None = None) -> wire.LabelSet:
+    def default_set(self, sae: int | str | None = None, feature: int | None = None) -> rest_schema.LabelSet:
         """Return the label set used where none is named: for a feature, for an SAE, or for all. Raises NotFoundError."""
-        return self._get("/v1/sets/default", wire.LabelSet, sae=sae, feature=feature)
+        return self._get("/v1/sets/default", rest_schema.LabelSet, sae=sae, feature=feature)
 
     def card(self, label_set: int) -> dict[str, Any]:
         return dict(self._request("GET", f"/v1/sets/{label_set}/card").json())
@@ -132,61 +132,66 @@ class Client:
     def card_markdown(self, label_set: int) -> str:
         return self._request("GET", f"/v1/sets/{label_set}/card", params={"format": "markdown"}).text
 
-    def compare(self, a: int, b: int, limit: int = 20) -> wire.Comparison:
-        return self._get("/v1/compare", wire.Comparison, a=a, b=b, limit=limit)
+    def compare(self, a: int, b: int, limit: int = 20) -> rest_schema.Comparison:
+        return self._get("/v1/compare", rest_schema.Comparison, a=a, b=b, limit=limit)
 
     # Features and labels
 
-    def feature(self, sae: int | str, index: int, set: int | None = None) -> wire.Feature:
-        return self._get(f"/v1/features/{_id('SAE', sae)}/{index}", wire.Feature, set=set)
+    def feature(self, sae: int | str, index: int, set: int | None = None) -> rest_schema.Feature:
+        return self._get(f"/v1/features/{_id('SAE', sae)}/{index}", rest_schema.Feature, set=set)
 
     def labels(
         self, *, scores: Mapping[str, float] | None = None, **filters: Unpack[LabelFilters]
-    ) -> Iterator[wire.Label]:
+    ) -> Iterator[rest_schema.Label]:
         """Yield every label that passes the filters of `GET /v1/labels`, in the order of `sort`.
 
         `scores` has filters on other scores, such as `{"detection_min": 0.8}`.
         """
-        return self._items("/v1/labels", wire.Label, **filters, **(scores or {}))
+        return self._items("/v1/labels", rest_schema.Label, **filters, **(scores or {}))
 
-    def label(self, label_set: int, index: int) -> wire.Label:
-        return self._get(f"/v1/labels/{label_set}/{index}", wire.Label)
+    def label(self, label_set: int, index: int) -> rest_schema.Label:
+        return self._get(f"/v1/labels/{label_set}/{index}", rest_schema.Label)
 
     def lookup(
         self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default", *,
         scores: bool = False,
-    ) -> list[wire.Label | None]:  # fmt: skip
+    ) -> list[rest_schema.Label | None]:  # fmt: skip
         """Return the label of each (SAE id, feature index), in their order. Any number may be asked for.
 
         `scores`: each label carries all its scores.
         """
-        found: list[wire.Label | None] = []
-        for low in range(0, len(pairs), wire.MOST_PAIRS):
-            body = {"pairs": pairs[low : low + wire.MOST_PAIRS], "sets": sets, "choose": choose, "scores": scores}
+        found: list[rest_schema.Label | None] = []
+        for low in range(0, len(pairs), rest_schema.MOST_PAIRS):
+            body = {
+                "pairs": pairs[low : low + rest_schema.MOST_PAIRS],
+                "sets": sets,
+                "choose": choose,
+                "scores": scores,
+            }
             # A look-up changes nothing, so it is tried again like a read.
             reply = self._request("POST", "/v1/labels:lookup", json=body, attempts=self._attempts)
-            found += self._read(wire.LookupResponse, reply).labels
+            found += self._read(rest_schema.LookupResponse, reply).labels
         return found
 
     def search(
         self, words: str, limit: int = 50, sae: int | str | None = None, set: int | None = None, by: str = "words"
-    ) -> wire.SearchPage:
+    ) -> rest_schema.SearchPage:
         """Search labels by "words" or by "meaning", and return the best hits, at most 500."""
-        return self._get("/v1/search", wire.SearchPage, q=words, limit=limit, sae=sae, set=set, by=by)
+        return self._get("/v1/search", rest_schema.SearchPage, q=words, limit=limit, sae=sae, set=set, by=by)
 
-    def reviews(self, label_set: int, index: int) -> list[wire.Review]:
-        return self._get(f"/v1/labels/{label_set}/{index}/reviews", wire.Reviews).items
+    def reviews(self, label_set: int, index: int) -> list[rest_schema.Review]:
+        return self._get(f"/v1/labels/{label_set}/{index}/reviews", rest_schema.Reviews).items
 
     def review(
         self, label_set: int, index: int, verdict: str, text: str | None = None, comment: str | None = None
-    ) -> wire.Review:
+    ) -> rest_schema.Review:
         body = {"verdict": verdict, "text": text, "comment": comment}
-        return self._post(f"/v1/labels/{label_set}/{index}/reviews", wire.Review, body)
+        return self._post(f"/v1/labels/{label_set}/{index}/reviews", rest_schema.Review, body)
 
-    def withdraw_review(self, label_set: int, index: int, review: int) -> wire.Review:
+    def withdraw_review(self, label_set: int, index: int, review: int) -> rest_schema.Review:
         """Withdraw a review. It no longer counts, but stays in the list, with the time of its withdrawal."""
         answer = self._request("DELETE", f"/v1/labels/{label_set}/{index}/reviews/{review}", attempts=self._attempts)
-        return wire.Review.model_validate_json(answer.content)
+        return rest_schema.Review.model_validate_json(answer.content)
 
     def export(self, label_set: int, format: str | None, path: Path, *, spreadsheet: bool = False) -> int:
         """Write all rows of a label set to `path` and return the number of bytes. The file appears whole or not at all.
@@ -215,7 +220,7 @@ class Client:
 
     def submit(
         self, evidence: int | str, features: str = "all", *, idempotency_key: str | None = None, **rest: Any
-    ) -> wire.Job:
+    ) -> rest_schema.Job:
         """Submit a job that labels features of an evidence, given by id or folder.
 
         `rest` has further fields of `POST /v1/jobs`: recipe, explainer, simulator, budget, priority.
@@ -223,26 +228,26 @@ class Client:
         if isinstance(evidence, str):
             evidence = self.add_evidence(evidence).id
         body = {"evidence": evidence, "features": features, **rest}
-        return self._post("/v1/jobs", wire.Job, body, idempotency_key)
+        return self._post("/v1/jobs", rest_schema.Job, body, idempotency_key)
 
-    def submit_gather(self, *, idempotency_key: str | None = None, **request: Any) -> wire.Job:
-        return self._post("/v1/jobs:gather", wire.Job, request, idempotency_key)
+    def submit_gather(self, *, idempotency_key: str | None = None, **request: Any) -> rest_schema.Job:
+        return self._post("/v1/jobs:gather", rest_schema.Job, request, idempotency_key)
 
-    def jobs(self, state: str | None = None) -> Iterator[wire.Job]:
+    def jobs(self, state: str | None = None) -> Iterator[rest_schema.Job]:
         """Yield the jobs, the newest first."""
-        return self._items("/v1/jobs", wire.Job, state=state)
+        return self._items("/v1/jobs", rest_schema.Job, state=state)
 
-    def job(self, job: int) -> wire.JobDetail:
-        return self._get(f"/v1/jobs/{job}", wire.JobDetail)
+    def job(self, job: int) -> rest_schema.JobDetail:
+        return self._get(f"/v1/jobs/{job}", rest_schema.JobDetail)
 
-    def change_job(self, job: int, word: str) -> wire.JobDetail:
+    def change_job(self, job: int, word: str) -> rest_schema.JobDetail:
         """Change a job. `word` is pause, resume, cancel or retry."""
-        return self._post(f"/v1/jobs/{job}/{word}", wire.JobDetail, None)
+        return self._post(f"/v1/jobs/{job}/{word}", rest_schema.JobDetail, None)
 
-    def failures(self, job: int) -> Iterator[wire.Failure]:
-        return self._items(f"/v1/jobs/{job}/failures", wire.Failure)
+    def failures(self, job: int) -> Iterator[rest_schema.Failure]:
+        return self._items(f"/v1/jobs/{job}/failures", rest_schema.Failure)
 
-    def watch(self, job: int) -> Iterator[wire.JobDetail]:
+    def watch(self, job: int) -> Iterator[rest_schema.JobDetail]:
         """Yield every change of a job, until it has ended or is paused. The client waits for a service that restarts."""
         met, lost_at = False, None
         while True:
@@ -259,25 +264,25 @@ class Client:
                     raise self._unreachable(error) from error
             time.sleep(0.3)
 
-    def _events(self, job: int) -> Iterator[wire.JobDetail]:
+    def _events(self, job: int) -> Iterator[rest_schema.JobDetail]:
         with self._http.stream("GET", f"/v1/jobs/{job}/events", timeout=httpx2.Timeout(60.0)) as reply:
             if reply.is_error:
                 reply.read()
                 raise self._error(reply)
             for line in reply.iter_lines():
                 if line.startswith("data: "):
-                    yield wire.JobDetail.model_validate_json(line.removeprefix("data: "))
+                    yield rest_schema.JobDetail.model_validate_json(line.removeprefix("data: "))
 
     # Texts
 
-    def ask_activations(self, sae: int, text: str) -> wire.Activations:
+    def ask_activations(self, sae: int, text: str) -> rest_schema.Activations:
         """Ask which features fire on a text. Returns at once; `read_activations` reads the answer later."""
-        return self._post("/v1/activations", wire.Activations, {"sae": sae, "text": text})
+        return self._post("/v1/activations", rest_schema.Activations, {"sae": sae, "text": text})
 
-    def read_activations(self, request: str) -> wire.Activations:
-        return self._get(f"/v1/activations/{request}", wire.Activations)
+    def read_activations(self, request: str) -> rest_schema.Activations:
+        return self._get(f"/v1/activations/{request}", rest_schema.Activations)
 
-    def activations(self, sae: int, text: str, every: float = 0.2) -> wire.Activations:
+    def activations(self, sae: int, text: str, every: float = 0.2) -> rest_schema.Activations:
         """Find the features that fire on a text, and wait for the answer.
 
         A gather worker reads the text. If none does, ServiceError gives the reason.
@@ -292,16 +297,16 @@ class Client:
 
     # Keys, for clients with an admin key
 
-    def keys(self) -> list[wire.Key]:
-        return self._get("/v1/keys", wire.Keys).items
+    def keys(self) -> list[rest_schema.Key]:
+        return self._get("/v1/keys", rest_schema.Keys).items
 
-    def revoke_key(self, key: str) -> wire.Key:
-        return self._read(wire.Key, self._request("DELETE", f"/v1/keys/{key}"))
+    def revoke_key(self, key: str) -> rest_schema.Key:
+        return self._read(rest_schema.Key, self._request("DELETE", f"/v1/keys/{key}"))
 
     def _items(self, url: str, kind: type[M], **params: Any) -> Iterator[M]:
         cursor: str | None = None
         while True:
-            page = self._get(url, wire.Page[kind], limit=_PAGE, cursor=cursor, **params)  # type: ignore[valid-type]
+            page = self._get(url, rest_schema.Page[kind], limit=_PAGE, cursor=cursor, **params)  # type: ignore[valid-type]
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:

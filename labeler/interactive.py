@@ -178,8 +178,8 @@ def label(
     database = str(db) if db is not None else str(folder.folder.resolve().parent / "labeler.db")
 
     async def run() -> int:
-        from labeler.labeling.missing import label_missing
-        from labeler.labeling.processes import processes_worth
+        from labeler.label_sets.missing import label_missing
+        from labeler.label_sets.processes import processes_worth
         from labeler.llm.budget import Budget
         from labeler.store import open_store
 

@@ -22,7 +22,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
 from labeler.llm import LLM
 from labeler.recipe import GatherConfig, Recipe
-from labeler.records import Evidence, Label, LabeledFeature, State, Usage
+from labeler.records import FeatureEvidence, Label, LabeledFeature, State, Usage
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.steps.candidates import lookup_of, make_label
@@ -62,7 +62,9 @@ def gather_evidence(
     return out
 
 
-async def label_feature(evidence: Evidence, recipe: Recipe, llm: LLM | None, null: Sequence[Label]) -> LabeledFeature:
+async def label_feature(
+    evidence: FeatureEvidence, recipe: Recipe, llm: LLM | None, null: Sequence[Label]
+) -> LabeledFeature:
     """Explain a feature on its EXPLAIN contexts, then test the label on its HELD_OUT contexts.
 
     `null` holds labels of other features. A feature that cannot be labeled comes back with its reason; only an
@@ -89,7 +91,7 @@ async def label_feature(evidence: Evidence, recipe: Recipe, llm: LLM | None, nul
     )  # fmt: skip
 
 
-def _failed(evidence: Evidence, reason: str, usage: Usage) -> LabeledFeature:
+def _failed(evidence: FeatureEvidence, reason: str, usage: Usage) -> LabeledFeature:
     return LabeledFeature(evidence.feature_index, State.FAILED, evidence.statistics, reason, usage=usage)
 
 

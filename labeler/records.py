@@ -133,7 +133,7 @@ class Steered:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FeatureEvidence:
     """All that was gathered for one feature, cut to what a recipe asks for.
 
     `explain` is what an explainer may see, `held_out` is what labels are scored on: different documents, and no
@@ -299,7 +299,7 @@ class Origin:
     revised: bool = False
     asked_llm: bool = True  # False: triage kept the look-up label
     candidates: tuple[Candidate, ...] = ()
-    draw: int = 0  # which of `Evidence.draws` the explainer saw for it
+    draw: int = 0  # which of `FeatureEvidence.draws` the explainer saw for it
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,16 @@ from labeler.steps.read import read_evidence
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReplayedRequest:
     """A request and its reply, which is None if the ledger has none."""
 
     prompt: AnyPrompt
     reply: StoredReply | None
 
 
-def asked_for(folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger: Ledger) -> tuple[Asked, ...]:
+def replay_requests(
+    folder: EvidenceFolder, feature_index: int, recipe: Recipe, ledger: Ledger
+) -> tuple[ReplayedRequest, ...]:
     """Return all requests behind a result, in the order of asking, or none if no LLM was asked.
 
     The list ends at a missing reply that later prompts depend on. Raises NotFoundError or FormatError.
@@ -47,13 +49,13 @@ class _Replay(Answering):
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.asked: list[Asked] = []
+        self.asked: list[ReplayedRequest] = []
 
     async def ask(self, prompt: AnyPrompt) -> AnyReply:
         place = len(self.asked)
-        self.asked.append(Asked(prompt, None))
+        self.asked.append(ReplayedRequest(prompt, None))
         stored = await self._ledger.get(ledger_key(prompt))
         if stored is None:
             raise EndpointError("this reply is not in the ledger")
-        self.asked[place] = Asked(prompt, stored)
+        self.asked[place] = ReplayedRequest(prompt, stored)
         return reply_of(stored, prompt, Usage(1, stored.tokens_in, stored.tokens_out, None), from_ledger=True)

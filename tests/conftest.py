@@ -36,7 +36,7 @@ __all__ = [
 
 
 # Files that start many processes or wait for them. They come first, so that none of them is left to run alone at the end.
-_LONG = ("tests/workers/", "tests/pages/browser/", "tests/test_cli.py", "tests/labeling/", "tests/neuronpedia/")
+_LONG = ("tests/workers/", "tests/pages/browser/", "tests/test_cli.py", "tests/label_sets/", "tests/neuronpedia/")
 
 
 def pytest_configure() -> None:

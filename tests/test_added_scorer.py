@@ -19,7 +19,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
 from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import Score, Usage
 from labeler.score import score_label

@@ -26,7 +26,7 @@ from labeler.recipe import (
     SimulatorConfig,
     TriageConfig,
 )
-from labeler.records import Evidence, Label, LabeledFeature, State, TokenTable, Usage
+from labeler.records import FeatureEvidence, Label, LabeledFeature, State, TokenTable, Usage
 from labeler.steps.null import NullLabels
 from labeler.steps.read import read_evidence
 from labeler.views import explained
@@ -224,7 +224,7 @@ def test_no_document_takes_two_parts(folder: EvidenceFolder) -> None:
             assert not any(one & other for other in documents[i + 1 :])
 
 
-def parts_of(evidence: Evidence) -> list[Sequence]:
+def parts_of(evidence: FeatureEvidence) -> list[Sequence]:
     return [evidence.held_out, evidence.choose, evidence.show, evidence.compare, [c for d in evidence.draws for c in d]]
 
 

@@ -33,7 +33,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_labeling_needs_no_package_of_the_service():
-    done = run("import labeler.pipeline, labeler.cli, labeler.labeling.missing, labeler.client, labeler.export.export")
+    done = run(
+        "import labeler.pipeline, labeler.cli, labeler.label_sets.missing, labeler.client, labeler.export.export"
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -21,7 +21,7 @@ from labeler.evidence.gather_all import gather_for_all
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target, neurons
 from labeler.export.export import export_label_set
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.recipe import GatherConfig, Recipe
 from labeler.records import State
 from labeler.sae import load_sae

@@ -15,8 +15,8 @@ import pytest
 
 from labeler.errors import BudgetError, ConfigurationError
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.batches import label_in_batches
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.batches import label_in_batches
+from labeler.label_sets.missing import label_missing
 from labeler.llm.batch import Batches
 from labeler.llm.breaker import Breaker
 from labeler.llm.budget import Budget

@@ -14,10 +14,10 @@ from labeler.evidence import choose
 from labeler.evidence.merge import merge_shards
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.export import export_label_set
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.pipeline import label_feature, label_features
 from labeler.recipe import ContextsConfig, Recipe
-from labeler.records import Evidence, Label, LabeledFeature, Simulation, Split, State, TokenTable
+from labeler.records import FeatureEvidence, Label, LabeledFeature, Simulation, Split, State, TokenTable
 from labeler.score.scores import simulation_scores
 from labeler.score.simulate_by_lookup import predict_all
 from labeler.steps.null import NullLabels
@@ -48,14 +48,14 @@ def table_of(meanings: dict[str, float]) -> TokenTable:
     return TokenTable({1 + CHARACTERS.index(c): strength for c, strength in meanings.items()})
 
 
-def score_of(table: TokenTable, evidence: Evidence) -> float:
+def score_of(table: TokenTable, evidence: FeatureEvidence) -> float:
     simulations = [Simulation(c, table.predict(c.token_ids)) for c in evidence.held_out]
     value = simulation_scores(simulations)[0].value
     assert value is not None
     return value
 
 
-def check_honest(folder: EvidenceFolder, result: LabeledFeature, evidence: Evidence, feature: int) -> None:
+def check_honest(folder: EvidenceFolder, result: LabeledFeature, evidence: FeatureEvidence, feature: int) -> None:
     """What holds of every result of a pipeline that is not broken, for a feature whose meaning is known."""
     assert result.state is State.LABELED
     simulation = result.score("simulation")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from labeler.errors import LabelerError, MismatchError
 from labeler.store.activations import MOST_TOKENS, ActivationRequest, Activations
-from workers import loaded
+from workers import model_cache
 from workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _read(request: ActivationRequest, here: Resources, subject: Subject | None) 
 
     manifest, path = here.store.evidence(request.asked["evidence"])
     config = GatherConfig.from_dict(manifest["config"])
-    subject = subject or loaded.subject(manifest["subject"]["id"], revision_of(manifest), config.dtype)
+    subject = subject or model_cache.subject(manifest["subject"]["id"], revision_of(manifest), config.dtype)
     found = read_text(subject, _target(manifest, subject, config.dtype), config, request.asked["text"], MOST_TOKENS)
     return describe_activations(found, Vocabulary(Path(path)))
 
@@ -77,10 +77,10 @@ def _target(manifest: dict[str, Any], subject: Subject, dtype: str) -> Target:
     from labeler.evidence.gathered import sae_name, target_of
 
     def load() -> Target:
-        return target_of(manifest, subject, loaded.sae(subject, sae_name(manifest), manifest["hookpoint"], dtype))
+        return target_of(manifest, subject, model_cache.sae(subject, sae_name(manifest), manifest["hookpoint"], dtype))
 
     try:
         return load()
     except MismatchError:
-        loaded.forget()  # another SAE may have replaced the one in memory since it was loaded
+        model_cache.forget()  # another SAE may have replaced the one in memory since it was loaded
         return load()

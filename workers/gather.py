@@ -10,16 +10,16 @@ from pathlib import Path
 
 from labeler.names import read_name
 from labeler.store.states import GatherRequest, Lease
-from workers import loaded
+from workers import model_cache
 from workers.activate import Between
-from workers.hold import Holding, Stopped
+from workers.hold import LeaseKeeper, Stopped
 from workers.resources import Resources
 
 PREPARE, SHARD, MERGE = 0, 1, 2
 _CHECKPOINT_SECONDS = 20.0
 
 
-def gather(lease: Lease, holding: Holding, here: Resources) -> None:
+def gather(lease: Lease, holding: LeaseKeeper, here: Resources) -> None:
     """Do the block. Raises Stopped where `holding` asks for it; a shard continues from its last checkpoint then.
 
     Raises MismatchError where the folder holds another pass, merged or not.
@@ -36,7 +36,7 @@ def gather(lease: Lease, holding: Holding, here: Resources) -> None:
             _read(request, out, lease, holding, here)
 
 
-def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, here: Resources) -> None:
+def _read(request: GatherRequest, out: Path, lease: Lease, holding: LeaseKeeper, here: Resources) -> None:
     from labeler.evidence.gather import gather_shard
     from labeler.evidence.prepare import prepare
     from labeler.evidence.target import choose_target
@@ -57,9 +57,9 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: Holding, her
     data = here.settings.data
     for name in (request.subject, request.sae):
         confine(name, data)
-    subject = loaded.subject(request.subject, request.revision, request.config.dtype)
+    subject = model_cache.subject(request.subject, request.revision, request.config.dtype)
     target = choose_target(
-        subject, loaded.sae(subject, request.sae, request.hookpoint, request.config.dtype), request.hookpoint
+        subject, model_cache.sae(subject, request.sae, request.hookpoint, request.config.dtype), request.hookpoint
     )
     target = replace(target, names=read_name(request.name))
     answer_a_text = Between(here, subject, request.config.dtype)

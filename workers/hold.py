@@ -11,7 +11,7 @@ from types import TracebackType
 
 from labeler.errors import LabelerError
 from labeler.store.blocks import Blocks
-from labeler.store.states import Lease, Order
+from labeler.store.states import HolderOrder, Lease
 
 _EVERY = 2.0  # seconds at most between two signs of life
 GRACE = 8.0  # seconds for the features in hand to end, once the block must be given back
@@ -42,8 +42,8 @@ class Stopped(Exception):  # noqa: N818 - not an error
     """The worker must give the block back."""
 
 
-class Holding:
-    """Keeps a block leased. In `with Holding(blocks, lease) as holding`, the block is ours while `holding.go_on()`."""
+class LeaseKeeper:
+    """Keeps a block leased. In `with LeaseKeeper(blocks, lease) as holding`, the block is ours while `holding.go_on()`."""
 
     def __init__(self, blocks: Blocks, lease: Lease, lease_seconds: float) -> None:
         self._blocks, self._lease = blocks, lease
@@ -51,13 +51,13 @@ class Holding:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"hold-{lease.block_id}", daemon=True)
         self._has_progressed = False
-        self.order = Order.GO_ON
+        self.order = HolderOrder.GO_ON
         self.stopped_at: float | None = None  # monotonic
 
     def go_on(self) -> bool:
-        if seconds_of_shutdown() and self.order is Order.GO_ON:
-            self._stop(Order.STOP)
-        return self.order is Order.GO_ON
+        if seconds_of_shutdown() and self.order is HolderOrder.GO_ON:
+            self._stop(HolderOrder.STOP)
+        return self.order is HolderOrder.GO_ON
 
     def progressed(self) -> None:
         """Record that the block now holds work that the next attempt need not do again."""
@@ -69,7 +69,7 @@ class Holding:
         self.go_on()
         return 0.0 if self.stopped_at is None else time.monotonic() - self.stopped_at
 
-    def __enter__(self) -> Holding:
+    def __enter__(self) -> LeaseKeeper:
         self._thread.start()
         return self
 
@@ -92,11 +92,11 @@ class Holding:
             except LabelerError as error:
                 log.warning("block %d: %s", self._lease.block_id, error)  # the next report may succeed
             else:
-                if order is not Order.GO_ON:
+                if order is not HolderOrder.GO_ON:
                     self._stop(order)
 
-    def _stop(self, order: Order) -> None:
-        if self.order is not Order.LOST:
+    def _stop(self, order: HolderOrder) -> None:
+        if self.order is not HolderOrder.LOST:
             self.order = order
         if self.stopped_at is None:
             self.stopped_at = time.monotonic()

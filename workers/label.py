@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labeler.labeling.missing import Run, label_missing
-from labeler.labeling.share import Sharing
+from labeler.label_sets.missing import Run, label_missing
+from labeler.label_sets.share import Sharing
 from labeler.records import LabeledFeature
 from labeler.store.counters import Tally
-from labeler.store.states import Lease, Order
-from workers.hold import GRACE, Holding, Stopped
+from labeler.store.states import HolderOrder, Lease
+from workers.hold import GRACE, LeaseKeeper, Stopped
 from workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _COUNT_EVERY = 32  # blocks
 _LONGEST_WAIT = 30.0  # seconds for features that another run has in hand; then other jobs have their turn
 
 
-def label(lease: Lease, holding: Holding, here: Resources) -> None:
+def label(lease: Lease, holding: LeaseKeeper, here: Resources) -> None:
     """Label the block. Returns when it is done or `holding` says to stop; labeled features are saved in either case."""
     llm = here.llm(lease, here.recipe(lease.label_set_id or 0))
     try:
@@ -36,7 +36,7 @@ def label(lease: Lease, holding: Holding, here: Resources) -> None:
         here.store.count_changes(lease.label_set_id)
 
 
-async def _label(lease: Lease, holding: Holding, here: Resources, llm: OpenAILLM | None) -> None:
+async def _label(lease: Lease, holding: LeaseKeeper, here: Resources, llm: OpenAILLM | None) -> None:
     label_set = here.store.label_set(lease.label_set_id or 0)
     folder, recipe = here.evidence_of(lease), here.recipe(label_set.id)
     here.blocks.begin(lease)
@@ -90,7 +90,7 @@ async def _landed(llm: OpenAILLM) -> None:
 
 
 async def _until_done_or_stopped(
-    labelling: asyncio.Future[Run], holding: Holding, llm: OpenAILLM | None, tally: Tally
+    labelling: asyncio.Future[Run], holding: LeaseKeeper, llm: OpenAILLM | None, tally: Tally
 ) -> None:
     n_bought = 0 if llm is None else llm.spent.requests
     while not labelling.done():
@@ -100,6 +100,6 @@ async def _until_done_or_stopped(
             holding.progressed()
         if tally.is_due:
             await asyncio.to_thread(tally.keep)
-        if holding.order is Order.LOST or holding.seconds_stopped > GRACE:
+        if holding.order is HolderOrder.LOST or holding.seconds_stopped > GRACE:
             labelling.cancel()
             await asyncio.wait({labelling})

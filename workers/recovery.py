@@ -20,7 +20,7 @@ from labeler.store import Store
 from labeler.store.activations import Activations
 from labeler.store.blocks import Blocks
 from labeler.store.claims import Claims, RunBeat
-from labeler.store.states import Beat, Lease
+from labeler.store.states import Heartbeat, Lease
 from labeler.store.watch import Watch, take_back_runs
 from labeler.terms import JobKind
 from workers import enqueue
@@ -28,7 +28,7 @@ from workers import enqueue
 log = logging.getLogger(__name__)
 
 
-def tick(store: Store, watch: Watch[Beat], runs: Watch[RunBeat], now: float) -> None:
+def tick(store: Store, watch: Watch[Heartbeat], runs: Watch[RunBeat], now: float) -> None:
     """Do one round of recovery. Raises StorageError while the database cannot be reached."""
     blocks = Blocks(store)
     take_back_runs(Claims(store), runs, now)
@@ -78,7 +78,7 @@ class Recovery:
 
     def __init__(self, store: Store, lease_seconds: float) -> None:
         self._store = store
-        self._watch, self._runs = Watch[Beat](lease_seconds), Watch[RunBeat](lease_seconds)
+        self._watch, self._runs = Watch[Heartbeat](lease_seconds), Watch[RunBeat](lease_seconds)
         # Workers take their rounds at different moments.
         self.every = min(2.0, lease_seconds / 4) * random.uniform(0.75, 1.25)
 

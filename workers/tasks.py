@@ -9,19 +9,19 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError, reason_of
 from labeler.logs import logged_as
-from labeler.store.states import Lease, Order
+from labeler.store.states import HolderOrder, Lease
 from labeler.terms import JobKind
 from workers import enqueue
 from workers.activate import answer_all
 from workers.app import LABEL_SECONDS, app
 from workers.gather import gather
-from workers.hold import Holding, Stopped
+from workers.hold import LeaseKeeper, Stopped
 from workers.label import label
 from workers.resources import Resources, here
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[Lease, Holding, Resources], None]
+Work = Callable[[Lease, LeaseKeeper, Resources], None]
 
 
 @app.task(name="workers.label_block", soft_time_limit=LABEL_SECONDS - 60, time_limit=LABEL_SECONDS)
@@ -50,7 +50,7 @@ def _work_on_next(kind: JobKind, work: Work) -> None:
         return
     with logged_as(job=lease.job_id, block=lease.number, attempt=lease.attempt):
         log.info("begun")
-        with Holding(resources.blocks, lease, resources.settings.lease_seconds) as holding:
+        with LeaseKeeper(resources.blocks, lease, resources.settings.lease_seconds) as holding:
             try:
                 _do(lease, work, holding, resources)
             except StorageError as error:
@@ -59,7 +59,7 @@ def _work_on_next(kind: JobKind, work: Work) -> None:
     enqueue.refill(kind, resources.store)
 
 
-def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> None:
+def _do(lease: Lease, work: Work, holding: LeaseKeeper, resources: Resources) -> None:
     """Do the block and record its end: done, given back, or lost with a reason."""
     blocks, jobs = resources.blocks, resources.jobs
     try:
@@ -85,7 +85,7 @@ def _do(lease: Lease, work: Work, holding: Holding, resources: Resources) -> Non
         log.exception("broke down")
         blocks.lose(lease, f"{type(error).__name__}: {error}"[:500])
     else:
-        if holding.order is Order.GO_ON:
+        if holding.order is HolderOrder.GO_ON:
             blocks.finish(lease)
         else:
             blocks.give_back(lease)

@@ -22,7 +22,7 @@ from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.records import Source
-from labeler.replay import Asked, asked_for
+from labeler.replay import ReplayedRequest, replay_requests
 from labeler.store import Store, catalogue
 from labeler.store.catalogue import SaeInfo, SetInfo
 from labeler.store.imported import evidence_folder, imported_contexts, is_imported
@@ -151,7 +151,7 @@ def prompts_page(
 ) -> Response:
     """Show every prompt behind a label, made again, and its reply from the ledger."""
     place = _place(store, sae, index, set)
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[ReplayedRequest, ...] = ()
     reason = None
     if place.chosen is None:
         reason = "there is no label set yet"
@@ -162,7 +162,7 @@ def prompts_page(
             if is_imported(path) or BY_OTHERS in recipe:
                 raise InputError("these labels were made elsewhere")
             folder = request.app.state.folders.folder(path)
-            asked = asked_for(folder, index, Recipe.from_dict(recipe), SqlLedger(store))
+            asked = replay_requests(folder, index, Recipe.from_dict(recipe), SqlLedger(store))
             reason = None if asked else "no LLM was asked for this result"
         except InputError as error:
             reason = f"the prompts cannot be made again: {reason_of(error)}"

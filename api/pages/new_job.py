@@ -27,17 +27,17 @@ from api.query import checked_by_route, refuse_others
 from api.requests import recipe_of
 from api.routes.jobs import AnnounceOf
 from labeler.errors import InputError, reason_of
-from labeler.labeling.missing import missing_features
-from labeler.labeling.plan import Plan, plan_labels
+from labeler.label_sets.missing import missing_features
+from labeler.label_sets.plan import Plan, plan_labels
 from labeler.llm.prices import Prices
 from labeler.recipe import Recipe
 from labeler.recipes import known_recipes
+from labeler.rest_schema import JobRequest
 from labeler.selection import select_features
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
 from labeler.store.jobs import Jobs, check_request
-from labeler.store.known import StoredFacts
-from labeler.wire import JobRequest
+from labeler.store.selection_facts import StoredFacts
 
 router = APIRouter()
 _SAMPLE = 16  # features whose prompts are measured: half a second

@@ -42,7 +42,7 @@ _ROOM = 200  # characters of what is typed into a field
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableQuery:
     """The fields of the form above the table, and the same values as the store understands them."""
 
     fields: dict[str, str]  # of the form, those that are filled
@@ -74,7 +74,7 @@ def sae_page(
     """Show the page, or for htmx only the form and its table. An unreadable filter comes back with the reason."""
     info = catalogue.find_sae(store, sae)
     sets, chosen = sets_and_chosen(store, info, set)
-    asked = read_asked(request.query_params, chosen, _scores_of(store, chosen))
+    asked = read_query(request.query_params, chosen, _scores_of(store, chosen))
     page = _rows(store, asked, cursor)
     values: dict[str, Any] = {
         "sae": info, "sets": sets, "chosen": chosen, "asked": asked, "page": page, "cursor": cursor, "scale": row_scale,
@@ -87,7 +87,7 @@ def sae_page(
     return render(request, "sae.html.j2", status, **values, **_about(store, info, chosen))
 
 
-def _rows(store: Store, asked: Asked, cursor: str | None) -> Page:
+def _rows(store: Store, asked: TableQuery, cursor: str | None) -> Page:
     """The page of the table; none, with the problem noted, where the store cannot read what is asked."""
     if asked.where.label_set is None or asked.problems:
         return Page((), None)
@@ -125,7 +125,7 @@ def _scores_of(store: Store, chosen: SetInfo | None) -> tuple[Column, ...]:
     return tuple(column for name in names for column in score_columns(name) if Use.SORTED in column.use)
 
 
-def read_asked(query: Mapping[str, str], chosen: SetInfo | None, columns: tuple[Column, ...] = ()) -> Asked:
+def read_query(query: Mapping[str, str], chosen: SetInfo | None, columns: tuple[Column, ...] = ()) -> TableQuery:
     """The form as the address fills it, with a reason for each field that cannot be read.
 
     `columns` are those of the label set's scores.
@@ -163,7 +163,7 @@ def read_asked(query: Mapping[str, str], chosen: SetInfo | None, columns: tuple[
     known = (*_FIELDS, *of_scores, "set", "cursor")
     unknown = {name[:_ROOM]: nearest(name, known) for name in query if name not in known}
     shown = (f"{by}_min", f"{by}_max") if by else ()
-    return Asked(
+    return TableQuery(
         fields, where, str(sort), problems, unknown, tuple(values.values()), values[by] if by else None,
         tuple(name for name in of_scores if name in shown or name in fields),
     )  # fmt: skip
@@ -196,7 +196,7 @@ def _number(text: str, limits: tuple[float, float]) -> float:
     return value
 
 
-def _address(sae: SaeInfo, chosen: SetInfo | None, asked: Asked, sort: str, cursor: str | None = None) -> str:
+def _address(sae: SaeInfo, chosen: SetInfo | None, asked: TableQuery, sort: str, cursor: str | None = None) -> str:
     fields = {**asked.fields, "sort": None if sort == Sort.INDEX else sort}
     return url(f"/saes/{sae.id}", set=chosen and chosen.id, **fields, cursor=cursor)
 

@@ -10,13 +10,13 @@ from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, SettingsOf, StoreOf
 from api.problems import RequestProblem
 from labeler.errors import ConflictError
+from labeler.rest_schema import Activations, ActivationsRequest
 from labeler.settings import Settings
 from labeler.store import Store, catalogue
 from labeler.store.activations import MOST_WAITING, ActivationRequest, readable_evidence
 from labeler.store.activations import Activations as Requests
 from labeler.terms import OPEN
 from labeler.views import joined_activations
-from labeler.wire import Activations, ActivationsRequest
 from workers.enqueue import announce_texts
 
 router = APIRouter(tags=["activations"], responses=PROBLEMS)

@@ -12,6 +12,7 @@ from api.folders import Folders
 from api.parameters import PROBLEMS, FeatureIndex, SaeReference, SetQuery, StoreOf, kept
 from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.records import Context, Source, Split
+from labeler.rest_schema import Feature
 from labeler.store import Store, catalogue
 from labeler.store.choice import default_set
 from labeler.store.imported import imported_contexts
@@ -19,7 +20,6 @@ from labeler.store.people import people_of_feature
 from labeler.store.queries import labels_of_feature
 from labeler.store.reviews import reviews_of_feature
 from labeler.views import FeatureView
-from labeler.wire import Feature
 
 router = APIRouter(tags=["features"], responses=PROBLEMS)
 

@@ -14,13 +14,13 @@ from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, Cursor, JobId, Limit, SettingsOf, StoreOf
 from api.requests import gather_request, recipe_of
 from api.seats import SeatedResponse
+from labeler.rest_schema import Failure, GatherJobRequest, Job, JobDetail, JobRequest, Page, Text
 from labeler.store import Store
 from labeler.store.cursors import make_cursor, read_cursor
 from labeler.store.jobs import Jobs
 from labeler.store.progress import failures_of, progress_of
 from labeler.store.states import JobInfo
 from labeler.terms import ACTIVE, JobState
-from labeler.wire import Failure, GatherJobRequest, Job, JobDetail, JobRequest, Page, Text
 from workers.enqueue import refill
 
 router = APIRouter(tags=["jobs"], responses=PROBLEMS)

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path
 
 from api.access import Admin
 from api.parameters import PROBLEMS, StoreOf
+from labeler.rest_schema import Key, Keys
 from labeler.store.keys import list_keys, revoke_key
-from labeler.wire import Key, Keys
 
 router = APIRouter(tags=["keys"], responses=PROBLEMS)
 

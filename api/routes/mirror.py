@@ -12,8 +12,8 @@ from api.access import Caller, access_of, bearer
 from api.folders import Folders
 from api.parameters import StoreOf, kept
 from labeler.neuronpedia.mirror import NOT_FOUND, mirror_feature
+from labeler.rest_schema import Text
 from labeler.terms import Scope
-from labeler.wire import Text
 
 router = APIRouter(prefix="/api", tags=["neuronpedia"])
 _their_header = APIKeyHeader(

@@ -22,8 +22,8 @@ from api.parameters import (
 from api.requests import below
 from labeler.evidence.store import EvidenceFolder
 from labeler.names import with_names
+from labeler.rest_schema import Evidence, EvidenceDetail, EvidenceRequest, Page, Sae, Text
 from labeler.store import catalogue
-from labeler.wire import Evidence, EvidenceDetail, EvidenceRequest, Page, Sae, Text
 
 router = APIRouter(tags=["saes"], responses=PROBLEMS)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from api.access import Reader
 from api.parameters import PROBLEMS, By, Cursor, FinderOf, Limit, SaeQuery, SetQuery, Words
-from labeler.wire import SearchBy, SearchPage
+from labeler.rest_schema import SearchBy, SearchPage
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
 

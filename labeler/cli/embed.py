@@ -26,7 +26,7 @@ from labeler.cli.options import (
 from labeler.errors import InputError
 
 if TYPE_CHECKING:
-    from labeler.labeling.embed import EmbeddingPlan
+    from labeler.label_sets.embed import EmbeddingPlan
     from labeler.settings import Settings
     from labeler.store import Store
 
@@ -57,7 +57,7 @@ def embed(
 
     Equal texts are embedded once. The same command goes on where it was stopped.
     """
-    from labeler.labeling.embed import plan_embeddings
+    from labeler.label_sets.embed import plan_embeddings
     from labeler.llm.prices import Prices
 
     settings = settings_with(None)
@@ -92,7 +92,7 @@ def _told(needed: EmbeddingPlan, model: str) -> str:
 def _embed(
     store: Store, sets: Sequence[int], model: str, settings: Settings, asking: Asking, texts_per_request: int, n: int
 ) -> int:
-    from labeler.labeling.embed import embed_labels
+    from labeler.label_sets.embed import embed_labels
     from labeler.llm.client import OpenAILLM
     from labeler.llm.ledger import MemoryLedger
     from labeler.terminal import progress

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labeler.cli.app import Words, app, stoppable
-from labeler.cli.desk import Found, desk_at
+from labeler.cli.job_backend import Found, job_backend
 from labeler.cli.options import Database, Explainer, Json, RecipeName, Simulator, Url, quoted, say
 from labeler.cli.where import database_of, db_words
 
 if TYPE_CHECKING:
+    from labeler.rest_schema import Job, Progress
     from labeler.store.progress import JobProgress
     from labeler.store.states import JobInfo
-    from labeler.wire import Job, Progress
 
 jobs = Words(name="jobs", help="Jobs for the service: submit them, watch them, change them.", no_args_is_help=True)
 app.add_typer(jobs)
@@ -63,7 +63,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Submit a job that labels features of an evidence folder. Returns at once."""
-    with desk_at(db, url, evidence) as desk:
+    with job_backend(db, url, evidence) as desk:
         found = desk.submit(
             evidence, features, recipe, explainer=explainer, simulator=simulator, scores_of=scores_of, priority=priority,
             budget_usd=budget_usd, budget_tokens=budget_tokens, idempotency_key=idempotency_key,
@@ -108,7 +108,7 @@ def gather(
     as_json: Json = False,
 ) -> None:
     """Submit a job that gathers evidence. Returns at once."""
-    with desk_at(db, url, out) as desk:
+    with job_backend(db, url, out) as desk:
         found = desk.gather(
             subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
             sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, force=force, name=name, priority=priority, idempotency_key=idempotency_key,
@@ -126,7 +126,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the newest jobs."""
-    with desk_at(db, url) as desk:
+    with job_backend(db, url) as desk:
         found = desk.newest(limit)
     if as_json:
         typer.echo(json.dumps([_described(*pair) for pair in found], default=str))
@@ -142,7 +142,7 @@ def show(job: JobId, db: Database = None, url: Url = None, as_json: Json = False
     """Show one job: its progress, its cost and its failures."""
     from labeler.terminal import visible
 
-    with desk_at(db, url) as desk:
+    with job_backend(db, url) as desk:
         _show(desk.job(job), as_json)
         for failure in () if as_json else desk.failures(job, limit=10):
             say(f"  feature {failure.feature_index}: {visible(failure.reason)}")
@@ -160,7 +160,7 @@ def watch(
 
     before = ""
     words = f"only watching: job {job} goes on, and its state is kept; watch it again with {_watch_again(job, db, url)}"
-    with stoppable(lambda: words), desk_at(db, url) as desk:
+    with stoppable(lambda: words), job_backend(db, url) as desk:
         while True:
             info, progress = desk.job(job)
             if (line := _line(info, progress)) != before:
@@ -198,7 +198,7 @@ def retry(job: JobId, db: Database = None, url: Url = None, as_json: Json = Fals
 
 
 def _change(job: int, word: str, db: str | None, url: str | None, as_json: bool) -> None:
-    with desk_at(db, url) as desk:
+    with job_backend(db, url) as desk:
         _show(desk.change(job, word), as_json)
 
 

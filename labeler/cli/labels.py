@@ -160,12 +160,12 @@ def _label(
 ) -> tuple[int, dict[str, int]]:
     """Label the features without a result; return the label set's id and the number of features in each state."""
     from labeler.evidence.store import EvidenceFolder
-    from labeler.labeling.batches import label_in_batches
-    from labeler.labeling.ending import Ending
-    from labeler.labeling.label_sets import LabelSetToMake
-    from labeler.labeling.missing import label_missing
-    from labeler.labeling.processes import processes_worth
-    from labeler.labeling.share import Hands, Sharing
+    from labeler.label_sets.batches import label_in_batches
+    from labeler.label_sets.ending import Ending
+    from labeler.label_sets.label_sets import LabelSetToMake
+    from labeler.label_sets.missing import label_missing
+    from labeler.label_sets.processes import processes_worth
+    from labeler.label_sets.share import Hands, Sharing
     from labeler.selection import parse_features
     from labeler.store import open_store
     from labeler.store.ledger import SqlLedger

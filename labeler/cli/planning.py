@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from labeler.evidence.store import EvidenceFolder
-    from labeler.labeling.plan import Plan
+    from labeler.label_sets.plan import Plan
     from labeler.recipe import Recipe
 
 
@@ -43,7 +43,7 @@ def recipes(
 def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db: str | None, as_json: bool) -> None:
     """Print the requests, tokens and cost of labeling the missing features. Nothing is asked or saved."""
     from labeler.evidence.store import EvidenceFolder
-    from labeler.labeling.plan import plan_labels
+    from labeler.label_sets.plan import plan_labels
     from labeler.llm.prices import Prices
     from labeler.selection import parse_features
 
@@ -60,7 +60,7 @@ def show_plan(evidence: Path, features: str, recipe: Recipe, asking: Asking, db:
 
 def _missing(folder: EvidenceFolder, wanted: Sequence[int], recipe: Recipe, db: str | None) -> Sequence[int]:
     """Select the features that have no result yet in the label set of this recipe, if there is one."""
-    from labeler.labeling.missing import missing_features
+    from labeler.label_sets.missing import missing_features
 
     path = file_of(database_of(db, folder.folder))
     if path is not None and not path.exists():

@@ -15,7 +15,7 @@ from labeler.cli.options import Json, Url, say
 
 if TYPE_CHECKING:
     from labeler.client import Client
-    from labeler.wire import Label
+    from labeler.rest_schema import Label
 
 labels = Words(help="Labels of a running service: list, look up, search.", no_args_is_help=True)
 app.add_typer(labels, name="labels")

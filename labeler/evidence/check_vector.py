@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from labeler.errors import MismatchError, NotFoundError
-from labeler.evidence.reconstruction import Together, sources_of
+from labeler.evidence.reconstruction import JointReconstruction, sources_of
 from labeler.evidence.self_check import SelfCheck
 from labeler.evidence.target import Target, bos_token, kept_tokens
 from labeler.recipe import GatherConfig
@@ -137,7 +137,7 @@ def _explained_together(
         place: torch.cat([subject.hidden(b.ids, [place])[place][b.mask] for b in batches])
         for place in dict.fromkeys(t.hookpoint for t in read)
     }
-    hidden, together = on_tokens[target.hookpoint], Together(read, on_tokens)
+    hidden, together = on_tokens[target.hookpoint], JointReconstruction(read, on_tokens)
     reconstruction = together.reconstruct(target, together.encode(target, hidden), hidden)
     if reconstruction is None or reconstruction.shape != aim.shape:
         return None

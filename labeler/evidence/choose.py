@@ -23,19 +23,21 @@ from labeler.evidence.hard import hard_windows
 from labeler.evidence.order import N_DECILES, deciles, one_a_document_first, round_robin, round_robin_of_documents
 from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.recipe import PART_SHARES, ContextsConfig
-from labeler.records import Context, Evidence, Source, Split
+from labeler.records import Context, FeatureEvidence, Source, Split
 
 _FEWEST_SILENT = 3
 _REPORT = "report"
 
 
-def choose_evidence(folder: EvidenceFolder, feature_index: int, config: ContextsConfig, seed: int = 0) -> Evidence:
+def choose_evidence(
+    folder: EvidenceFolder, feature_index: int, config: ContextsConfig, seed: int = 0
+) -> FeatureEvidence:
     """Return one feature's evidence as a recipe wants it; the same seed gives the same evidence on every machine."""
     chooser = _Chooser(folder, feature_index, config, seed)
     held_out = chooser.held_out()
     aside = {part: chooser.set_aside(part) for part in config.aside}
     explain, *more = [chooser.explain(draw) for draw in range(max(config.draws, 1))]
-    return Evidence(
+    return FeatureEvidence(
         feature_index,
         folder.statistics(feature_index),
         explain,

@@ -20,7 +20,7 @@ from labeler.errors import MismatchError
 from labeler.evidence.batches import Batch, batches_of_chunk, n_chunks, tokens_of_chunk
 from labeler.evidence.merge import shard_folder
 from labeler.evidence.progress import Progress, no_progress
-from labeler.evidence.reconstruction import Together, sources_of
+from labeler.evidence.reconstruction import JointReconstruction, sources_of
 from labeler.evidence.shard import ShardFolder
 from labeler.evidence.target import Target, bos_token, kept_tokens
 from labeler.files import give_back_free_memory
@@ -127,7 +127,7 @@ def read_batch(
     read = [*(w.target for w in works), *(sources if with_quality else ())]
     captured = subject.hidden(torch.from_numpy(ids), _hookpoints(read, with_quality))
     on_tokens = {hookpoint: _on_tokens(hidden, mask) for hookpoint, hidden in captured.items()}
-    together = Together(read if with_quality else (), on_tokens)
+    together = JointReconstruction(read if with_quality else (), on_tokens)
     for work in works:
         kept = _kept(subject, work, torch.from_numpy(ids), torch.from_numpy(mask), bos)
         _remember(subject, batch, work, on_tokens, kept, together, with_quality=with_quality)
@@ -146,7 +146,7 @@ def _remember(
     work: ShardFolder,
     on_tokens: Mapping[Hookpoint, Tensor],
     kept: Tensor | None,
-    together: Together,
+    together: JointReconstruction,
     *,
     with_quality: bool,
 ) -> None:

@@ -16,7 +16,7 @@ from labeler.sae.sae import Part, SparseActivations
 from labeler.subject.hookpoints import Hookpoint
 
 
-class Together:
+class JointReconstruction:
     """The SAEs that read one batch, and the activations that more than one of them needs."""
 
     def __init__(self, targets: Sequence[Target], on_tokens: Mapping[Hookpoint, Tensor]) -> None:

@@ -133,9 +133,7 @@ class OpenAILLM(Answering):
             stored = await self.ledger.get(key)
             from_ledger = stored is not None
             if stored is None:
-                stored, keeping = await self._buy(prompt, key)
-                # Nothing reads a reply that a kill would lose.
-                await asyncio.shield(keeping)
+                stored = await self._buy(prompt, key)
         return reply_of(stored, prompt, self.usage_of(stored, prompt), from_ledger=from_ledger)
 
     def usage_of(self, stored: StoredReply, prompt: AnyPrompt) -> Usage:
@@ -152,16 +150,20 @@ class OpenAILLM(Answering):
         """Estimate the usage of a request from earlier replies."""
         return self._usage(prompt, *self._estimate.tokens(prompt), price_factor)
 
-    async def _buy(self, prompt: AnyPrompt, key: str) -> _Bought:
+    async def _buy(self, prompt: AnyPrompt, key: str) -> StoredReply:
         """Ask until a reply arrives or patience ends. A waiting request keeps its slot, so that a busy endpoint is
         asked less.
+
+        It keeps the slot until its reply is saved: a kill never loses more replies than requests may be in flight.
         """
         waited, n_failures, was_told = 0.0, 0, False
         async with self._slots:
             while True:
                 self._breaker.check(prompt.model)
                 try:
-                    return await self._try(prompt, key, was_told)
+                    stored, keeping = await self._try(prompt, key, was_told)
+                    await asyncio.shield(keeping)  # nothing reads a reply that a kill would lose
+                    return stored
                 except TryAgainError as failure:
                     n_failures += 1
                     wait = self.patience.wait(n_failures, failure.asked, random.random())

@@ -43,14 +43,14 @@ most are 0. {LEGEND}
 
 
 @dataclass(frozen=True)
-class Asked:
+class EchoRequest:
     """A text, and where in it the activation of each token of each context is asked for."""
 
     text: str
     places: tuple[tuple[int, ...], ...]
 
 
-def echo_text(label: Label, contexts: Sequence[Tokens]) -> Asked:
+def echo_text(label: Label, contexts: Sequence[Tokens]) -> EchoRequest:
     text = INSTRUCTION
     for n, (detects, rows) in enumerate(_EXAMPLES, start=1):
         lines = "".join(f"{token}\t{activation}\n" for token, activation in rows)
@@ -66,18 +66,18 @@ def echo_text(label: Label, contexts: Sequence[Tokens]) -> Asked:
             text += f"{UNKNOWN}\n"
         places.append(tuple(of_context))
         text += "<end>\n"
-    return Asked(text, tuple(places))
+    return EchoRequest(text, tuple(places))
 
 
 def _heading(n: int, detects: str) -> str:
     return f"Feature {n} detects: {detects}\nActivations:\n"
 
 
-def echo_prompt(asked: Asked, config: SimulatorConfig) -> EchoPrompt:
+def echo_prompt(asked: EchoRequest, config: SimulatorConfig) -> EchoPrompt:
     return EchoPrompt(checked_model(config), asked.text, config.top_logprobs, purpose="simulate")
 
 
-def read_echo(choices: Choices, asked: Asked) -> list[tuple[Strengths | None, int]]:
+def read_echo(choices: Choices, asked: EchoRequest) -> list[tuple[Strengths | None, int]]:
     """Return for each context the expected activations, 0..9, and how many of them rest on hardly any probability.
 
     None where at some token no alternative is a number. Raises ValueError where an activation that is asked for is not

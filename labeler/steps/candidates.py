@@ -29,7 +29,7 @@ from labeler.records import (
     FIRST_POSITION_SHARE,
     Candidate,
     Context,
-    Evidence,
+    FeatureEvidence,
     Label,
     Origin,
     Score,
@@ -61,7 +61,7 @@ class Made:
         return _without_llm(recipe)
 
 
-async def make_label(evidence: Evidence, recipe: Recipe, llm: LLM | None) -> Made:
+async def make_label(evidence: FeatureEvidence, recipe: Recipe, llm: LLM | None) -> Made:
     """Return the label that the recipe decides for. Raises LLMError, with its cost, where no label could be made."""
     if recipe.explainer.kind == "lookup":
         return Made(lookup_of(evidence), Usage())
@@ -78,7 +78,7 @@ async def make_label(evidence: Evidence, recipe: Recipe, llm: LLM | None) -> Mad
     return replace(made, origin=replace(made.origin, candidates=(looked_up, *made.origin.candidates)))
 
 
-def lookup_of(evidence: Evidence) -> Label:
+def lookup_of(evidence: FeatureEvidence) -> Label:
     if evidence.lookup is None:
         raise ValueError(
             f"feature {evidence.feature_index}: read the evidence with read_evidence, which learns the look-up label"
@@ -89,7 +89,7 @@ def lookup_of(evidence: Evidence) -> Label:
 # Triage
 
 
-async def triage(evidence: Evidence, recipe: Recipe) -> Candidate | None:
+async def triage(evidence: FeatureEvidence, recipe: Recipe) -> Candidate | None:
     """Decide if the look-up label is kept, and return its score; None for a recipe without triage."""
     if recipe.triage is None:
         return None
@@ -99,7 +99,7 @@ async def triage(evidence: Evidence, recipe: Recipe) -> Candidate | None:
     return _candidate(lookup, "triage", good or (evidence.statistics.density or 0.0) > recipe.triage.densest, score)
 
 
-def _kept_lookup(evidence: Evidence, recipe: Recipe, candidate: Candidate) -> Made:
+def _kept_lookup(evidence: FeatureEvidence, recipe: Recipe, candidate: Candidate) -> Made:
     assert recipe.triage is not None
     density = evidence.statistics.density or 0.0  # unknown is not too dense
     if density > recipe.triage.densest:
@@ -119,7 +119,7 @@ def _without_llm(recipe: Recipe) -> Recipe:
 # The best of K
 
 
-async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
+async def _best_of(evidence: FeatureEvidence, recipe: Recipe, llm: LLM) -> Made:
     method, k = recipe.explainer.method, recipe.explainer.best_of
     by_draw, usage = await _explanations(evidence, recipe.explainer, llm)
     draws, labels = list(by_draw), list(by_draw.values())
@@ -145,7 +145,7 @@ async def _best_of(evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
     return Made(labels[best], usage, Origin(method, why, candidates=candidates, draw=draws[best]))
 
 
-async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -> tuple[dict[int, Label], Usage]:
+async def _explanations(evidence: FeatureEvidence, config: ExplainerConfig, llm: LLM) -> tuple[dict[int, Label], Usage]:
     """Return the different labels of all draws, by draw, and their cost.
 
     Raises the first LLMError if every draw failed.
@@ -172,7 +172,7 @@ async def _explanations(evidence: Evidence, config: ExplainerConfig, llm: LLM) -
 # Revision
 
 
-async def _revised(made: Made, evidence: Evidence, recipe: Recipe, llm: LLM) -> Made:
+async def _revised(made: Made, evidence: FeatureEvidence, recipe: Recipe, llm: LLM) -> Made:
     """Return the label, or a second one made from the first one's mistakes: the one that scores higher."""
     shown, usage = await simulate_with_llm(made.label, evidence.show, recipe.simulator, llm)
     examples = counter_examples(shown)

@@ -10,22 +10,22 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import explain_by_lookup
 from labeler.explain.needs import output_tokens, reads_output
 from labeler.recipe import ContextsConfig, Recipe
-from labeler.records import Evidence, FeatureStatistics, Source, Split, State
+from labeler.records import FeatureEvidence, FeatureStatistics, Source, Split, State
 
 
-def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> Evidence:
+def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> FeatureEvidence:
     """Return the contexts that the recipe asks for, and the look-up label that every other label is measured against.
 
     A silent or rare feature has neither, and comes with the reason.
     """
     if (reason := too_little(folder.statistics(feature_index), recipe.contexts)) is not None:
-        return Evidence(feature_index, folder.statistics(feature_index), (), (), too_little=reason)
+        return FeatureEvidence(feature_index, folder.statistics(feature_index), (), (), too_little=reason)
     evidence = choose_evidence(folder, feature_index, recipe.contexts, recipe.seed)
     windows = explain_windows(folder, feature_index, evidence.of_held_out_documents, recipe.contexts.near_duplicate)
     # An explainer sees none of the RANDOM windows.
     if not any(w.peak.any() for source, w in windows.items() if source is not Source.RANDOM):
         reason = State.RARE, "each EXPLAIN window that it is known to fire in repeats held-out text"
-        return Evidence(feature_index, evidence.statistics, (), (), too_little=reason)
+        return FeatureEvidence(feature_index, evidence.statistics, (), (), too_little=reason)
     output = output_tokens(folder, feature_index) if reads_output(recipe.explainer) else None
     steered = read_steered(folder.folder, feature_index) if recipe.intervenes else None
     lookup = explain_by_lookup(windows, folder.vocabulary)

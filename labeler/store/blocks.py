@@ -25,7 +25,7 @@ from labeler.store.block_counts import bought_anew, counts_after, done_of
 from labeler.store.claims import end_runs_of_block
 from labeler.store.counters import add_up
 from labeler.store.job_tables import BLOCKS, JOBS
-from labeler.store.states import DONE_COUNTS, Beat, BlockState, Lease, Order
+from labeler.store.states import DONE_COUNTS, BlockState, Heartbeat, HolderOrder, Lease
 from labeler.store.store import Store
 from labeler.store.tables import now
 from labeler.terms import ACTIVE, UNFINISHED, JobKind, JobState
@@ -87,7 +87,7 @@ class Blocks:
         row = connection.execute(_leases().where(BLOCKS.c.id == block_id)).mappings().one()
         return Lease(**{**row, "kind": JobKind(row["kind"])})
 
-    def renew(self, lease: Lease, *, has_progressed: bool = False) -> Order:
+    def renew(self, lease: Lease, *, has_progressed: bool = False) -> HolderOrder:
         """Report that the holder lives, and return what it must do.
 
         `has_progressed` clears the count of attempts that were lost before.
@@ -95,10 +95,10 @@ class Blocks:
         values = {"beat": BLOCKS.c.beat + 1} | ({"lost": 0} if has_progressed else {})
         with self._database.writing() as connection:
             if not connection.execute(BLOCKS.update().where(_mine(lease)).values(**values)).rowcount:
-                return Order.LOST
+                return HolderOrder.LOST
             wanted = select(JOBS.c.state, BLOCKS.c.wanted_back).join(JOBS, JOBS.c.id == BLOCKS.c.job_id)
             state, wanted_back = connection.execute(wanted.where(BLOCKS.c.id == lease.block_id)).one()
-        return Order.GO_ON if state == JobState.RUNNING and not wanted_back else Order.STOP
+        return HolderOrder.GO_ON if state == JobState.RUNNING and not wanted_back else HolderOrder.STOP
 
     def begin(self, lease: Lease) -> None:
         """Count the features of the block that already need no work."""
@@ -148,13 +148,13 @@ class Blocks:
             end_runs_of_block(connection, lease.block_id)
         return True
 
-    def beats(self) -> list[Beat]:
+    def beats(self) -> list[Heartbeat]:
         """List the sign of life of each leased block."""
         query = select(BLOCKS.c.id, BLOCKS.c.attempts, BLOCKS.c.beat).where(BLOCKS.c.state == BlockState.LEASED)
         with self._database.reading() as connection:
-            return [Beat(*row) for row in connection.execute(query)]
+            return [Heartbeat(*row) for row in connection.execute(query)]
 
-    def take_back(self, beat: Beat, reason: str, how: str = LEASE_EXPIRED) -> BlockState | None:
+    def take_back(self, beat: Heartbeat, reason: str, how: str = LEASE_EXPIRED) -> BlockState | None:
         """Take a block from a holder without a sign of life since `beat`; None if it gave one.
 
         A block that is lost three times in a row without any progress becomes `failed`, to be set aside. `how` names

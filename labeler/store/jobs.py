@@ -25,7 +25,7 @@ from labeler.store.blocks import end_if_over
 from labeler.store.claim_tables import RUNS
 from labeler.store.imported_tables import NO_FOLDER
 from labeler.store.job_tables import BLOCKS, JOBS
-from labeler.store.known import StoredFacts
+from labeler.store.selection_facts import StoredFacts
 from labeler.store.states import BlockState, GatherRequest, JobInfo
 from labeler.store.store import Store
 from labeler.store.tables import LABEL_SETS, now

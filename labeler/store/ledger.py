@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import select
 
 from labeler.llm.ledger import StoredReply
+from labeler.store.coalesce import WriteCoalescer
 from labeler.store.store import Store
 from labeler.store.tables import REPLIES, now
-from labeler.store.together import Together
 
 _NAMES = tuple(StoredReply.__dataclass_fields__)
 _COLUMNS = [REPLIES.c[name] for name in ("key", *_NAMES)]
@@ -27,8 +27,8 @@ class SqlLedger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._got = Together(lambda keys: store.database.insist(lambda: self._select(keys)), _AT_ONCE)
-        self._put = Together(self._keep, _AT_ONCE)
+        self._got = WriteCoalescer(lambda keys: store.database.insist(lambda: self._select(keys)), _AT_ONCE)
+        self._put = WriteCoalescer(self._keep, _AT_ONCE)
         self._n_on_their_way, self._n_lost = 0, 0
         self._lock = threading.Lock()
 

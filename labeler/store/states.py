@@ -26,7 +26,7 @@ class BlockState(StrEnum):
 DONE_COUNTS = (State.LABELED, State.SILENT, State.RARE)
 
 
-class Order(StrEnum):
+class HolderOrder(StrEnum):
     """The next action of a block's holder."""
 
     GO_ON = "go on"
@@ -60,7 +60,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """A sign of life from the holder of a block."""
 
     block_id: int

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import open_store

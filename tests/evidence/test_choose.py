@@ -11,7 +11,7 @@ from labeler.evidence import store
 from labeler.evidence.choose import choose_evidence, explain_windows
 from labeler.evidence.duplicates import NearDuplicates, shingles, shingles_of_all
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.plan import plan_labels
+from labeler.label_sets.plan import plan_labels
 from labeler.llm.prices import Prices
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Context, Source, Split, State

@@ -14,7 +14,7 @@ from labeler.evidence.format import SPLITS
 from labeler.evidence.hard import Silence, hard_windows, own_tokens
 from labeler.evidence.store import EvidenceFolder, Windows
 from labeler.recipe import ContextsConfig
-from labeler.records import Context, Evidence, Source, Split
+from labeler.records import Context, FeatureEvidence, Source, Split
 from tests.gathering import CONFIG as GATHERING
 from tests.gathering import gather, without_directions
 from tests.planted import CHARACTERS, N_FEATURES, Planted, meaning, plant
@@ -56,7 +56,7 @@ def of(contexts: tuple[Context, ...]) -> list[Context]:
     return [c for c in contexts if c.source is Source.HARD]
 
 
-def every_hard(chosen: Evidence) -> list[Context]:
+def every_hard(chosen: FeatureEvidence) -> list[Context]:
     return [c for part in (*chosen.draws, chosen.of_held_out_documents) for c in of(part)]
 
 

@@ -21,11 +21,11 @@ from labeler.imports import files
 from labeler.imports.labels import import_labels
 from labeler.recipe import Recipe
 from labeler.records import Score
+from labeler.rest_schema import Label
 from labeler.schema import DECLARED, FIXED, LISTED, SCORES, Kind, column_of, filters
 from labeler.score.intervention import judge
 from labeler.store import Store
 from labeler.store.tables import RESULTS
-from labeler.wire import Label
 from tests.results import failed, labeled, manifest, silent
 
 ROOT = Path(__file__).parents[2]

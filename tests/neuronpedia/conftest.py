@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.neuronpedia.write import write_tree
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store

@@ -17,7 +17,7 @@ from labeler.evidence.choose import choose_evidence
 from labeler.evidence.directions import read_output
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.neuronpedia.check import check_tree
 from labeler.neuronpedia.labels import read_labels, save_labels
 from labeler.neuronpedia.read import Tree, find_tree, read_tree

@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.server import Server, ServerConfig
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.llm.client import OpenAILLM
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Label

@@ -21,8 +21,8 @@ from labeler.records import Label, LabeledFeature
 from labeler.settings import Settings
 from labeler.store import Store, open_store
 from labeler.store.choice import default_set, named_or_default
-from labeler.store.known import StoredFacts
 from labeler.store.lookup import lookup_labels
+from labeler.store.selection_facts import StoredFacts
 from labeler.views import feature_view, joined_activations
 from tests.results import failed, labeled, silent
 

@@ -20,7 +20,7 @@ from labeler.store.blocks import LOST_AT_MOST, Blocks
 from labeler.store.job_tables import BLOCKS
 from labeler.store.jobs import Jobs
 from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import BlockState, GatherRequest, Lease, Order
+from labeler.store.states import BlockState, GatherRequest, HolderOrder, Lease
 from labeler.terms import JobKind, JobState
 from tests.results import failed, labeled, manifest, silent
 
@@ -102,7 +102,7 @@ def test_a_new_job_gets_a_block_back_from_the_one_that_holds_all_workers(
     new = jobs.submit(evidence(store), Recipe(seed=1))
     assert blocks.make_room(LABEL)
     assert not blocks.make_room(LABEL), "one block is enough"
-    assert [blocks.renew(lease) for lease in holders] == [Order.GO_ON, Order.STOP]
+    assert [blocks.renew(lease) for lease in holders] == [HolderOrder.GO_ON, HolderOrder.STOP]
     assert blocks.give_back(holders[1])
     assert take(blocks).job_id == new.id
     assert not blocks.make_room(LABEL)
@@ -248,7 +248,7 @@ def test_a_lost_attempt_can_neither_save_nor_finish(store: Store, jobs: Jobs, bl
     assert lose(blocks, first) is BlockState.QUEUED
     second = take(blocks)
     assert (second.block_id, second.attempt) == (first.block_id, 2)
-    assert blocks.renew(first) is Order.LOST
+    assert blocks.renew(first) is HolderOrder.LOST
     assert not blocks.save(first, [labeled(0)])
     assert not blocks.finish(first)
     assert not blocks.give_back(first)
@@ -263,7 +263,7 @@ def test_a_sign_of_life_keeps_the_block(store: Store, jobs: Jobs, blocks: Blocks
     jobs.submit(evidence(store), Recipe(), "0-15")
     lease = take(blocks)
     (old,) = blocks.beats()
-    assert blocks.renew(lease) is Order.GO_ON
+    assert blocks.renew(lease) is HolderOrder.GO_ON
     assert blocks.take_back(old, "silent") is None
     assert blocks.finish(lease)
 
@@ -301,7 +301,7 @@ def test_pause_resume_cancel_retry(store: Store, jobs: Jobs, blocks: Blocks) -> 
     info = jobs.submit(evidence(store), Recipe())
     lease = take(blocks)
     assert jobs.pause(info.id, "key revoked").reason == "key revoked"
-    assert blocks.renew(lease) is Order.STOP
+    assert blocks.renew(lease) is HolderOrder.STOP
     assert blocks.save(lease, [labeled(0)]), "what was paid for is kept"
     assert blocks.give_back(lease)
     assert blocks.claim(LABEL, "w") is None
@@ -309,7 +309,7 @@ def test_pause_resume_cancel_retry(store: Store, jobs: Jobs, blocks: Blocks) -> 
     assert jobs.resume(info.id).state is JobState.QUEUED
     lease = take(blocks)
     assert jobs.cancel(info.id).state is JobState.CANCELLED
-    assert blocks.renew(lease) is Order.STOP
+    assert blocks.renew(lease) is HolderOrder.STOP
     blocks.finish(lease)
     assert blocks.claim(LABEL, "w") is None
     with pytest.raises(
@@ -477,7 +477,7 @@ def test_workers_that_claim_at_once_share_the_blocks_out(store: Store, jobs: Job
 
     def work(name: str) -> None:
         while (lease := blocks.claim(LABEL, name)) is not None:
-            assert blocks.renew(lease) is Order.GO_ON
+            assert blocks.renew(lease) is HolderOrder.GO_ON
             if blocks.finish(lease):
                 done.extend(lease.features)
 

@@ -206,7 +206,7 @@ def undisturbed(planted_evidence: Path, tmp_path_factory: pytest.TempPathFactory
     """What one process makes of all features, without queue and workers."""
     import asyncio
 
-    from labeler.labeling.missing import label_missing
+    from labeler.label_sets.missing import label_missing
     from labeler.llm.client import OpenAILLM
 
     store = open_store(str(tmp_path_factory.mktemp("undisturbed") / "labeler.db"))

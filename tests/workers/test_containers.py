@@ -117,7 +117,7 @@ def test_no_secret_stands_in_the_files() -> None:
 def test_the_image_without_torch_has_all_that_the_web_process_imports() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     group = project["dependency-groups"]["api"]
-    code = "import sys, api.__main__, labeler.llm.client, labeler.labeling.embed, workers.enqueue, labeler.export.export, labeler.cli\nprint(*sys.modules)"
+    code = "import sys, api.__main__, labeler.llm.client, labeler.label_sets.embed, workers.enqueue, labeler.export.export, labeler.cli\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     modules = {m.partition(".")[0] for m in done.stdout.split()}
     assert "torch" not in modules

@@ -14,7 +14,7 @@ from labeler.terms import JobKind
 from tests.gathering import CONFIG
 from tests.planted import Planted
 from workers.gather import gather
-from workers.hold import Holding
+from workers.hold import LeaseKeeper
 from workers.resources import Resources
 
 
@@ -30,7 +30,7 @@ def test_evidence_of_another_pass_is_not_taken_for_what_was_asked(
         worker.jobs.submit_gather(request)
         lease = worker.blocks.claim(JobKind.GATHER, "w")
         assert isinstance(lease, Lease)
-        gather(lease, Holding(worker.blocks, lease, 30.0), worker)
+        gather(lease, LeaseKeeper(worker.blocks, lease, 30.0), worker)
         worker.blocks.finish(lease)
 
     try:
@@ -53,7 +53,7 @@ def test_an_sae_that_explains_little_fails_the_job_unless_it_is_forced(planted: 
         lease = worker.blocks.claim(JobKind.GATHER, "w")
         assert isinstance(lease, Lease)
         try:
-            gather(lease, Holding(worker.blocks, lease, 30.0), worker)
+            gather(lease, LeaseKeeper(worker.blocks, lease, 30.0), worker)
         finally:
             worker.blocks.finish(lease)
 

@@ -22,9 +22,9 @@ from sqlalchemy import text
 
 from labeler.client import Client
 from labeler.errors import StorageError
+from labeler.rest_schema import JobDetail
 from labeler.store.states import JobInfo
 from labeler.terms import JobState
-from labeler.wire import JobDetail
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer

@@ -16,7 +16,7 @@ from labeler.store import open_store
 from labeler.store.blocks import LOST_AT_MOST, Blocks
 from labeler.store.jobs import Jobs
 from labeler.store.progress import progress_of
-from labeler.store.states import Beat
+from labeler.store.states import Heartbeat
 from labeler.store.watch import Watch
 from labeler.terms import JobKind
 from tests.results import failed, labeled
@@ -24,7 +24,7 @@ from workers.recovery import set_aside
 
 
 def test_silence_is_measured_by_our_own_monotonic_clock() -> None:
-    watch, still = Watch(10.0), Beat(1, 1, 7)
+    watch, still = Watch(10.0), Heartbeat(1, 1, 7)
     assert watch.silent([still], now=100.0) == []
     assert watch.silent([still], now=109.9) == []
     assert watch.silent([still], now=110.0) == [still]
@@ -33,13 +33,13 @@ def test_silence_is_measured_by_our_own_monotonic_clock() -> None:
 def test_any_sign_of_life_starts_the_time_again() -> None:
     watch = Watch(10.0)
     for beat in range(5):
-        assert watch.silent([Beat(1, 1, beat)], now=9.0 * beat) == []
-    assert watch.silent([Beat(1, 2, 4)], now=100.0) == [], "another attempt"
-    assert watch.silent([Beat(1, 2, 4)], now=110.0) == [Beat(1, 2, 4)]
+        assert watch.silent([Heartbeat(1, 1, beat)], now=9.0 * beat) == []
+    assert watch.silent([Heartbeat(1, 2, 4)], now=100.0) == [], "another attempt"
+    assert watch.silent([Heartbeat(1, 2, 4)], now=110.0) == [Heartbeat(1, 2, 4)]
 
 
 def test_what_is_finished_is_forgotten() -> None:
-    watch, beat = Watch(10.0), Beat(1, 1, 1)
+    watch, beat = Watch(10.0), Heartbeat(1, 1, 1)
     watch.silent([beat], now=0.0)
     watch.silent([], now=5.0)
     assert watch.silent([beat], now=12.0) == []

@@ -16,7 +16,7 @@ from labeler.llm.prompt import Prompt, Reply
 from labeler.pipeline import label_features
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import LabeledFeature, Usage
-from labeler.replay import asked_for
+from labeler.replay import replay_requests
 from labeler.score.intervention.steer import steer_features
 from labeler.subject.hookpoints import Hookpoint
 
@@ -71,7 +71,7 @@ def test_the_request_is_made_once_more_as_it_was_sent(subject, target, folder):
 
     asyncio.run(run())
     assert "\n21. " in sent[0].messages[-1].content
-    assert [asked.prompt for asked in asked_for(folder, 0, RECIPE, MemoryLedger())] == sent
+    assert [asked.prompt for asked in replay_requests(folder, 0, RECIPE, MemoryLedger())] == sent
 
 
 def test_without_the_scorer_nothing_is_read_or_asked(folder):

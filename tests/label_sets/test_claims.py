@@ -19,11 +19,11 @@ from sqlalchemy import select
 
 from labeler.errors import ConfigurationError, TakenOverError
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.batches import label_in_batches
-from labeler.labeling.label_sets import LabelSetToMake
-from labeler.labeling.lease import awake_seconds
-from labeler.labeling.missing import Run, label_missing
-from labeler.labeling.share import Hands, Share, Sharing
+from labeler.label_sets.batches import label_in_batches
+from labeler.label_sets.label_sets import LabelSetToMake
+from labeler.label_sets.lease import awake_seconds
+from labeler.label_sets.missing import Run, label_missing
+from labeler.label_sets.share import Hands, Share, Sharing
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
 from labeler.recipe import Recipe
@@ -222,7 +222,7 @@ def test_a_run_that_was_taken_over_sends_nothing_for_what_others_have_and_goes_o
             await asyncio.sleep(0.005)
         # A sleep that is longer than the lease, and what others have made of it, at a moment with requests in flight.
         awake = awake_seconds()
-        monkeypatch.setattr("labeler.labeling.lease.awake_seconds", lambda: awake + 2e6)
+        monkeypatch.setattr("labeler.label_sets.lease.awake_seconds", lambda: awake + 2e6)
         with first.store.database.writing() as connection:
             connection.execute(RUNS.delete())
         await second.live(lease_seconds=1e6)

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.missing import label_missing
-from labeler.labeling.processes import processes_worth
+from labeler.label_sets.missing import label_missing
+from labeler.label_sets.processes import processes_worth
 from labeler.recipe import Recipe
 from labeler.store import open_store
 from tests.planted import N_FEATURES

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from labeler.errors import StorageError, TakenOverError
-from labeler.labeling.label_sets import AnyLabelSet
-from labeler.labeling.lease import LEASE_SECONDS, RunLease
+from labeler.label_sets.label_sets import AnyLabelSet
+from labeler.label_sets.lease import LEASE_SECONDS, RunLease
 from labeler.store import Store
 from labeler.store.claims import Claims
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from labeler.labeling.label_sets import AnyLabelSet
-from labeler.labeling.share import Share
+from labeler.label_sets.label_sets import AnyLabelSet
+from labeler.label_sets.share import Share
 from labeler.records import LabeledFeature, State
 from labeler.store import Store
 

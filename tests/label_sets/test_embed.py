@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from labeler.errors import LLMError, UnreadableReply
-from labeler.labeling.embed import EmbeddingPlan, embed_labels, plan_embeddings
+from labeler.label_sets.embed import EmbeddingPlan, embed_labels, plan_embeddings
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import MemoryLedger
 from labeler.llm.patience import Patience

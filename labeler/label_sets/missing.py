@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from labeler.errors import TakenOverError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
-from labeler.labeling.keeping import Keeping, Save
-from labeler.labeling.label_sets import AnyLabelSet, LabelSetAtHand
-from labeler.labeling.processes import label_features_in_processes
-from labeler.labeling.share import Share, Sharing
+from labeler.label_sets.keeping import Keeping, Save
+from labeler.label_sets.label_sets import AnyLabelSet, LabelSetAtHand
+from labeler.label_sets.processes import label_features_in_processes
+from labeler.label_sets.share import Share, Sharing
 from labeler.llm import LLM
 from labeler.llm.guard import guarded_by
 from labeler.pipeline import label_features

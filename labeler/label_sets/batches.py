@@ -15,10 +15,10 @@ from itertools import islice
 from labeler.errors import BudgetError, TakenOverError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
-from labeler.labeling.keeping import Keeping
-from labeler.labeling.label_sets import AnyLabelSet, LabelSetAtHand
-from labeler.labeling.missing import Counting, Run, keep_all, missing_features
-from labeler.labeling.share import Hands, Share, Sharing
+from labeler.label_sets.keeping import Keeping
+from labeler.label_sets.label_sets import AnyLabelSet, LabelSetAtHand
+from labeler.label_sets.missing import Counting, Run, keep_all, missing_features
+from labeler.label_sets.share import Hands, Share, Sharing
 from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM

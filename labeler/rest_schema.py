@@ -55,7 +55,7 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class Asked(Wire):
+class RequestBody(Wire):
     """The body of a request. An unknown key is an error, so that no wish is silently dropped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -161,7 +161,7 @@ class Label(Wire):
     )
 
 
-class LookupRequest(Asked):
+class LookupRequest(RequestBody):
     pairs: list[tuple[Id, Index]] = Field(
         max_length=MOST_PAIRS, description="[SAE id, feature index] each.", examples=[[[1, 0], [1, 123]]]
     )
@@ -214,7 +214,7 @@ class LabelSetDetail(LabelSet):
     summary: dict[str, Any] = Field(description="Coverage, scores and cost.")
 
 
-class ReviewRequest(Asked):
+class ReviewRequest(RequestBody):
     verdict: Verdict = Field(
         description="`corrected` comes with a text; it is kept as another label. `comment` leaves the verdict as it was."
     )
@@ -338,12 +338,12 @@ class Comparison(Wire):
     median_b: Median | None = None
 
 
-class Budget(Asked):
+class Budget(RequestBody):
     usd: float | None = Field(None, gt=0)
     tokens: int | None = Field(None, gt=0, le=2**62)
 
 
-class JobRequest(Asked):
+class JobRequest(RequestBody):
     """A recipe applied to features of an evidence."""
 
     evidence: Annotated[Id, BeforeValidator(_no_path)] = Field(examples=[1])
@@ -364,13 +364,13 @@ class JobRequest(Asked):
     budget: Budget = Budget(usd=None, tokens=None)
 
 
-class EvidenceRequest(Asked):
+class EvidenceRequest(RequestBody):
     """Present evidence: a folder that `labeler gather` wrote into the service's data folder."""
 
     path: Text = Field(max_length=500, examples=["evidence/layer-3"])
 
 
-class GatherJobRequest(Asked):
+class GatherJobRequest(RequestBody):
     """A gathering pass. `out` and every local path stay in the service's data folder."""
 
     subject: Text = Field(max_length=500, examples=["subjects/pythia-70m"])
@@ -437,7 +437,7 @@ class Failure(Wire):
     reason: str
 
 
-class ActivationsRequest(Asked):
+class ActivationsRequest(RequestBody):
     """A text for the subject of an SAE to read."""
 
     sae: Id = Field(examples=[1])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from labeler.store.together import Together
+from labeler.store.coalesce import WriteCoalescer
 from tests.waiting import HANGS
 
 
@@ -21,7 +21,7 @@ def test_calls_that_meet_are_one_and_each_gets_its_own() -> None:
         return [10 * i for i in items]
 
     async def run() -> list[int]:
-        together = Together(work, at_once=4)
+        together = WriteCoalescer(work, at_once=4)
         first = asyncio.ensure_future(together(0))
         await asyncio.to_thread(begun.wait, HANGS)
         others = [asyncio.ensure_future(together(i)) for i in range(1, 7)]
@@ -40,7 +40,7 @@ def test_an_error_is_everybody_s_in_its_group_and_nobody_s_after() -> None:
         return list(items)
 
     async def run() -> None:
-        together = Together(work, at_once=4)
+        together = WriteCoalescer(work, at_once=4)
         with pytest.raises(OSError, match="disk full"):
             await together(-1)
         assert await together(3) == 3

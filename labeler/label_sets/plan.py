@@ -24,7 +24,7 @@ from labeler.llm.prices import Prices
 from labeler.llm.prompt import Answering, AnyPrompt, EchoPrompt, EmbeddingPrompt, Prompt
 from labeler.llm.tokens import TokenCounter, token_counter
 from labeler.recipe import Recipe
-from labeler.records import Evidence, Label, Simulation
+from labeler.records import FeatureEvidence, Label, Simulation
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.score.simulate import simulate_with_llm
@@ -123,7 +123,7 @@ async def plan_labels(
 
 
 async def planned_requests(
-    evidence: Evidence, recipe: Recipe, null: Sequence[Label] = ()
+    evidence: FeatureEvidence, recipe: Recipe, null: Sequence[Label] = ()
 ) -> list[tuple[str, AnyPrompt]]:
     """List every request that one feature can lead to, with its stage, in the order of the stages."""
     config = recipe.explainer
@@ -153,7 +153,7 @@ async def planned_requests(
     return planned
 
 
-def _revision(label: Label, evidence: Evidence, recipe: Recipe) -> Prompt:
+def _revision(label: Label, evidence: FeatureEvidence, recipe: Recipe) -> Prompt:
     """Make the revision prompt with the most counter-examples: for a label that misses every firing."""
     silence = [Simulation(c, (0.0,) * len(c.tokens)) for c in evidence.show]
     return revision_prompt(label, counter_examples(silence), recipe.explainer)

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import select
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.missing import label_missing
+from labeler.label_sets.missing import label_missing
 from labeler.llm import Echo, EchoPrompt, EmbeddingPrompt, Embeddings, Prompt, Reply
 from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import ledger_key
@@ -67,7 +67,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(planted, "N_FEATURES", N)
         patch.setattr(planted, "meaning", meaning)
         world = planted.plant(folder / "world")
-    return gather(world, folder / "evidence", GATHER)
+    return gather(world, folder / "evidence", GATHER, force=True)  # the features are random
 
 
 def label_all(evidence: Path, database: str, llm_at: str | None) -> None:
@@ -106,7 +106,7 @@ _RUNS = """
 import json, os, sys
 from pathlib import Path
 import alembic.command, openai.resources.chat
-from tests.labeling.test_kill_story import label_all
+from tests.label_sets.test_kill_story import label_all
 for words in map(json.loads, sys.stdin):
     if isinstance(words, int):
         print(os.waitpid(words, 0)[1], flush=True)

@@ -16,18 +16,18 @@ from labeler.errors import InputError
 
 if TYPE_CHECKING:
     from labeler.client import Client
+    from labeler.rest_schema import Failure as SentFailure
+    from labeler.rest_schema import Job, Progress
     from labeler.store import Store
     from labeler.store.progress import Failure, JobProgress
     from labeler.store.states import JobInfo
-    from labeler.wire import Failure as SentFailure
-    from labeler.wire import Job, Progress
 
 _HASH = re.compile("[0-9a-f]{16}")
 
 Found = tuple["JobInfo | Job", "JobProgress | Progress"]
 
 
-class Desk(Protocol):
+class JobBackend(Protocol):
     """A backend that submits, reads and changes jobs, and reports their progress."""
 
     def submit(self, evidence: str, features: str, recipe: str | None, **asked: Any) -> Found: ...
@@ -46,7 +46,7 @@ class Desk(Protocol):
 
 
 @contextmanager
-def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Iterator[Desk]:
+def job_backend(db: str | None, url: str | None, evidence: str | None = None) -> Iterator[JobBackend]:
     """Open the service where a URL is given, else the database; `evidence` is the folder to be labeled.
 
     A missing database is created only where --db or LABELER_DB names it: workers may start later.
@@ -55,7 +55,7 @@ def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Ite
         from labeler.client import Client
 
         with Client(url) as client:
-            yield Service(client, url)
+            yield RemoteJobs(client, url)
         return
     from labeler.store import open_store
 
@@ -65,12 +65,12 @@ def desk_at(db: str | None, url: str | None, evidence: str | None = None) -> Ite
     makes_it = is_named and evidence is not None
     store = open_store(new_database(db) if makes_it else existing_database(db, folder, hint=hint))
     try:
-        yield Here(store)
+        yield LocalJobs(store)
     finally:
         store.close()
 
 
-class Here:
+class LocalJobs:
     """Jobs in the database, without a service."""
 
     def __init__(self, store: Store) -> None:
@@ -120,7 +120,7 @@ class Here:
         return self.job(job)
 
 
-class Service:
+class RemoteJobs:
     """Jobs of a running service. It knows evidence by id or hash, or as a folder in its data folder."""
 
     def __init__(self, client: Client, url: str) -> None:

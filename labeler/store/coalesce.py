@@ -9,7 +9,7 @@ from typing import Any
 _Group = list[tuple[Any, "asyncio.Future[Any]"]]
 
 
-class Together:
+class WriteCoalescer:
     """Joins concurrent calls into one: `await together(item)` gives the result of `work([..., item, ...])` for the
     item.
 

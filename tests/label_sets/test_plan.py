@@ -12,7 +12,7 @@ import pytest
 
 from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
-from labeler.labeling.plan import Plan, plan_labels
+from labeler.label_sets.plan import Plan, plan_labels
 from labeler.llm.client import OpenAILLM
 from labeler.llm.prices import Price, Prices
 from labeler.llm.tokens import TokenCounter, estimate_tokens

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from labeler.errors import StorageError
-from labeler.labeling.ending import Ending
+from labeler.label_sets.ending import Ending
 from labeler.llm.ledger import StoredReply
 from labeler.store import Store
 from labeler.store.ledger import SqlLedger
