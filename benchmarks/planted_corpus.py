@@ -170,7 +170,7 @@ class _Planted:
 def gather(folder: Path, text: Text, values: np.ndarray, config: GatherConfig) -> EvidenceFolder:
     """The product's own pass over `text`, with `values` [n_features, n_tokens] where the SAE's encoder would be."""
     n_features = len(values)
-    sae = SimpleNamespace(n_features=n_features, decoder_directions=lambda: np.zeros((n_features, 1)))
+    sae = SimpleNamespace(n_features=n_features, d_out=1, decoder_directions=lambda: np.zeros((n_features, 1)))
     target: Any = SimpleNamespace(sae=sae)
     corpus = tokenize_corpus(_Planted("planted", text), None, config, folder / "corpus", vocabulary_size=N_TOKENS)
     save_vocabulary(folder, [_spelled(i) for i in range(N_TOKENS)])

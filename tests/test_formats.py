@@ -135,6 +135,7 @@ def test_every_reader_has_a_format_here() -> None:
     from labeler.sae.formats import dictionary_learning, saelens
 
     written = {f.architecture for f in FORMATS if f.format == "saelens"}
-    assert written == set(saelens._KINDS)
+    # In matching pursuit features compete for a vector: what one fires on does not say what it means.
+    assert written == set(saelens._KINDS) - {"matching_pursuit"}
     assert {f.architecture for f in FORMATS if f.format == "dictionary_learning"} == set(dictionary_learning._CLASSES)
     assert {f.format for f in FORMATS} == {"saelens", "sparsify", "dictionary_learning", "gemma_scope", "openai"}
