@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -100,3 +101,23 @@ def _execute(server: str, *statements: str) -> None:
 
 
 _numbers = count(1)
+
+
+def stopped(server: Any) -> Callable[[], None]:
+    """The server refuses every connection; returns what brings it back."""
+    server.stop()
+    return lambda: server.start()
+
+
+def hung(server: Any) -> Callable[[], None]:
+    """The server takes connections and answers nobody."""
+    main = psutil.Process(server.get_pid())
+    processes = [main, *main.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+
+    def wake() -> None:
+        for process in reversed(processes):
+            process.resume()
+
+    return wake

@@ -32,12 +32,9 @@ def database_of(db: str | None, evidence: Path | None = None) -> str:
 
 def existing_database(db: str | None, evidence: Path | None = None, *, hint: str = "") -> str:
     """Return a database that exists. The NotFoundError names the missing one and those near here."""
-    found = database_of(db, evidence)
-    path = file_of(found)
-    if path is None or path.is_file():
+    found, missing = _looked_for(db, evidence)
+    if missing is None:
         return found
-    if path.is_dir():
-        raise InputError(f"database {found}: this is a folder; {_in_folder(path)}")
     raise NotFoundError(_not_there(found, db, evidence) + (f". {hint}" if hint else ""))
 
 
@@ -47,13 +44,10 @@ def new_database(db: str | None, evidence: Path | None = None) -> str:
     Raises InputError where it cannot be made, and where a database in the current folder has results of this evidence,
     as older versions kept them: starting again would pay for them again.
     """
-    found = database_of(db, evidence)
-    path = file_of(found)
-    if path is None or path.is_file():
+    found, missing = _looked_for(db, evidence)
+    if missing is None:
         return found
-    if path.is_dir():
-        raise InputError(f"database {found}: this is a folder; {_in_folder(path)}")
-    folder = next(p for p in path.absolute().parents if p.exists())
+    folder = next(p for p in missing.absolute().parents if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(
             f"database {found}: cannot be created, because {shown(folder)} is not writable; name another with --db"
@@ -64,6 +58,20 @@ def new_database(db: str | None, evidence: Path | None = None) -> str:
             f"--db {shlex.quote(others[0])}, or move that file there while nothing uses it"
         )
     return found
+
+
+def _looked_for(db: str | None, evidence: Path | None) -> tuple[str, Path | None]:
+    """Return the database that the rule names, and its path where that is a file which is not there.
+
+    Raises InputError for a folder.
+    """
+    found = database_of(db, evidence)
+    path = file_of(found)
+    if path is None or path.is_file():
+        return found, None
+    if path.is_dir():
+        raise InputError(f"database {found}: this is a folder; {_in_folder(path)}")
+    return found, path
 
 
 @contextmanager

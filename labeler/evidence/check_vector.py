@@ -58,7 +58,7 @@ def check_vector(
     if aim is None or target.sae.source.format == "neurons":
         explained = None
     elif target.sae.part is not None:
-        explained = _explained_together(subject, target, among, batches, aim)
+        explained = _explained_together(subject, target, among, batches, aim, limits)
     else:
         explained = _explained(target, read, aim, limits)
     least = None if explained is None else _least(target)
@@ -119,8 +119,7 @@ def _explained(
     target: Target, read: Tensor, aim: Tensor, limits: tuple[float | None, float | None] | None = None
 ) -> float | None:
     """Return 1 - squared error / variance over the ordinary tokens; None where they do not vary."""
-    limits = limits or (massive_norm(read), massive_norm(aim))
-    ordinary = ~(is_massive(read, limits[0]) | is_massive(aim, limits[1]))
+    ordinary = _ordinary(read, aim, limits or (massive_norm(read), massive_norm(aim)))
     read = read[ordinary]
     return _share_explained(
         aim[ordinary].double(), target.sae.reconstruct(read, target.sae.encode_sparse(read)).double()
@@ -129,20 +128,27 @@ def _explained(
 
 @torch.no_grad()
 def _explained_together(
-    subject: Subject, target: Target, among: Sequence[Target], batches: list[TokenBatch], aim: Tensor
-) -> float | None:
-    """Return the same of a layer, with the features of all layers that write to it."""
+    subject: Subject, target: Target, among: Sequence[Target], batches: list[TokenBatch], aim: Tensor,
+    limits: tuple[float | None, float | None],
+) -> float | None:  # fmt: skip
+    """Return the share of variance explained of one layer, reconstructed by all layers that write to it."""
     read = [target, *sources_of([target], among)]
+    places = list(dict.fromkeys(t.hookpoint for t in read))
+    captured = [(subject.hidden(batch.ids, places), batch.mask) for batch in batches]
     on_tokens = {
-        place: torch.cat([subject.hidden(b.ids, [place])[place][b.mask] for b in batches])
-        for place in dict.fromkeys(t.hookpoint for t in read)
+        place: torch.cat([hidden[place][mask.to(hidden[place].device)] for hidden, mask in captured])
+        for place in places
     }
     hidden, together = on_tokens[target.hookpoint], JointReconstruction(read, on_tokens)
     reconstruction = together.reconstruct(target, together.encode(target, hidden), hidden)
     if reconstruction is None or reconstruction.shape != aim.shape:
         return None
-    ordinary = ~(is_massive(hidden, massive_norm(hidden)) | is_massive(aim, massive_norm(aim)))
+    ordinary = _ordinary(hidden, aim, limits)
     return _share_explained(aim[ordinary].double(), reconstruction[ordinary].double())
+
+
+def _ordinary(read: Tensor, aim: Tensor, limits: tuple[float | None, float | None]) -> Tensor:
+    return ~(is_massive(read, limits[0]) | is_massive(aim, limits[1]))
 
 
 def _share_explained(x: Tensor, reconstruction: Tensor) -> float | None:

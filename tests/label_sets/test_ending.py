@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from labeler.errors import StorageError
@@ -21,6 +20,7 @@ from labeler.llm.ledger import StoredReply
 from labeler.store import Store
 from labeler.store.ledger import SqlLedger
 from tests import stub_server as stub
+from tests.databases import hung, stopped
 from tests.stub_server import StubServer
 from tests.workers.conftest import new_database, until
 
@@ -64,19 +64,6 @@ def test_replies_that_cannot_be_kept_are_counted(store: Store, capsys: pytest.Ca
         Ending(store, ledger).run(work, lambda: None)
     assert "3 replies that had arrived could not be kept: they will be asked for again" in capsys.readouterr().err
     assert (ledger.take_lost(), ledger.n_unkept) == (3, 0)
-
-
-def stopped(server: Any) -> Callable[[], None]:
-    server.stop()
-    return lambda: server.start()
-
-
-def hung(server: Any) -> Callable[[], None]:
-    main = psutil.Process(server.get_pid())
-    processes = [main, *main.children(recursive=True)]
-    for process in processes:
-        process.suspend()
-    return lambda: [process.resume() for process in reversed(processes)]  # type: ignore[return-value]
 
 
 @pytest.mark.real

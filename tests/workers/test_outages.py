@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from celery import Celery
 from redis import Redis
@@ -26,6 +25,7 @@ from labeler.rest_schema import JobDetail
 from labeler.store.states import JobInfo
 from labeler.terms import JobState
 from tests import stub_server as stub
+from tests.databases import hung, stopped
 from tests.planted import N_FEATURES
 from tests.stub_server import StubServer
 from tests.workers.conftest import Service, a_service, free_port, new_database, until
@@ -74,26 +74,6 @@ def _check_whole(
     assert service.counts(job) == ALL_DONE
     assert service.rows(job) == undisturbed
     assert 0 <= service.n_repeated() - n_turned_down <= at_most, "a reply that had arrived was paid for again"
-
-
-def stopped(server: Any) -> Callable[[], None]:
-    """The server refuses every connection; returns what brings it back."""
-    server.stop()
-    return lambda: server.start()
-
-
-def hung(server: Any) -> Callable[[], None]:
-    """The server takes connections and answers nobody."""
-    main = psutil.Process(server.get_pid())
-    processes = [main, *main.children(recursive=True)]
-    for process in processes:
-        process.suspend()
-
-    def wake() -> None:
-        for process in reversed(processes):
-            process.resume()
-
-    return wake
 
 
 @pytest.mark.real
