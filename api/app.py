@@ -81,9 +81,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the first one passed.
     app.add_middleware(PathGuard, paths=app.state.paths)
     app.add_middleware(
-        GZipMiddleware, minimum_size=1000, compresslevel=5,
+        GZipMiddleware,
+        minimum_size=1000,
+        compresslevel=5,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/vnd.apache.parquet"),
-    )  # fmt: skip
+    )
 
     async def shown_refusal(request: Request) -> Response | None:
         answer = await refusal(request)

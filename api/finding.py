@@ -78,9 +78,11 @@ class Finder:
 
         if self._llm is None:  # made in the event loop that uses it
             self._llm = OpenAILLM(
-                self._settings.embeddings_url or self._settings.base_url, self._settings.api_key,
-                ledger=MemoryLedger(_KEPT), patience=_PATIENCE,
-            )  # fmt: skip
+                self._settings.embeddings_url or self._settings.base_url,
+                self._settings.api_key,
+                ledger=MemoryLedger(_KEPT),
+                patience=_PATIENCE,
+            )
         return np.asarray((await embedded([text.strip()], model, self._llm))[0])
 
     async def aclose(self) -> None:

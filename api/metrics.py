@@ -29,9 +29,12 @@ class Metrics:
             "labeler_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
         )
         self._seconds = Histogram(
-            "labeler_http_request_seconds", "Time to answer.", ("route",), registry=self.registry,
+            "labeler_http_request_seconds",
+            "Time to answer.",
+            ("route",),
+            registry=self.registry,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
-        )  # fmt: skip
+        )
         self.registry.register(_Stored(store, queue_depths))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:

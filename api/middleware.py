@@ -64,9 +64,15 @@ class RequestLog:
         route = _route_of(scope)
         self.metrics.request(scope["method"], route, status, seconds)
         log.info(
-            "request", extra={"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1e3, 1),
-                              "key": scope.get("state", {}).get("caller", "-")},
-        )  # fmt: skip
+            "request",
+            extra={
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1e3, 1),
+                "key": scope.get("state", {}).get("caller", "-"),
+            },
+        )
 
 
 def _route_of(scope: Scope) -> str:

@@ -23,10 +23,16 @@ _LARGEST = 2**31 - 1
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": what, "content": {"application/problem+json": {}}}
     for status, what in {
-        401: "No valid API key", 403: "Not with this key, or not from here", 404: "Not there",
-        409: "Not in this state", 413: "Body too long", 422: "Cannot work as it is", 429: "Too many requests", 503: "No database",
+        401: "No valid API key",
+        403: "Not with this key, or not from here",
+        404: "Not there",
+        409: "Not in this state",
+        413: "Body too long",
+        422: "Cannot work as it is",
+        429: "Too many requests",
+        503: "No database",
     }.items()
-}  # fmt: skip
+}
 
 
 def _store(request: Request) -> Store:

@@ -34,8 +34,9 @@ class Paths:
         long = [(root, *words) for root, *words in named if root.count("/") > 1 or root == home != "/"]
         self._in_pages = [
             (re.compile(pattern.pattern.encode()), word.encode())
-            for root, *words in long for pattern, word in _instead_of(root, *words)
-        ]  # fmt: skip
+            for root, *words in long
+            for pattern, word in _instead_of(root, *words)
+        ]
 
     def shown(self, path: str) -> str:
         for root in self._roots:

@@ -83,12 +83,13 @@ def asked_of_scores(
     sort: Annotated[
         Text,
         Query(
-            max_length=_LONGEST, examples=["-detection"],
+            max_length=_LONGEST,
+            examples=["-detection"],
             description="`index`, `score`, `density`, or any other score or end of its interval, such as `detection_low`; "
             "`-` before it: the highest first. By value, only features that have one are listed.",
         ),
     ] = "index",
-) -> OfScores:  # fmt: skip
+) -> OfScores:
     """Read filters such as `detection_min` and the order. Raises RequestValidationError for what no score allows."""
     plain = _parameters(request.scope["route"])
     rest = [name for name in request.query_params if name not in plain]

@@ -149,12 +149,21 @@ class ServerConfig(uvicorn.Config):
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         super().__init__(
-            app, host=host, port=port, http=GuardedProtocol, ws="none", loop="asyncio",
-            backlog=_ACCEPTED_AT_ONCE, timeout_keep_alive=round(SECONDS[Wait.IDLE]),
+            app,
+            host=host,
+            port=port,
+            http=GuardedProtocol,
+            ws="none",
+            loop="asyncio",
+            backlog=_ACCEPTED_AT_ONCE,
+            timeout_keep_alive=round(SECONDS[Wait.IDLE]),
             timeout_graceful_shutdown=round(_STOP_SECONDS),
             # Our own log has a line for each request, with its id. Forwarded addresses are not believed: keys say who asks.
-            access_log=False, log_config=None, proxy_headers=False, server_header=False,
-        )  # fmt: skip
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+        )
         self.most_connections = n_connections(raise_file_limit())
 
 

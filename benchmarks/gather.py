@@ -44,9 +44,15 @@ def build_subject(folder: Path, d: int = 256) -> None:
     AutoTokenizer.from_pretrained(SUBJECT_PATH).save_pretrained(folder)
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        vocab_size=4096, hidden_size=d, num_hidden_layers=4, num_attention_heads=4, intermediate_size=4 * d,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=4096,
+        hidden_size=d,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=4 * d,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     GPTNeoXForCausalLM(config).save_pretrained(folder)
 
 
@@ -59,12 +65,20 @@ def build_sae(folder: Path, n_features: int, architecture: str, d: int = 256) ->
     generator = torch.Generator().manual_seed(1)
     decoder = torch.nn.functional.normalize(torch.randn(n_features, d, generator=generator), dim=1)
     tensors = {
-        "W_enc": decoder.T.contiguous(), "b_enc": torch.zeros(n_features), "W_dec": decoder, "b_dec": torch.zeros(d),
-    }  # fmt: skip
+        "W_enc": decoder.T.contiguous(),
+        "b_enc": torch.zeros(n_features),
+        "W_dec": decoder,
+        "b_dec": torch.zeros(d),
+    }
     cfg: dict[str, object] = {
-        "architecture": architecture, "d_in": d, "d_sae": n_features, "dtype": "float32", "apply_b_dec_to_input": True,
-        "normalize_activations": "none", "metadata": {"hook_name": "gpt_neox.layers.1", "prepend_bos": False},
-    }  # fmt: skip
+        "architecture": architecture,
+        "d_in": d,
+        "d_sae": n_features,
+        "dtype": "float32",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "metadata": {"hook_name": "gpt_neox.layers.1", "prepend_bos": False},
+    }
     if architecture == "topk":
         cfg["k"] = K
     else:
@@ -195,17 +209,27 @@ def measure(work: Path, sae_names: list[str], n_tokens: int, dtype: str, memory_
     floors = [parts[0][clock] + parts[1][clock] for clock in (0, 1)]
     n_features = sum(t.sae.n_features for t in targets)
     return {
-        "sae": " + ".join(sae_names), "threads": torch.get_num_threads(), "dtype": dtype, "tokens": corpus.n_tokens,
-        "l0": l0, "live_features": len(live),
-        "forward_cpu_s_per_million": parts[0][0] * million, "encode_cpu_s_per_million": parts[1][0] * million,
-        "floor_cpu_s_per_million": floors[0] * million, "whole_cpu_s_per_million": whole_seconds[0] * million,
-        "ratio_cpu": whole_seconds[0] / floors[0], "ratio_wall": whole_seconds[1] / floors[1],
+        "sae": " + ".join(sae_names),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "tokens": corpus.n_tokens,
+        "l0": l0,
+        "live_features": len(live),
+        "forward_cpu_s_per_million": parts[0][0] * million,
+        "encode_cpu_s_per_million": parts[1][0] * million,
+        "floor_cpu_s_per_million": floors[0] * million,
+        "whole_cpu_s_per_million": whole_seconds[0] * million,
+        "ratio_cpu": whole_seconds[0] / floors[0],
+        "ratio_wall": whole_seconds[1] / floors[1],
         "floor_after_to_before": sum(p[0] for p in after) / sum(p[0] for p in before),
-        "tokens_per_second": corpus.n_tokens / whole_seconds[1], "prepare_s": prepare_seconds[1],
-        "peak_kb_per_feature": peak / 1024 / n_features, "peak_mb": peak / 2**20,
+        "tokens_per_second": corpus.n_tokens / whole_seconds[1],
+        "prepare_s": prepare_seconds[1],
+        "peak_kb_per_feature": peak / 1024 / n_features,
+        "peak_mb": peak / 2**20,
         "disk_kb_per_feature": (disk - token_bytes) / 1024 / folder_read.n_features,
-        "disk_bytes_per_token": token_bytes / corpus.n_tokens, "read_1000_features_s": read_seconds,
-    }  # fmt: skip
+        "disk_bytes_per_token": token_bytes / corpus.n_tokens,
+        "read_1000_features_s": read_seconds,
+    }
 
 
 def timed(work):  # type: ignore[no-untyped-def]
@@ -274,8 +298,18 @@ def run_all(work: Path, options: argparse.Namespace) -> list[dict[str, object]]:
 def run_child(work: Path, names: list[str], threads: int, options: argparse.Namespace) -> dict[str, object]:
     """In a process of its own, so that its memory is its own too."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, __file__, "--child", str(work), ",".join(names), "--tokens", str(options.tokens),
-               "--dtype", options.dtype, *(["--memory", str(options.memory)] if options.memory else [])]  # fmt: skip
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(work),
+        ",".join(names),
+        "--tokens",
+        str(options.tokens),
+        "--dtype",
+        options.dtype,
+        *(["--memory", str(options.memory)] if options.memory else []),
+    ]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     row: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     print(f"{row['sae']}, {threads} threads: {row['ratio_cpu']:.2f} x the floor", file=sys.stderr)
@@ -306,10 +340,18 @@ def calibrate(work: Path, name: str) -> None:
 
 def print_table(rows: list[dict[str, object]]) -> None:
     columns = {
-        "sae": "SAE", "threads": "threads", "floor_cpu_s_per_million": "floor s/M", "whole_cpu_s_per_million": "whole s/M",
-        "ratio_cpu": "x floor", "ratio_wall": "x floor (wall)", "tokens_per_second": "tokens/s", "peak_kb_per_feature": "peak KB/feature",
-        "disk_kb_per_feature": "disk KB/feature", "disk_bytes_per_token": "bytes/token", "read_1000_features_s": "1,000 reads s",
-    }  # fmt: skip
+        "sae": "SAE",
+        "threads": "threads",
+        "floor_cpu_s_per_million": "floor s/M",
+        "whole_cpu_s_per_million": "whole s/M",
+        "ratio_cpu": "x floor",
+        "ratio_wall": "x floor (wall)",
+        "tokens_per_second": "tokens/s",
+        "peak_kb_per_feature": "peak KB/feature",
+        "disk_kb_per_feature": "disk KB/feature",
+        "disk_bytes_per_token": "bytes/token",
+        "read_1000_features_s": "1,000 reads s",
+    }
     print("| " + " | ".join(columns.values()) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:

@@ -47,9 +47,11 @@ async def bare(base_url: str, asked: Sequence[Prompt], concurrency: int) -> None
         async def ask(prompt: Prompt) -> str | None:
             async with slots:
                 completion = await client.chat.completions.create(
-                    model=prompt.model, max_tokens=prompt.max_tokens, temperature=prompt.temperature,
+                    model=prompt.model,
+                    max_tokens=prompt.max_tokens,
+                    temperature=prompt.temperature,
                     messages=[{"role": "user", "content": prompt.messages[0].content}],
-                )  # fmt: skip
+                )
                 return completion.choices[0].message.content
 
         await asyncio.gather(*map(ask, asked))
@@ -87,11 +89,16 @@ def compare(base_url: str, n: int, concurrency: int) -> dict[str, float]:
     # Turn by turn: what else runs on this machine is then in both.
     shares = [ours[1] / bare[1] for ours, bare in zip(figures["ours"], figures["bare"], strict=True)]
     return {
-        "requests": n, "concurrency": concurrency,
-        "cpu_ms": median["ours"][0], "cpu_ms_bare": median["bare"][0],
-        "rate": median["ours"][1], "rate_bare": median["bare"][1],
-        "share_of_bare": statistics.median(shares), "share_lowest": min(shares), "share_highest": max(shares),
-    }  # fmt: skip
+        "requests": n,
+        "concurrency": concurrency,
+        "cpu_ms": median["ours"][0],
+        "cpu_ms_bare": median["bare"][0],
+        "rate": median["ours"][1],
+        "rate_bare": median["bare"][1],
+        "share_of_bare": statistics.median(shares),
+        "share_lowest": min(shares),
+        "share_highest": max(shares),
+    }
 
 
 def main() -> None:

@@ -96,9 +96,14 @@ def measure(store: Store, words: Words, n_searches: int) -> dict[str, float]:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     exact_times, recalls = exactly(words, labels, queries, found)
     return {
-        "labels": len(labels), "placing_s": placing, "ms": statistics.median(times), "ms_p95": float(np.quantile(times, 0.95)),
-        "exact_ms": statistics.median(exact_times), "recall": statistics.mean(recalls), "grown_mb": grown / 1024,
-    }  # fmt: skip
+        "labels": len(labels),
+        "placing_s": placing,
+        "ms": statistics.median(times),
+        "ms_p95": float(np.quantile(times, 0.95)),
+        "exact_ms": statistics.median(exact_times),
+        "recall": statistics.mean(recalls),
+        "grown_mb": grown / 1024,
+    }
 
 
 def exactly(

@@ -51,8 +51,10 @@ def main() -> None:
         if asked.folder is None:
             shutil.rmtree(folder)
     for page, figures in found.items():
-        print(f"{page:<34} median {figures['ms']:6.1f} ms   p95 {figures['ms_p95']:6.1f} ms   {figures['kb']:6.1f} KB   "
-              f"{figures['kb_with_all']:6.1f} KB with scripts and style")  # fmt: skip
+        print(
+            f"{page:<34} median {figures['ms']:6.1f} ms   p95 {figures['ms_p95']:6.1f} ms   {figures['kb']:6.1f} KB   "
+            f"{figures['kb_with_all']:6.1f} KB with scripts and style"
+        )
     if asked.json:
         print(json.dumps({"benchmark": "pages", "n_features": asked.features, "pages": found}))
 

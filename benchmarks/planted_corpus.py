@@ -174,12 +174,24 @@ def gather(folder: Path, text: Text, values: np.ndarray, config: GatherConfig) -
     target: Any = SimpleNamespace(sae=sae)
     corpus = tokenize_corpus(_Planted("planted", text), None, config, folder / "corpus", vocabulary_size=N_TOKENS)
     save_vocabulary(folder, [_spelled(i) for i in range(N_TOKENS)])
-    write_json(folder / "plan.json", {
-        "subject": {"id": "planted", "revision": "planted"}, "hookpoint": "planted", "reads": "output",
-        "sae": {"path": "planted", "format": "planted", "sha256": "planted", "architecture": "planted", "d_in": 1,
-                "n_features": n_features},
-        "corpus": "planted", "config": config.to_dict(),
-    })  # fmt: skip
+    write_json(
+        folder / "plan.json",
+        {
+            "subject": {"id": "planted", "revision": "planted"},
+            "hookpoint": "planted",
+            "reads": "output",
+            "sae": {
+                "path": "planted",
+                "format": "planted",
+                "sha256": "planted",
+                "architecture": "planted",
+                "d_in": 1,
+                "n_features": n_features,
+            },
+            "corpus": "planted",
+            "config": config.to_dict(),
+        },
+    )
     shard = ShardFolder.open(shard_folder(folder, (1, 1)), corpus, target, config)
     for batch in batches_of_chunk(corpus, 0, config):
         of_batch = np.concatenate([np.arange(s, s + n) for s, n in zip(batch.starts, batch.lengths, strict=True)])

@@ -99,9 +99,15 @@ async def label(seconds: float, llm: OpenAILLM, concurrency: int, folder: Eviden
         return not began or time.monotonic() < began[0] + seconds
 
     await label_missing(
-        folder, range(folder.n_features), recipe, llm, store, LabelSetToMake(store, folder, recipe),
-        at_once=concurrency, go_on=go_on,
-    )  # fmt: skip
+        folder,
+        range(folder.n_features),
+        recipe,
+        llm,
+        store,
+        LabelSetToMake(store, folder, recipe),
+        at_once=concurrency,
+        go_on=go_on,
+    )
 
 
 async def measure(

@@ -61,9 +61,12 @@ def redis(folder: Path) -> Iterator[str]:
 
 def manifest(n_features: int) -> dict[str, Any]:
     return {
-        "hash": f"{n_features:016d}", "hookpoint": "h", "reads": "output", "subject": {"id": "s", "revision": "r"},
+        "hash": f"{n_features:016d}",
+        "hookpoint": "h",
+        "reads": "output",
+        "subject": {"id": "s", "revision": "r"},
         "sae": {"path": "sae", "format": "f", "architecture": "a", "sha256": "0", "n_features": n_features, "d_in": 8},
-    }  # fmt: skip
+    }
 
 
 def accepting(folder: Path, n_features: int = 1_000_000) -> dict[str, float]:
@@ -139,9 +142,12 @@ def embedded(evidence: Path, n: int, base_url: str, folder: Path, broker: str) -
     from labeler.store.jobs import Jobs
 
     environment = {
-        **os.environ, "LABELER_DB": str(folder / "embedded.db"), "LABELER_REDIS": broker, "OPENAI_BASE_URL": base_url,
+        **os.environ,
+        "LABELER_DB": str(folder / "embedded.db"),
+        "LABELER_REDIS": broker,
+        "OPENAI_BASE_URL": base_url,
         "LABELER_CONCURRENCY": str(CONCURRENCY),
-    }  # fmt: skip
+    }
     store = open_store(environment["LABELER_DB"])
     jobs, manifest_ = Jobs(store), EvidenceFolder(evidence).manifest
     evidence_id = store.add_evidence(manifest_, str(evidence))

@@ -38,19 +38,57 @@ from labeler.store.search import search_labels
 from labeler.store.tables import now
 
 NAMES = (
-    "label_set_id", "feature_index", "state", "reason", "label", "explainer", "score", "score_reason", "score_low", "score_high",
-    "score_n", "score_null_z", "score_null_p", "baseline_token_lookup", "score_weighted", "detection", "fuzzing", "density",
-    "max_activation", "n_firings", "requests", "tokens_in", "tokens_out", "cost_usd", "scores", "simulations", "label_table",
-    "statistics", "created_at",
-)  # fmt: skip
+    "label_set_id",
+    "feature_index",
+    "state",
+    "reason",
+    "label",
+    "explainer",
+    "score",
+    "score_reason",
+    "score_low",
+    "score_high",
+    "score_n",
+    "score_null_z",
+    "score_null_p",
+    "baseline_token_lookup",
+    "score_weighted",
+    "detection",
+    "fuzzing",
+    "density",
+    "max_activation",
+    "n_firings",
+    "requests",
+    "tokens_in",
+    "tokens_out",
+    "cost_usd",
+    "scores",
+    "simulations",
+    "label_table",
+    "statistics",
+    "created_at",
+)
 MANY = 200
 SIMULATIONS = [{"token_start": i, "truth": [[3, 1.25]], "predicted": [[3, 7.5]], "source": "top"} for i in range(7)]
 # The scores of a recipe that simulates and asks for detection. Values differ from row to row.
 SCORES = (
-    "simulation", "simulation_top", "simulation_random", "simulation_weighted", "simulation_all", "rsquared", "abs_dev",
-    "auroc_token", "average_precision_token", "auroc_sequence", "detection", "detection_random", "detection_hard",
-    "detection_recall_weak", "detection_recall_strong", "detection_auroc",
-)  # fmt: skip
+    "simulation",
+    "simulation_top",
+    "simulation_random",
+    "simulation_weighted",
+    "simulation_all",
+    "rsquared",
+    "abs_dev",
+    "auroc_token",
+    "average_precision_token",
+    "auroc_sequence",
+    "detection",
+    "detection_random",
+    "detection_hard",
+    "detection_recall_weak",
+    "detection_recall_strong",
+    "detection_auroc",
+)
 
 
 def manifest(n_features: int) -> dict[str, Any]:
@@ -63,10 +101,25 @@ def manifest(n_features: int) -> dict[str, Any]:
         "d_in": 768,
     }
     return {
-        "hash": "e" * 16, "subject": {"id": "subject", "revision": "main"}, "hookpoint": "layers.6", "reads": "output", "sae": sae,
-        "corpus": {"spec": "texts", "fingerprint": "f", "n_documents": 10, "n_tokens": 10**8, "n_sequences": 1, "n_windows": 1},
-        "splits": {"explain": {}, "held_out": {}}, "config": {}, "quality": {}, "created_at": "2026-01-01", "versions": {},
-    }  # fmt: skip
+        "hash": "e" * 16,
+        "subject": {"id": "subject", "revision": "main"},
+        "hookpoint": "layers.6",
+        "reads": "output",
+        "sae": sae,
+        "corpus": {
+            "spec": "texts",
+            "fingerprint": "f",
+            "n_documents": 10,
+            "n_tokens": 10**8,
+            "n_sequences": 1,
+            "n_windows": 1,
+        },
+        "splits": {"explain": {}, "held_out": {}},
+        "config": {},
+        "quality": {},
+        "created_at": "2026-01-01",
+        "versions": {},
+    }
 
 
 def rows(n: int, label_set_id: int, seed: int = 0) -> Iterator[tuple[Any, ...]]:
@@ -90,10 +143,36 @@ def rows(n: int, label_set_id: int, seed: int = 0) -> Iterator[tuple[Any, ...]]:
         density = math.exp(rng.uniform(-14, -2))
         scores = "[]" if score is None else scores_of(score, rng)
         yield (
-            label_set_id, feature, state, None if label else "too few windows", label, "openai:m" if label else None, score,
-            None, low, high, 20 if label else None, 3.0, 0.01, 0.3, score, score, None, density,
-            rng.random() * 20, int(density * 1e8), 2, 900, 80, 0.001, scores, simulations, None, "{}", created,
-        )  # fmt: skip
+            label_set_id,
+            feature,
+            state,
+            None if label else "too few windows",
+            label,
+            "openai:m" if label else None,
+            score,
+            None,
+            low,
+            high,
+            20 if label else None,
+            3.0,
+            0.01,
+            0.3,
+            score,
+            score,
+            None,
+            density,
+            rng.random() * 20,
+            int(density * 1e8),
+            2,
+            900,
+            80,
+            0.001,
+            scores,
+            simulations,
+            None,
+            "{}",
+            created,
+        )
 
 
 def scores_of(score: float, rng: random.Random) -> str:
@@ -162,19 +241,34 @@ def measure(store: Store, n: int) -> dict[str, Any]:
     cases: dict[str, tuple[Callable[[], object], int]] = {
         "page by score": (page(Sort.SCORE_FALLING, score_max=rng.random), MANY),
         "page by score, interval and density filtered": (
-            page(Sort.SCORE_FALLING, score_max=rng.random, score_low_min=lambda: 0.1, density_min=lambda: 1e-4), MANY,
+            page(Sort.SCORE_FALLING, score_max=rng.random, score_low_min=lambda: 0.1, density_min=lambda: 1e-4),
+            MANY,
         ),
-        "page by density, failed ones": (page(Sort.DENSITY, state=lambda: State.FAILED, density_min=lambda: 10 ** rng.uniform(-6, -2)), MANY),
-        "page by density, low scores": (page(Sort.DENSITY_FALLING, score_max=lambda: 0.2, density_max=rng.random), MANY),
+        "page by density, failed ones": (
+            page(Sort.DENSITY, state=lambda: State.FAILED, density_min=lambda: 10 ** rng.uniform(-6, -2)),
+            MANY,
+        ),
+        "page by density, low scores": (
+            page(Sort.DENSITY_FALLING, score_max=lambda: 0.2, density_max=rng.random),
+            MANY,
+        ),
         "page by index, rare ones": (page(Sort.INDEX, state=lambda: State.RARE), MANY),
         "page by index, high scores": (page(Sort.INDEX, score_min=lambda: rng.uniform(0.5, 0.95)), MANY),
         "page by score, low densities": (page(Sort.SCORE, density_max=lambda: 10 ** rng.uniform(-6, -5.5)), MANY),
-        "page by another score": (lambda: list_labels(store, LabelFilter(label_set=1), "-detection_auroc", with_scores=True), 20),
+        "page by another score": (
+            lambda: list_labels(store, LabelFilter(label_set=1), "-detection_auroc", with_scores=True),
+            20,
+        ),
         "page by another score, filtered by two": (
             lambda: list_labels(
-                store, LabelFilter(label_set=1, bounds=(Bound("rsquared", "min", rng.random() / 2), Bound("detection_low", "min", 0.3))),
-                "simulation_all", with_scores=True,
-            ), 20,
+                store,
+                LabelFilter(
+                    label_set=1, bounds=(Bound("rsquared", "min", rng.random() / 2), Bound("detection_low", "min", 0.3))
+                ),
+                "simulation_all",
+                with_scores=True,
+            ),
+            20,
         ),
         "page by index, frequent word": (page(Sort.INDEX, text=lambda: frequent), 50),
         "page by score, most frequent word": (page(Sort.SCORE_FALLING, text=lambda: common), 50),
@@ -184,7 +278,8 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         "look-up of 1,000": (look_up(1000), MANY // 4),
         "look-up of 10,000": (look_up(10_000), 10),
         "look-up of 1,000 with all scores": (
-            lambda: lookup_labels(store, [(1, rng.randrange(n)) for _ in range(1000)], with_scores=True), MANY // 4,
+            lambda: lookup_labels(store, [(1, rng.randrange(n)) for _ in range(1000)], with_scores=True),
+            MANY // 4,
         ),
         "search, most frequent word": (search(common), 20),
         "search, frequent word": (search(frequent), 50),
@@ -195,7 +290,7 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         # The last comparison is kept, and this is not it.
         "comparison with itself": (lambda: compare_sets(store, 1, 1, limit=next(limits)), 10),
         "scatter": (lambda: scatter_of(store, 1), 10),
-    }  # fmt: skip
+    }
     began = time.perf_counter()
     store.count_changes(1)
     print(f"columns made in {time.perf_counter() - began:.1f} s", file=sys.stderr)
@@ -252,9 +347,11 @@ def exported(store: Store, kind: str, n: int) -> dict[str, float]:
     n_bytes = sum(map(len, encode_rows(kind, read_rows(store, 1), dict)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
-        "rows_per_second": round(n / wall), "rows_per_cpu_second": round(n / cpu), "megabytes": round(n_bytes / 1e6),
+        "rows_per_second": round(n / wall),
+        "rows_per_cpu_second": round(n / cpu),
+        "megabytes": round(n_bytes / 1e6),
         "grew_by_mb": round(memory_mb() - before, 1),
-    }  # fmt: skip
+    }
 
 
 def memory_mb() -> float:
@@ -308,8 +405,10 @@ def show(kind: str, measured: dict[str, Any]) -> None:
     for name, value in measured["ms"].items():
         print(f"{kind:10} {name:45} p50 {value['p50']:8.2f} ms   p95 {value['p95']:8.2f} ms")
     for name, value in measured["export"].items():
-        print(f"{kind:10} export {name:38} {value['rows_per_second']:9,} rows/s, {value['rows_per_cpu_second']:,} a CPU second, "
-              f"grew by {value['grew_by_mb']} MB")  # fmt: skip
+        print(
+            f"{kind:10} export {name:38} {value['rows_per_second']:9,} rows/s, {value['rows_per_cpu_second']:,} a CPU second, "
+            f"grew by {value['grew_by_mb']} MB"
+        )
 
 
 if __name__ == "__main__":

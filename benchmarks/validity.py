@@ -136,8 +136,10 @@ def graded_labels(n_worlds: int, rng: np.random.Generator, contexts: ContextsCon
             "all contexts": _ranking(found, "simulation_all"),
             "all, own luck": _ranking(alone, "simulation_all"),
         },
-        "breadth": {e: {g: float(np.mean([truths[f, g][e] for f in range(N_FEATURES)])) for g in GRADES[:3]} for e in ESTIMANDS},
-    }  # fmt: skip
+        "breadth": {
+            e: {g: float(np.mean([truths[f, g][e] for f in range(N_FEATURES)])) for g in GRADES[:3]} for e in ESTIMANDS
+        },
+    }
 
 
 def _add(sums: Sums, world: World, chosen: tuple[Context, ...], truth: np.ndarray, predicted: np.ndarray) -> None:

@@ -47,10 +47,18 @@ def main() -> None:
             time.sleep(0.2)
         client.change_job(long.id, "pause")
         pages = {
-            "home": "/", "sae": "/saes/1?set=1", "feature": f"/saes/1/features/{FEATURE}?set=1", "search": "/search?q=self",
-            "compare": "/compare?a=1&b=2", "card": "/sets/1/card", "jobs": "/jobs", "job": f"/jobs/{long.id}",
-            "new-job": "/jobs/new", "try": f"/try/{text.id}", "api": "/docs",
-        }  # fmt: skip
+            "home": "/",
+            "sae": "/saes/1?set=1",
+            "feature": f"/saes/1/features/{FEATURE}?set=1",
+            "search": "/search?q=self",
+            "compare": "/compare?a=1&b=2",
+            "card": "/sets/1/card",
+            "jobs": "/jobs",
+            "job": f"/jobs/{long.id}",
+            "new-job": "/jobs/new",
+            "try": f"/try/{text.id}",
+            "api": "/docs",
+        }
         take(address, pages)
 
 

@@ -74,9 +74,14 @@ class Client:
     """A client of the service. `url` and `key` default to LABELER_URL and LABELER_KEY. Reads are tried again."""
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, *, timeout: float = 60.0, attempts: int = 3,
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        attempts: int = 3,
         transport: httpx2.BaseTransport | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         key = key or os.environ.get("LABELER_KEY")
         url = url or os.environ.get("LABELER_URL") or "http://127.0.0.1:8000"
         if not url.startswith(("http://", "https://")):
@@ -153,9 +158,13 @@ class Client:
         return self._get(f"/v1/labels/{label_set}/{index}", rest_schema.Label)
 
     def lookup(
-        self, pairs: Sequence[tuple[int, int]], sets: Sequence[int] | None = None, choose: str = "default", *,
+        self,
+        pairs: Sequence[tuple[int, int]],
+        sets: Sequence[int] | None = None,
+        choose: str = "default",
+        *,
         scores: bool = False,
-    ) -> list[rest_schema.Label | None]:  # fmt: skip
+    ) -> list[rest_schema.Label | None]:
         """Return the label of each (SAE id, feature index), in their order. Any number may be asked for.
 
         `scores`: each label carries all its scores.

@@ -44,9 +44,16 @@ def check_has_results(store: Store, label_set_id: int) -> None:
 
 
 def export_as(
-    store: Store, label_set_id: int, format: str, out: Path, top_contexts: int = 0,
-    model: str | None = None, source: str | None = None, *, spreadsheet: bool = False,
-) -> int:  # fmt: skip
+    store: Store,
+    label_set_id: int,
+    format: str,
+    out: Path,
+    top_contexts: int = 0,
+    model: str | None = None,
+    source: str | None = None,
+    *,
+    spreadsheet: bool = False,
+) -> int:
     """Write the label set to a file or a new folder, and return the number of features in it.
 
     `model` and `source` are its names at Neuronpedia. Raises InputError for an option that the format cannot hold, and for a

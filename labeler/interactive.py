@@ -75,9 +75,15 @@ def gather(
     opened = _sae(sae, loaded, hookpoint, dtype)
     with _progress(progress) as on_progress:
         gather_evidence(
-            loaded, opened, _corpus(corpus, text_field), config, Path(out).expanduser(),
-            hookpoint=hookpoint, force=force, on_progress=on_progress,
-        )  # fmt: skip
+            loaded,
+            opened,
+            _corpus(corpus, text_field),
+            config,
+            Path(out).expanduser(),
+            hookpoint=hookpoint,
+            force=force,
+            on_progress=on_progress,
+        )
     return EvidenceFolder(Path(out).expanduser())
 
 
@@ -201,9 +207,17 @@ def label(
 
             try:
                 await label_missing(
-                    folder, wanted, chosen, llm or client, store, made, at_once=concurrency,
-                    n_processes=processes_worth(len(wanted), os.cpu_count() or 1), on_result=on_result, on_start=on_start,
-                )  # fmt: skip
+                    folder,
+                    wanted,
+                    chosen,
+                    llm or client,
+                    store,
+                    made,
+                    at_once=concurrency,
+                    n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                    on_result=on_result,
+                    on_start=on_start,
+                )
             finally:
                 if client is not None:
                     await client.aclose()
@@ -314,8 +328,11 @@ def _llm(recipe: Recipe, base_url: str | None, store: Store, budget: Budget, con
     settings = Settings.from_environment()
     return OpenAILLM.from_settings(
         replace(settings, base_url=base_url or settings.base_url),
-        ledger=SqlLedger(store), concurrency=concurrency, budget=budget, models=models,
-    )  # fmt: skip
+        ledger=SqlLedger(store),
+        concurrency=concurrency,
+        budget=budget,
+        models=models,
+    )
 
 
 def _progress(wanted: bool) -> Any:

@@ -36,10 +36,13 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage(),
-            "request_id": request_id.get(), **_place.get(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": request_id.get(),
+            **_place.get(),
             **{name: value for name, value in record.__dict__.items() if name not in _KNOWN},
-        }  # fmt: skip
+        }
         if entry["request_id"] == "-":
             del entry["request_id"]
         if record.exc_info:

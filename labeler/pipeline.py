@@ -86,9 +86,15 @@ async def label_feature(
         return _failed(evidence, tested.failure, made.usage + tested.usage)
     causal, spent = await score_interventions(made.label, evidence.steered, null, used, llm)
     return LabeledFeature(
-        evidence.feature_index, State.LABELED, evidence.statistics, label=made.label, scores=tested.scores + causal,
-        simulations=tested.simulations, usage=made.usage + tested.usage + spent, origin=made.origin,
-    )  # fmt: skip
+        evidence.feature_index,
+        State.LABELED,
+        evidence.statistics,
+        label=made.label,
+        scores=tested.scores + causal,
+        simulations=tested.simulations,
+        usage=made.usage + tested.usage + spent,
+        origin=made.origin,
+    )
 
 
 def _failed(evidence: FeatureEvidence, reason: str, usage: Usage) -> LabeledFeature:
@@ -96,9 +102,13 @@ def _failed(evidence: FeatureEvidence, reason: str, usage: Usage) -> LabeledFeat
 
 
 async def label_from(
-    folder: EvidenceFolder, feature_index: int, recipe: Recipe, llm: LLM | None, null: Sequence[Label],
+    folder: EvidenceFolder,
+    feature_index: int,
+    recipe: Recipe,
+    llm: LLM | None,
+    null: Sequence[Label],
     reader: Executor | None = None,
-) -> LabeledFeature:  # fmt: skip
+) -> LabeledFeature:
     """Read a feature's evidence and label it. A feature with damaged evidence comes back as `failed`, with the file.
 
     Evidence is read by `reader`, where one is given. Raises DamagedError where data that all features share are

@@ -348,10 +348,11 @@ class JobRequest(RequestBody):
 
     evidence: Annotated[Id, BeforeValidator(_no_path)] = Field(examples=[1])
     features: Text = Field(
-        "all", max_length=1_000_000,
+        "all",
+        max_length=1_000_000,
         description="`all`, `0-999`, `1,5,9`, `unlabeled`, `state=failed`, `density>1e-5`, `score<0.2`, joined by `and`.",
         examples=["unlabeled and density>1e-5"],
-    )  # fmt: skip
+    )
     recipe: Text | dict[Text, Any] = Field(
         "lookup", description="The name of a recipe, or the content of a recipe file.", examples=["standard"]
     )
@@ -390,9 +391,11 @@ class GatherJobRequest(RequestBody):
         False, description="Gather also where the SAE explains so little that it may read another vector than its own."
     )
     name: Text | None = Field(
-        None, max_length=LONGEST_NAME, description="`SUBJECT / SAE` for people. Default: hub ids, or the last folders.",
+        None,
+        max_length=LONGEST_NAME,
+        description="`SUBJECT / SAE` for people. Default: hub ids, or the last folders.",
         examples=["pythia-70m / res-jb"],
-    )  # fmt: skip
+    )
 
 
 class Progress(Wire):

@@ -100,34 +100,80 @@ SCORES: dict[str, ScoreKind] = {
     for kind in (
         ScoreKind("simulation", f"Pearson correlation {_HELD_OUT}, TOP and RANDOM windows.", *_BETWEEN, "score"),
         ScoreKind(
-            "simulation_weighted", "The score weighted by the windows that each scored one stands for: an estimate for the whole corpus.",
-            *_BETWEEN, "score_weighted",
+            "simulation_weighted",
+            "The score weighted by the windows that each scored one stands for: an estimate for the whole corpus.",
+            *_BETWEEN,
+            "score_weighted",
         ),
         ScoreKind("simulation_top", f"Pearson correlation {_HELD_OUT}, TOP windows.", *_BETWEEN),
         ScoreKind("simulation_random", f"Pearson correlation {_HELD_OUT}, RANDOM windows.", *_BETWEEN),
-        ScoreKind("simulation_all", f"Pearson correlation {_HELD_OUT}, all windows: it orders the labels of one feature.", *_BETWEEN),
-        ScoreKind("rsquared", "Share of the activations' variance that the predictions explain, as in Bills et al. 2023.", *_EXPLAINED),
+        ScoreKind(
+            "simulation_all",
+            f"Pearson correlation {_HELD_OUT}, all windows: it orders the labels of one feature.",
+            *_BETWEEN,
+        ),
+        ScoreKind(
+            "rsquared",
+            "Share of the activations' variance that the predictions explain, as in Bills et al. 2023.",
+            *_EXPLAINED,
+        ),
         ScoreKind("abs_dev", "Share of the activations' absolute deviation that the predictions explain.", *_EXPLAINED),
-        ScoreKind("auroc_token", "AUROC of telling the tokens on which the feature fires by the predictions; chance is 0.5.", *_SHARE),
-        ScoreKind("average_precision_token", "Average precision of the same; chance is the share of firing tokens.", *_SHARE),
-        ScoreKind("auroc_sequence", "AUROC of telling the windows that fire by their highest prediction; chance is 0.5.", *_SHARE),
-        ScoreKind("detection", "Balanced accuracy of telling windows that fire from others by the label; chance is 0.5.", *_SHARE),
+        ScoreKind(
+            "auroc_token",
+            "AUROC of telling the tokens on which the feature fires by the predictions; chance is 0.5.",
+            *_SHARE,
+        ),
+        ScoreKind(
+            "average_precision_token", "Average precision of the same; chance is the share of firing tokens.", *_SHARE
+        ),
+        ScoreKind(
+            "auroc_sequence",
+            "AUROC of telling the windows that fire by their highest prediction; chance is 0.5.",
+            *_SHARE,
+        ),
+        ScoreKind(
+            "detection",
+            "Balanced accuracy of telling windows that fire from others by the label; chance is 0.5.",
+            *_SHARE,
+        ),
         ScoreKind("detection_random", "The same as `detection`, against RANDOM windows only.", *_SHARE),
         ScoreKind("detection_hard", "The same as `detection`, against HARD windows only.", *_SHARE),
-        ScoreKind("detection_recall_weak", "Share of weakly firing windows that the label lets a model recognize.", *_SHARE),
-        ScoreKind("detection_recall_strong", "Share of strongly firing windows that the label lets a model recognize.", *_SHARE),
-        ScoreKind("detection_auroc", "AUROC of detection, by how sure the model was of each window; chance is 0.5.", *_SHARE),
-        ScoreKind("fuzzing", "Balanced accuracy of telling rightly from wrongly marked tokens by the label; chance is 0.5.", *_SHARE),
+        ScoreKind(
+            "detection_recall_weak", "Share of weakly firing windows that the label lets a model recognize.", *_SHARE
+        ),
+        ScoreKind(
+            "detection_recall_strong",
+            "Share of strongly firing windows that the label lets a model recognize.",
+            *_SHARE,
+        ),
+        ScoreKind(
+            "detection_auroc", "AUROC of detection, by how sure the model was of each window; chance is 0.5.", *_SHARE
+        ),
+        ScoreKind(
+            "fuzzing",
+            "Balanced accuracy of telling rightly from wrongly marked tokens by the label; chance is 0.5.",
+            *_SHARE,
+        ),
         ScoreKind("fuzzing_same", "The same as `fuzzing`, against firing windows with silent tokens marked.", *_SHARE),
         ScoreKind("fuzzing_random", "The same as `fuzzing`, against RANDOM windows only.", *_SHARE),
         ScoreKind("fuzzing_hard", "The same as `fuzzing`, against HARD windows only.", *_SHARE),
-        ScoreKind("fuzzing_auroc", "AUROC of fuzzing, by how sure the model was of each window; chance is 0.5.", *_SHARE),
-        ScoreKind("embedding_auroc", "AUROC of the cosine of label and window, firing against silent windows; chance is 0.5.", *_SHARE),
+        ScoreKind(
+            "fuzzing_auroc", "AUROC of fuzzing, by how sure the model was of each window; chance is 0.5.", *_SHARE
+        ),
+        ScoreKind(
+            "embedding_auroc",
+            "AUROC of the cosine of label and window, firing against silent windows; chance is 0.5.",
+            *_SHARE,
+        ),
         ScoreKind("embedding_auroc_random", "The same as `embedding_auroc`, against RANDOM windows only.", *_SHARE),
         ScoreKind("embedding_auroc_hard", "The same as `embedding_auroc`, against HARD windows only.", *_SHARE),
-        ScoreKind("intervention", "Balanced accuracy of telling text steered by the feature from other steered text; chance is 0.5.", *_SHARE),
+        ScoreKind(
+            "intervention",
+            "Balanced accuracy of telling text steered by the feature from other steered text; chance is 0.5.",
+            *_SHARE,
+        ),
     )
-}  # fmt: skip
+}
 
 
 _STATES = ", ".join(state.value for state in State if state is not State.PENDING)
@@ -136,9 +182,14 @@ _ON_ROWS = frozenset(("score_weighted", "score_weighted_low", "score_weighted_hi
 
 
 def _text(
-    name: str, meaning: str, unit: str = "", use: Use = _KEPT, of_the_set: bool = False, is_new: bool = False,
+    name: str,
+    meaning: str,
+    unit: str = "",
+    use: Use = _KEPT,
+    of_the_set: bool = False,
+    is_new: bool = False,
     needed: bool = False,
-) -> Column:  # fmt: skip
+) -> Column:
     return Column(name, Kind.TEXT, meaning, unit, use=use, of_the_set=of_the_set, is_new=is_new, needed=needed)
 
 
@@ -160,39 +211,132 @@ _SET = Use.IMPORTED
 
 MAIN = "simulation"  # its columns are the ones that begin with `score`
 _BEFORE_SCORES: tuple[Column, ...] = (
-    _text("subject", "The language model: its hub id, the name it was given, or the last folders of its path.", use=_SET, of_the_set=True, needed=True),
-    _text("hookpoint", "The module whose output the SAE reads; `PATH:input` where it is the input.", "module path", _SET, of_the_set=True, needed=True),
-    _text("sae", "The SAE: its hub id, the name it was given, or the last folders of its path.", use=_SET, of_the_set=True, needed=True),
-    Column("label_set_id", Kind.COUNT, "The label set in the database in which the labels were made.", "id", 0, use=_KEPT, of_the_set=True, is_new=True),
+    _text(
+        "subject",
+        "The language model: its hub id, the name it was given, or the last folders of its path.",
+        use=_SET,
+        of_the_set=True,
+        needed=True,
+    ),
+    _text(
+        "hookpoint",
+        "The module whose output the SAE reads; `PATH:input` where it is the input.",
+        "module path",
+        _SET,
+        of_the_set=True,
+        needed=True,
+    ),
+    _text(
+        "sae",
+        "The SAE: its hub id, the name it was given, or the last folders of its path.",
+        use=_SET,
+        of_the_set=True,
+        needed=True,
+    ),
+    Column(
+        "label_set_id",
+        Kind.COUNT,
+        "The label set in the database in which the labels were made.",
+        "id",
+        0,
+        use=_KEPT,
+        of_the_set=True,
+        is_new=True,
+    ),
     _count("feature_index", "The feature of the SAE.", "index", _KEPT | Use.COMPARED, needed=True),
-    _text("state", "Whether there is a label, and else why not.", f"one of {_STATES}", _KEPT | Use.COMPARED, needed=True),
-    _text("label", "The text hypothesis about the feature. Empty unless the state is labeled.", "one line", _KEPT | Use.COMPARED),
-    _text("explainer", "The writer of the label: `lookup`, or the kind of endpoint and the model.", "lookup or KIND:MODEL"),
-    _text("simulator", "The predictor of activations from the label.", "lookup or KIND:MODEL", _SET, of_the_set=True, is_new=True),
+    _text(
+        "state", "Whether there is a label, and else why not.", f"one of {_STATES}", _KEPT | Use.COMPARED, needed=True
+    ),
+    _text(
+        "label",
+        "The text hypothesis about the feature. Empty unless the state is labeled.",
+        "one line",
+        _KEPT | Use.COMPARED,
+    ),
+    _text(
+        "explainer", "The writer of the label: `lookup`, or the kind of endpoint and the model.", "lookup or KIND:MODEL"
+    ),
+    _text(
+        "simulator",
+        "The predictor of activations from the label.",
+        "lookup or KIND:MODEL",
+        _SET,
+        of_the_set=True,
+        is_new=True,
+    ),
     _number("score", SCORES[MAIN].meaning, _BETWEEN, use=_CHOSEN | Use.SUMMARIZED | Use.COMPARED, part="value"),
-    _number("score_low", "Lower end of the score's interval, 95% unless the recipe says otherwise, with the document as the unit.",
-            _BETWEEN, use=_CHOSEN | Use.COMPARED, part="low"),
+    _number(
+        "score_low",
+        "Lower end of the score's interval, 95% unless the recipe says otherwise, with the document as the unit.",
+        _BETWEEN,
+        use=_CHOSEN | Use.COMPARED,
+        part="low",
+    ),
     _number("score_high", "Upper end of the score's interval.", _BETWEEN, use=_CHOSEN | Use.COMPARED, part="high"),
     _count("score_n", "Held-out windows that the score rests on.", "windows", part="n"),
-    _number("score_null_z", "The score's distance from those of unrelated labels on the same windows.", _ANY, "standard deviations", part="null_z"),
-    _number("score_null_p", "Share of unrelated labels that score as high: the p-value of the null.", _SHARE, use=_CHOSEN, part="null_p"),
-    _number("baseline_token_lookup", "The score of the token look-up on the same windows.", _BETWEEN, part="baseline_token_lookup"),
-)  # fmt: skip
+    _number(
+        "score_null_z",
+        "The score's distance from those of unrelated labels on the same windows.",
+        _ANY,
+        "standard deviations",
+        part="null_z",
+    ),
+    _number(
+        "score_null_p",
+        "Share of unrelated labels that score as high: the p-value of the null.",
+        _SHARE,
+        use=_CHOSEN,
+        part="null_p",
+    ),
+    _number(
+        "baseline_token_lookup",
+        "The score of the token look-up on the same windows.",
+        _BETWEEN,
+        part="baseline_token_lookup",
+    ),
+)
 _AFTER_SCORES: tuple[Column, ...] = (
     _number("density", "Share of the corpus's tokens on which the feature fires.", _SHARE, use=_CHOSEN),
     _number("max_activation", "The highest activation in the corpus.", _POSITIVE, "units of the SAE"),
     _count("n_firings", "Tokens of the corpus on which the feature fires.", "tokens"),
-    _text("prompt_version", "The explainer's method and the version of its prompt.", use=_SET, of_the_set=True, needed=True),
-    _text("recipe_hash", "Hash of all that decides a result; the card holds the recipe itself.", "hexadecimal", _SET, of_the_set=True, needed=True),
+    _text(
+        "prompt_version",
+        "The explainer's method and the version of its prompt.",
+        use=_SET,
+        of_the_set=True,
+        needed=True,
+    ),
+    _text(
+        "recipe_hash",
+        "Hash of all that decides a result; the card holds the recipe itself.",
+        "hexadecimal",
+        _SET,
+        of_the_set=True,
+        needed=True,
+    ),
     _count("tokens_in", "Tokens that LLMs read for this feature.", "tokens", Use.IMPORTED, needed=True),
     _count("tokens_out", "Tokens that LLMs wrote for this feature.", "tokens", Use.IMPORTED, needed=True),
     _number("cost_usd", "Cost of these tokens; empty where a price is unknown.", _POSITIVE, "US dollars", Use.IMPORTED),
-    Column("created_at", Kind.TIME, "The moment at which the result was stored.", "UTC; ISO 8601 with its zone in JSONL and CSV", use=_KEPT, needed=True),
+    Column(
+        "created_at",
+        Kind.TIME,
+        "The moment at which the result was stored.",
+        "UTC; ISO 8601 with its zone in JSONL and CSV",
+        use=_KEPT,
+        needed=True,
+    ),
     # A missing label or score needs its reason, and a bill its requests.
     _text("reason", "The reason why there is no label. Empty where there is one."),
-    Column("score_reason", Kind.TEXT, "The reason why there is no score, where there is none.", use=_KEPT, score=MAIN, part="reason"),
+    Column(
+        "score_reason",
+        Kind.TEXT,
+        "The reason why there is no score, where there is none.",
+        use=_KEPT,
+        score=MAIN,
+        part="reason",
+    ),
     _count("requests", "Requests to LLMs for this feature.", "requests", Use.IMPORTED, needed=True),
-)  # fmt: skip
+)
 FIXED = _BEFORE_SCORES + _AFTER_SCORES  # in every label set
 
 # Only in label sets that people have reviewed: the newest verdict on the present label, and the newest label that a person wrote.
@@ -202,9 +346,11 @@ REVIEWED: tuple[Column, ...] = (
     _text("person", "The writer of that label, by the name of the key.", use=Use.NONE),
 )
 CONTEXTS = Column(
-    "top_contexts", Kind.CONTEXTS, "The feature's strongest EXPLAIN windows: text, tokens, and an activation for each.",
+    "top_contexts",
+    Kind.CONTEXTS,
+    "The feature's strongest EXPLAIN windows: text, tokens, and an activation for each.",
     "units of the SAE; JSON in CSV",
-)  # fmt: skip
+)
 
 _PARTS: tuple[tuple[str, str, str], ...] = (  # (field of Score, end of the column's name, meaning)
     ("value", "", ""),
@@ -290,9 +436,8 @@ def columns_of(
 
 # Every column that is known by its name alone; a score beyond the declared ones adds its own.
 DECLARED: dict[str, Column] = {
-    column.name: column
-    for column in columns_of(dict.fromkeys(SCORES, PARTS), reviewed=True, contexts=True)
-}  # fmt: skip
+    column.name: column for column in columns_of(dict.fromkeys(SCORES, PARTS), reviewed=True, contexts=True)
+}
 
 
 def named(use: Use, columns: Iterable[Column] = tuple(DECLARED.values())) -> tuple[str, ...]:

@@ -23,8 +23,12 @@ _EXPECTED = "`all`, `unlabeled`, a range such as `0-999`, a list such as `1,5,9`
 _DIGITS = 10  # of an index
 _CONDITION = re.compile(r"\s*(density|score|state)\s*(<=|>=|<|>|=)\s*(\S+)\s*", re.ASCII)
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq,
-}  # fmt: skip
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+}
 
 
 class Known(Protocol):

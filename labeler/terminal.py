@@ -376,11 +376,17 @@ def _loss_rows(quality: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "cross-entropy recovered", f"{percent(recovered)} against the mean"
     zero = quality.get("cross_entropy_recovered_zero")
     yield "", "undefined against zeros" if zero is None else f"{percent(zero)} against zeros"
-    yield "cross-entropy, nats per token", " ".join(
-        f"{number(quality[key], 3)} {what}"
-        for key, what in (("cross_entropy", "as it is,"), ("cross_entropy_sae", "reconstructed,"),
-                          ("cross_entropy_mean", "at the mean"))
-    )  # fmt: skip
+    yield (
+        "cross-entropy, nats per token",
+        " ".join(
+            f"{number(quality[key], 3)} {what}"
+            for key, what in (
+                ("cross_entropy", "as it is,"),
+                ("cross_entropy_sae", "reconstructed,"),
+                ("cross_entropy_mean", "at the mean"),
+            )
+        ),
+    )
 
 
 def training_line(progress: TrainProgress) -> str:
@@ -463,9 +469,13 @@ def _label_set(row: Mapping[str, Any]) -> Group:
     grid.add_column(overflow="fold")
     by = said("explainer") + (f", simulated by {said('simulator')}" if said("simulator") != said("explainer") else "")
     for name, text in (
-        ("hookpoint", said("hookpoint")), ("by", by), ("evidence", said("evidence")), ("corpus", said("corpus")),
-        ("recipe", said("recipe")), ("made", said("created_at")[:16]),
-    ):  # fmt: skip
+        ("hookpoint", said("hookpoint")),
+        ("by", by),
+        ("evidence", said("evidence")),
+        ("corpus", said("corpus")),
+        ("recipe", said("recipe")),
+        ("made", said("created_at")[:16]),
+    ):
         grid.add_row(name, Text(text))
     title = Text.assemble((f"{said('id')}  ", "bold"), (said("name"), "bold"), overflow="fold")
     return Group(title, Padding(Group(Text("; ".join(numbers)), grid), (0, 0, 1, len(said("id")) + 2)))

@@ -246,7 +246,5 @@ def joined_activations(store: Store, sae: int, answer: dict[str, Any]) -> dict[s
             {**token, "top": [{"feature_index": feature, "activation": value} for feature, value in token["top"]]}
             for token in answer["tokens"]
         ],
-        "features": [
-            {**feature, "label": label} for feature, label in zip(answer["features"], labels, strict=True)
-        ],
-    }  # fmt: skip
+        "features": [{**feature, "label": label} for feature, label in zip(answer["features"], labels, strict=True)],
+    }

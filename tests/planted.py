@@ -101,10 +101,14 @@ def _write_sae(folder: Path) -> None:
         folder / "sae_weights.safetensors",
     )
     cfg = {
-        "architecture": "standard", "d_in": D_MODEL, "d_sae": N_FEATURES, "dtype": "float32",
-        "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "architecture": "standard",
+        "d_in": D_MODEL,
+        "d_sae": N_FEATURES,
+        "dtype": "float32",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
         "metadata": {"hook_name": HOOKPOINT, "prepend_bos": False},
-    }  # fmt: skip
+    }
     (folder / "cfg.json").write_text(json.dumps(cfg))
 
 

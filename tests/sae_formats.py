@@ -69,9 +69,14 @@ def saelens(name: str, architecture: str, **cfg: object) -> Format:
         save_file(tensors, folder / "sae_weights.safetensors")
         metadata = {"hook_name": HOOKPOINT} | ({"hook_name_out": MLP} if "transcoder" in architecture else {})
         values = {
-            "architecture": architecture, "d_in": D_MODEL, "d_sae": N_FEATURES, "apply_b_dec_to_input": True,
-            "normalize_activations": "none", "metadata": metadata, **cfg,
-        }  # fmt: skip
+            "architecture": architecture,
+            "d_in": D_MODEL,
+            "d_sae": N_FEATURES,
+            "apply_b_dec_to_input": True,
+            "normalize_activations": "none",
+            "metadata": metadata,
+            **cfg,
+        }
         (folder / "cfg.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
         return folder
 
@@ -86,9 +91,11 @@ def sparsify(name: str, activation: str, *, transcode: bool = False, skip: bool 
         below = folder / (MLP if transcode or skip else HOOKPOINT)
         below.mkdir(parents=True)
         tensors = {
-            "encoder.weight": w.encoder.T.contiguous(), "encoder.bias": torch.zeros(N_FEATURES), "W_dec": w.decoder,
+            "encoder.weight": w.encoder.T.contiguous(),
+            "encoder.bias": torch.zeros(N_FEATURES),
+            "W_dec": w.decoder,
             "b_dec": torch.zeros(D_MODEL),
-        }  # fmt: skip
+        }
         if skip:
             tensors["W_skip"] = torch.eye(D_MODEL) / 2
         save_file(tensors, below / "sae.safetensors")
@@ -110,14 +117,19 @@ def dictionary_learning(kind: str) -> Format:
         tensors = {
             "AutoEncoder": linear | {"encoder.bias": zeros, "bias": torch.zeros(D_MODEL)},
             "AutoEncoderNew": linear | {"encoder.bias": zeros, "decoder.bias": torch.zeros(D_MODEL)},
-            "GatedAutoEncoder": linear | {"decoder_bias": torch.zeros(D_MODEL), "r_mag": zeros, "mag_bias": zeros,
-                                          "gate_bias": zeros},
+            "GatedAutoEncoder": linear
+            | {"decoder_bias": torch.zeros(D_MODEL), "r_mag": zeros, "mag_bias": zeros, "gate_bias": zeros},
             "AutoEncoderTopK": linear | {"encoder.bias": zeros, "b_dec": torch.zeros(D_MODEL), "k": torch.tensor(4)},
-            "BatchTopKSAE": linear | {"encoder.bias": zeros, "b_dec": torch.zeros(D_MODEL), "k": torch.tensor(4),
-                                      "threshold": torch.tensor(0.1)},
+            "BatchTopKSAE": linear
+            | {
+                "encoder.bias": zeros,
+                "b_dec": torch.zeros(D_MODEL),
+                "k": torch.tensor(4),
+                "threshold": torch.tensor(0.1),
+            },
             "JumpReluAutoEncoder": matrices | {"threshold": torch.full((N_FEATURES,), 0.1)},
             "MatryoshkaBatchTopKSAE": matrices | {"k": torch.tensor(4), "threshold": torch.tensor(0.1)},
-        }[kind]  # fmt: skip
+        }[kind]
         torch.save({name: t.contiguous() for name, t in tensors.items()}, folder / "ae.pt")
         trainer = {"dict_class": kind, "layer": 0, "submodule_name": HOOKPOINT}
         (folder / "config.json").write_text(json.dumps({"trainer": trainer}))
@@ -129,9 +141,13 @@ def dictionary_learning(kind: str) -> Format:
 def _gemma_scope(folder: Path, w: Weights) -> Path:
     folder.mkdir(parents=True)
     np.savez(
-        folder / "params.npz", W_enc=w.encoder.numpy(), W_dec=w.decoder.numpy(), b_enc=np.zeros(N_FEATURES, np.float32),
-        b_dec=np.zeros(D_MODEL, np.float32), threshold=np.full(N_FEATURES, 0.1, np.float32),
-    )  # fmt: skip
+        folder / "params.npz",
+        W_enc=w.encoder.numpy(),
+        W_dec=w.decoder.numpy(),
+        b_enc=np.zeros(N_FEATURES, np.float32),
+        b_dec=np.zeros(D_MODEL, np.float32),
+        threshold=np.full(N_FEATURES, 0.1, np.float32),
+    )
     return folder
 
 
@@ -141,9 +157,12 @@ def openai(activation: str) -> Format:
     def write(folder: Path, w: Weights) -> Path:
         folder.mkdir(parents=True)
         tensors = {
-            "encoder.weight": w.encoder.T.contiguous(), "decoder.weight": w.decoder.T.contiguous(),
-            "latent_bias": torch.zeros(N_FEATURES), "pre_bias": torch.zeros(D_MODEL), "activation": activation,
-        }  # fmt: skip
+            "encoder.weight": w.encoder.T.contiguous(),
+            "decoder.weight": w.decoder.T.contiguous(),
+            "latent_bias": torch.zeros(N_FEATURES),
+            "pre_bias": torch.zeros(D_MODEL),
+            "activation": activation,
+        }
         state = {"activation_state_dict": {"k": 4}} if activation == "TopK" else {}
         torch.save(tensors | state, folder / "0.pt")
         return folder / "0.pt"
@@ -172,9 +191,19 @@ FORMATS = (
     sparsify("skip", "topk", skip=True),
     sparsify("transcode", "topk", transcode=True),
     sparsify("transcode-skip", "groupmax", transcode=True, skip=True),
-    *map(dictionary_learning, ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
-                               "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")),
+    *map(
+        dictionary_learning,
+        (
+            "AutoEncoder",
+            "AutoEncoderNew",
+            "GatedAutoEncoder",
+            "AutoEncoderTopK",
+            "BatchTopKSAE",
+            "JumpReluAutoEncoder",
+            "MatryoshkaBatchTopKSAE",
+        ),
+    ),
     Format("gemma_scope", "gemma_scope", "jumprelu", _gemma_scope),
     openai("ReLU"),
     openai("TopK"),
-)  # fmt: skip
+)

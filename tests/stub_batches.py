@@ -67,18 +67,33 @@ class StubBatches:
     def _keep(self, content: bytes) -> Json:
         name = f"file-{len(self.files)}"
         self.files[name] = content
-        return {"id": name, "object": "file", "bytes": len(content), "purpose": "batch", "created_at": 0,
-                "filename": "batch.jsonl", "status": "processed"}  # fmt: skip
+        return {
+            "id": name,
+            "object": "file",
+            "bytes": len(content),
+            "purpose": "batch",
+            "created_at": 0,
+            "filename": "batch.jsonl",
+            "status": "processed",
+        }
 
     def _make(self, wanted: Json) -> Json:
         lines = self.files[wanted["input_file_id"]].splitlines()
         assert wanted["completion_window"] == "24h"
         assert all(json.loads(line)["url"] == wanted["endpoint"] for line in lines)
         batch = {
-            "id": f"batch_{len(self.batches)}", "object": "batch", "status": "validating", "created_at": 0,
-            "completion_window": "24h", "looks": 0, "output_file_id": None, "error_file_id": None, "errors": None,
-            "request_counts": {"total": len(lines), "completed": 0, "failed": 0}, **wanted,
-        }  # fmt: skip
+            "id": f"batch_{len(self.batches)}",
+            "object": "batch",
+            "status": "validating",
+            "created_at": 0,
+            "completion_window": "24h",
+            "looks": 0,
+            "output_file_id": None,
+            "error_file_id": None,
+            "errors": None,
+            "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
+            **wanted,
+        }
         if len(lines) > self.max_requests:
             batch["status"] = "failed"
             batch["errors"] = {"data": [{"code": "too_many_tasks", "message": f"{len(lines)} requests are too many"}]}
@@ -105,8 +120,12 @@ class StubBatches:
                 bad.append({"id": "r", "custom_id": asked["custom_id"], "response": None, "error": error})
                 continue
             status, body = self._answer(asked)
-            result = {"id": "r", "custom_id": asked["custom_id"], "error": None,
-                      "response": {"status_code": status, "request_id": "q", "body": body}}  # fmt: skip
+            result = {
+                "id": "r",
+                "custom_id": asked["custom_id"],
+                "error": None,
+                "response": {"status_code": status, "request_id": "q", "body": body},
+            }
             (good if status == 200 else bad).append(result)
         batch["request_counts"] |= {"completed": len(good), "failed": len(bad)}
         # Results come in no order that anybody promises.

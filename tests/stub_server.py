@@ -257,10 +257,17 @@ def completion_of(text: str, body: Json) -> Json:
     if body.get("logprobs"):
         choice["logprobs"] = {"content": [_chat_token(t, body["top_logprobs"]) for t in TOKENS.findall(text)]}
     return {
-        "id": "chatcmpl-stub", "object": "chat.completion", "created": 0, "model": f"{body['model']}-2026-01-01",
+        "id": "chatcmpl-stub",
+        "object": "chat.completion",
+        "created": 0,
+        "model": f"{body['model']}-2026-01-01",
         "choices": [choice],
-        "usage": {"prompt_tokens": words, "completion_tokens": len(text.split()), "total_tokens": words + len(text.split())},
-    }  # fmt: skip
+        "usage": {
+            "prompt_tokens": words,
+            "completion_tokens": len(text.split()),
+            "total_tokens": words + len(text.split()),
+        },
+    }
 
 
 TOKENS = re.compile(r"\s?\S+|\s")
@@ -285,10 +292,11 @@ def _text(body: Json) -> Json:
         n, shown = body["logprobs"], tokens + written
         choice["text"] = "".join(shown)
         choice["logprobs"] = {
-            "tokens": shown, "token_logprobs": [None, *[-0.25] * (len(shown) - 1)],
+            "tokens": shown,
+            "token_logprobs": [None, *[-0.25] * (len(shown) - 1)],
             "top_logprobs": [None, *(dict(_ranked(t, n)) for t in shown[1:])],
             "text_offset": [len("".join(shown[:i])) for i in range(len(shown))],
-        }  # fmt: skip
+        }
     elif (n := body.get("prompt_logprobs")) is not None:
         ranked = (enumerate(_ranked(t, n)) for t in tokens[1:])
         entries = [
@@ -315,8 +323,10 @@ def _embeddings(body: Json) -> Json:
 
 
 ANSWERS: dict[str, Callable[[Json], Json]] = {
-    "/v1/chat/completions": _chat, "/v1/completions": _text, "/v1/embeddings": _embeddings,
-}  # fmt: skip
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _text,
+    "/v1/embeddings": _embeddings,
+}
 
 
 def letter_llm(prompt: str) -> str:

@@ -90,8 +90,15 @@ def test_exports_have_it_and_come_back_the_same_to_the_byte(
     else:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    parts = {"": "value", "_low": "low", "_high": "high", "_n": "n", "_null_z": "null_z", "_null_p": "null_p",
-             "_baseline": "baseline_token_lookup"}  # fmt: skip
+    parts = {
+        "": "value",
+        "_low": "low",
+        "_high": "high",
+        "_n": "n",
+        "_null_z": "null_z",
+        "_null_p": "null_p",
+        "_baseline": "baseline_token_lookup",
+    }
     scores = expected(store)
     for row in rows:
         score = scores.get(int(row["feature_index"]), {})

@@ -54,8 +54,19 @@ def transcoder_to(name: str) -> Callable[[Path], None]:
 
 
 def words(planted: Planted, sae: Path, out: Path) -> list[object]:
-    return ["gather", "--subject", planted.subject, "--sae", sae, "--corpus", planted.corpus, "--out", out,
-            "--sequence-tokens", 96]  # fmt: skip
+    return [
+        "gather",
+        "--subject",
+        planted.subject,
+        "--sae",
+        sae,
+        "--corpus",
+        planted.corpus,
+        "--out",
+        out,
+        "--sequence-tokens",
+        96,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +81,12 @@ def words(planted: Planted, sae: Path, out: Path) -> list[object]:
     ],
 )
 def test_an_sae_that_cannot_be_used_is_named_and_nothing_is_begun(
-    run, planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
+    run,
+    planted: Planted,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    says: str,  # type: ignore[no-untyped-def]
+) -> None:
     sae = shutil.copytree(planted.sae, tmp_path / "sae")
     spoil(sae)
     done = run(*words(planted, sae, tmp_path / "evidence"))
@@ -187,9 +202,15 @@ _HUGE = b'{"W_enc":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,40
     [
         (lambda sae: change_cfg(sae, metadata=None), "give the module path with --hookpoint"),
         (lambda sae: change_cfg(sae, metadata=[1]), "cfg.json has metadata of type list; expected an object"),
-        (lambda sae: change_cfg(sae, architecture="topk", activation_fn_kwargs=[4]), "activation_fn_kwargs of type list"),
+        (
+            lambda sae: change_cfg(sae, architecture="topk", activation_fn_kwargs=[4]),
+            "activation_fn_kwargs of type list",
+        ),
         (lambda sae: change_cfg(sae, architecture="topk", activation_fn_kwargs=None), "cfg.json: gives no k"),
-        (lambda sae: change_cfg(sae, exclude_special_tokens="bos"), "exclude_special_tokens 'bos'; expected true, false or token ids"),
+        (
+            lambda sae: change_cfg(sae, exclude_special_tokens="bos"),
+            "exclude_special_tokens 'bos'; expected true, false or token ids",
+        ),
         (lambda sae: change_cfg(sae, seqpos_slice=[1, 2, 0]), "seqpos_slice [1, 2, 0]; expected [start, stop]"),
         (_config("[" * 200_000), "cfg.json: nested deeper than 100 levels"),
         (_config('{"a":' * 300 + "1" + "}" * 300), "cfg.json: nested deeper than 100 levels"),
@@ -204,7 +225,7 @@ _HUGE = b'{"W_enc":{"dtype":"F32","shape":[1000000,1000000],"data_offsets":[0,40
         (_openai(**{"encoder.weight": torch.zeros(4, 4).to_sparse()}), "is stored in a way that no SAE is"),
         (_openai(**{"encoder.weight": torch.zeros(10**6, 10**6, device="meta")}), "is stored in a way that no SAE is"),
     ],
-)  # fmt: skip
+)
 def test_an_sae_that_means_harm_is_refused_with_the_cause(  # type: ignore[no-untyped-def]
     run, planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:
@@ -239,11 +260,19 @@ def _llama_scope(**changes: object) -> Callable[[Path], None]:
         for path in sae.iterdir():
             path.unlink()
         (sae / "checkpoints").mkdir()
-        named = {"encoder.weight": tensors["W_enc"].T, "decoder.weight": tensors["W_dec"].T,
-                 "encoder.bias": tensors["b_enc"], "decoder.bias": tensors["b_dec"]}  # fmt: skip
+        named = {
+            "encoder.weight": tensors["W_enc"].T,
+            "decoder.weight": tensors["W_dec"].T,
+            "encoder.bias": tensors["b_enc"],
+            "decoder.bias": tensors["b_dec"],
+        }
         save_file({name: t.contiguous() for name, t in named.items()}, sae / "checkpoints" / "final.safetensors")
-        values = {"d_model": 80, "jump_relu_threshold": 0.1, "norm_activation": "dataset-wise",
-                  "dataset_average_activation_norm": {"in": 1.0}} | changes  # fmt: skip
+        values = {
+            "d_model": 80,
+            "jump_relu_threshold": 0.1,
+            "norm_activation": "dataset-wise",
+            "dataset_average_activation_norm": {"in": 1.0},
+        } | changes
         (sae / "hyperparams.json").write_text(json.dumps(values))
 
     return make
@@ -281,7 +310,7 @@ _LAUGHS = 'l0: &l0 "ha"\n' + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 
         (_openai(activation_state_dict=[1]), "have (AttributeError"),
         (_long_name, "it holds tensors that this format does not have: xxx"),
     ],
-)  # fmt: skip
+)
 def test_an_sae_of_values_that_no_publisher_writes_is_refused_with_the_cause(
     planted: Planted, tmp_path: Path, spoil: Callable[[Path], None], says: str
 ) -> None:

@@ -175,8 +175,9 @@ def test_a_revision_that_scores_better_is_kept(folder: EvidenceFolder) -> None:
     assert result.origin is not None
     assert result.origin.revised
     assert [(c.text, c.decided, c.kept) for c in result.origin.candidates] == [
-        (BROAD, "revision", False), (RIGHT, "revision", True),
-    ]  # fmt: skip
+        (BROAD, "revision", False),
+        (RIGHT, "revision", True),
+    ]
     (revise,) = (p for p in llm.prompts if p.purpose == "revise")
     assert revise.messages[0].content.endswith(f"The description: {BROAD}")
     assert "<<7|0, 10>>" in revise.messages[0].content

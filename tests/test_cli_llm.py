@@ -94,9 +94,14 @@ def test_an_endpoint_of_no_use_ends_the_run_with_its_reason(
 @pytest.mark.parametrize("why", ["no key", "wrong key", "nobody there", "unknown model"])
 @pytest.mark.parametrize("way", [[], ["--batch"]], ids=["live", "batch"])
 def test_an_attempt_that_cannot_work_leaves_no_label_set(
-    run: Any, planted_evidence: Path, stub_server: StubServer, why: str, way: list[str], tmp_path: Path,
+    run: Any,
+    planted_evidence: Path,
+    stub_server: StubServer,
+    why: str,
+    way: list[str],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Not even its silent and rare features, of which no LLM need be asked, and which would hide the good labels of before."""
     said = {
         "no key": ("OPENAI_API_KEY", stub.GOOD, "https://api.example.org/v1"),
@@ -195,6 +200,4 @@ def test_a_failing_endpoint_is_spoken_of_at_once_and_not_for_every_request(capsy
     for _ in range(5):
         tell(Retry("it answered 500: \x1b[2J", 2.0, 40.0))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "it answered 500: ␛[2J; trying again in 2 s, and giving up after 40 s of waiting at most"
-    ] * 2  # fmt: skip
+    assert lines == ["it answered 500: ␛[2J; trying again in 2 s, and giving up after 40 s of waiting at most"] * 2

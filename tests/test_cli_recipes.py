@@ -22,8 +22,12 @@ def test_recipes_are_listed_and_printed(run) -> None:  # type: ignore[no-untyped
     listed = run("recipes")
     assert listed.code == 0
     assert [line.split()[0] for line in listed.out.splitlines()] == [
-        "best-of-5", "cascade", "contrastive", "lookup", "standard",
-    ]  # fmt: skip
+        "best-of-5",
+        "cascade",
+        "contrastive",
+        "lookup",
+        "standard",
+    ]
     assert "keep_lookup_from = 0.9" in run("recipes", "cascade").out
     assert "known are best-of-5" in run("recipes", "cascades").err
 

@@ -21,9 +21,11 @@ def database(migrated_file: Path, tmp_path: Path) -> Path:
     store = open_store(str(path), migrate=False)
     plain = manifest()
     long = manifest(
-        subject={**plain["subject"], "id": f"{PLACE}/smollm2"}, hookpoint="model.layers.12.post_attention_layernorm",
-        sae={**plain["sae"], "path": f"{PLACE}/sae19/sae_weights.safetensors"}, corpus={**plain["corpus"], "spec": f"{PLACE}/texts"},
-    )  # fmt: skip
+        subject={**plain["subject"], "id": f"{PLACE}/smollm2"},
+        hookpoint="model.layers.12.post_attention_layernorm",
+        sae={**plain["sae"], "path": f"{PLACE}/sae19/sae_weights.safetensors"},
+        corpus={**plain["corpus"], "spec": f"{PLACE}/texts"},
+    )
     for recipe in (
         Recipe(),
         Recipe.from_names("openai:an-explainer-with-a-very-long-name-2026-11", "openai:another-model"),
@@ -47,10 +49,15 @@ def test_sets_fit_80_columns_and_say_of_what_they_are(  # type: ignore[no-untype
     assert [line for line in done.out.splitlines() if line != line.rstrip()] == []
     text = " ".join(done.out.split())
     for said in (
-        "1 smollm2 / sae19", "1 labels of 50 features; 1 failed; median score 0.50", "hookpoint model.layers.12.post_attention_layernorm",
-        "evidence 1, evidence-of-layer-12", "corpus texts", "(max-activation-2)", "by openai:an-explainer-with-a-very-long-name-2026-11",
+        "1 smollm2 / sae19",
+        "1 labels of 50 features; 1 failed; median score 0.50",
+        "hookpoint model.layers.12.post_attention_layernorm",
+        "evidence 1, evidence-of-layer-12",
+        "corpus texts",
+        "(max-activation-2)",
+        "by openai:an-explainer-with-a-very-long-name-2026-11",
         "label set 1 is used",
-    ):  # fmt: skip
+    ):
         assert said in text, said
     assert PLACE not in done.out
     assert "sae_weights" not in done.out

@@ -32,9 +32,14 @@ class Running:
         environment = {**os.environ, "OPENAI_API_KEY": "k", "OMP_NUM_THREADS": "1"}
         environment.pop("LABELER_DB", None)
         self.process = subprocess.Popen(
-            [str(LABELER), *map(str, words)], cwd=folder, env=environment, text=True, bufsize=1,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [str(LABELER), *map(str, words)],
+            cwd=folder,
+            env=environment,
+            text=True,
+            bufsize=1,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self.said = ""
         self._patience = threading.Timer(_PATIENCE, self.process.kill)
         self._patience.start()

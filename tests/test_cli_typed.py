@@ -20,11 +20,23 @@ from tests.test_cli import gather_words
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        ("20000", 20_000), ("20,000", 20_000), ("1_000_000", 1_000_000), ("20k", 20_000), ("5M", 5_000_000),
-        ("5m", 5_000_000), ("2.5M", 2_500_000), ("1e6", 1_000_000), ("1.5e3", 1_500), ("1E+6", 1_000_000), ("2B", 2 * 10**9),
-        ("0.5k", 500), (" 7 ", 7), ("0", 0), ("12,345,678", 12_345_678),
+        ("20000", 20_000),
+        ("20,000", 20_000),
+        ("1_000_000", 1_000_000),
+        ("20k", 20_000),
+        ("5M", 5_000_000),
+        ("5m", 5_000_000),
+        ("2.5M", 2_500_000),
+        ("1e6", 1_000_000),
+        ("1.5e3", 1_500),
+        ("1E+6", 1_000_000),
+        ("2B", 2 * 10**9),
+        ("0.5k", 500),
+        (" 7 ", 7),
+        ("0", 0),
+        ("12,345,678", 12_345_678),
     ],
-)  # fmt: skip
+)
 def test_counts_as_people_write_them(text: str, count: int) -> None:
     assert parse_count("--tokens", text) == count
 
@@ -45,10 +57,18 @@ def test_only_the_values_of_counts_are_read_as_counts() -> None:
 
 def test_every_option_that_takes_a_count_takes_it_so(run: Any, planted_evidence: Path) -> None:
     for words in (
-        ["gather", "--tokens"], ["gather", "--cross-entropy"], ["gather", "--sequence-tokens"], ["train", "--tokens"],
-        ["train", "--features"], ["train", "--buffer-tokens"], ["demo", "--tokens"], ["label", "x", "--budget-tokens"],
-        ["jobs", "gather", "--tokens"], ["jobs", "submit", "x", "--budget-tokens"], ["embed", "--budget-tokens"],
-    ):  # fmt: skip
+        ["gather", "--tokens"],
+        ["gather", "--cross-entropy"],
+        ["gather", "--sequence-tokens"],
+        ["train", "--tokens"],
+        ["train", "--features"],
+        ["train", "--buffer-tokens"],
+        ["demo", "--tokens"],
+        ["label", "x", "--budget-tokens"],
+        ["jobs", "gather", "--tokens"],
+        ["jobs", "submit", "x", "--budget-tokens"],
+        ["embed", "--budget-tokens"],
+    ):
         refused = run(*words, "5X")
         assert (refused.code, "'5X': expected a whole number" in refused.err) == (2, True), refused.err
     assert "10000" in run("demo", "--tokens", "9.9k").err
@@ -60,8 +80,11 @@ def test_a_pass_takes_them(run: Any, planted: Planted, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "on 3,000 tokens" in done.out
     assert [line for line in done.err.splitlines() if line.startswith("load ")] == [
-        f"load {planted.subject}", f"load {planted.subject}  done", "load the SAE", "load the SAE  done",
-    ]  # fmt: skip
+        f"load {planted.subject}",
+        f"load {planted.subject}  done",
+        "load the SAE",
+        "load the SAE  done",
+    ]
     for step in ("tokenize", "gather", "merge"):
         assert f"\n{step}" in done.err
     longer = run(*gather_words(planted, tmp_path / "evidence", tokens="4k", seed=3), "--no-neighbours")

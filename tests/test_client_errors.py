@@ -32,12 +32,20 @@ def problem(status: int, detail: str) -> httpx2.Response:
     [
         (problem(404, "job 9: there is none"), NotFoundError, f"job 9: there is none (asked of {URL})"),
         (problem(401, "no key"), ServiceError, f"no key (asked of {URL}; set LABELER_KEY to one of its keys"),
-        (problem(404, "Not Found"), ServiceError, f"{URL}/v1/jobs/9 answered 404, and not as this version's service does"),
-        (httpx2.Response(404, text="<h1>nginx</h1>"), ServiceError, "something else may run at that address, or an older version"),
+        (
+            problem(404, "Not Found"),
+            ServiceError,
+            f"{URL}/v1/jobs/9 answered 404, and not as this version's service does",
+        ),
+        (
+            httpx2.Response(404, text="<h1>nginx</h1>"),
+            ServiceError,
+            "something else may run at that address, or an older version",
+        ),
         (httpx2.Response(200, text="<h1>Jupyter</h1>"), ServiceError, f"{URL}/v1/jobs/9 answered 200, and not as"),
         (httpx2.Response(200, json={"id": 9}), ServiceError, "or an older version"),
     ],
-)  # fmt: skip
+)
 def test_the_address_is_named(
     answer: httpx2.Response, kind: type[LabelerError], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,9 +73,15 @@ def test_an_sae_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(weights) -> SAE:
         up, down = weights.take("up"), weights.take("down")
         return SAE(
-            up, torch.zeros(len(up)), down, torch.zeros(down.shape[1]), Selection("relu"), "relu",
-            weights.finish("yours"), hookpoint="model.layers.3:output",
-        )  # fmt: skip
+            up,
+            torch.zeros(len(up)),
+            down,
+            torch.zeros(down.shape[1]),
+            Selection("relu"),
+            "relu",
+            weights.finish("yours"),
+            hookpoint="model.layers.3:output",
+        )
 
     yours.read = read
     monkeypatch.setattr("labeler.sae.load.FORMATS", (yours, *FORMATS))

@@ -60,9 +60,13 @@ def test_the_service_refuses_to_start_beside_another_package_of_that_name(name: 
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')")
     done = subprocess.run(
-        [LABELER, "worker"], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+        [LABELER, "worker"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=HANGS,
-    )  # fmt: skip
+    )
     assert done.returncode == 4, done.stderr
     assert f"`{name}` would be imported from {tmp_path / name}" in done.stderr
     assert "an environment of its own" in done.stderr

@@ -62,9 +62,14 @@ def evidence(planted: Planted, loaded, texts, tmp_path_factory):
 
 def test_objects_give_the_contexts_that_files_give(evidence, planted, tmp_path):
     from_files = labeler.gather(
-        str(planted.subject), str(planted.sae), [*_texts_of(planted)], tmp_path / "evidence", tokens=TOKENS,
-        sequence_tokens=96, progress=False,
-    )  # fmt: skip
+        str(planted.subject),
+        str(planted.sae),
+        [*_texts_of(planted)],
+        tmp_path / "evidence",
+        tokens=TOKENS,
+        sequence_tokens=96,
+        progress=False,
+    )
     for feature in (0, 2, 6):
         assert evidence.statistics(feature) == from_files.statistics(feature)
     assert evidence.manifest["sae"]["n_features"] == N_FEATURES

@@ -123,11 +123,21 @@ def test_a_wrong_label_scores_low(planted_evidence: Path, store: Store, stub_ser
 
 
 CATALOGUE = {
-    "malformed": stub.MALFORMED, "wrong length": stub.WRONG_LENGTH, "out of range": stub.OUT_OF_RANGE,
-    "truncated": stub.TRUNCATED, "refusal": stub.REFUSAL, "filter": stub.CONTENT_FILTER, "no choices": stub.NO_CHOICES,
-    "empty": stub.EMPTY, "null": stub.NULL_CONTENT, "not json": stub.NOT_JSON, "cut": stub.CUT, "busy": stub.busy("0.02"),
-    "error": stub.SERVER_ERROR, "good": stub.GOOD,
-}  # fmt: skip
+    "malformed": stub.MALFORMED,
+    "wrong length": stub.WRONG_LENGTH,
+    "out of range": stub.OUT_OF_RANGE,
+    "truncated": stub.TRUNCATED,
+    "refusal": stub.REFUSAL,
+    "filter": stub.CONTENT_FILTER,
+    "no choices": stub.NO_CHOICES,
+    "empty": stub.EMPTY,
+    "null": stub.NULL_CONTENT,
+    "not json": stub.NOT_JSON,
+    "cut": stub.CUT,
+    "busy": stub.busy("0.02"),
+    "error": stub.SERVER_ERROR,
+    "good": stub.GOOD,
+}
 
 
 def random_behaviour(seed: int, share_good: float = 0.6) -> Any:
@@ -184,16 +194,27 @@ def test_an_endpoint_that_only_answers_badly_labels_nothing(
 
 @pytest.mark.parametrize(
     ("name", "n_good"),
-    [("cut", 0), ("no model", 0), ("not json", 0), ("error", 90), ("busy", 90), ("no money", 90), ("revoked", 90),
-     ("too long", 90)],
-)  # fmt: skip
+    [
+        ("cut", 0),
+        ("no model", 0),
+        ("not json", 0),
+        ("error", 90),
+        ("busy", 90),
+        ("no money", 90),
+        ("revoked", 90),
+        ("too long", 90),
+    ],
+)
 def test_an_endpoint_that_is_of_no_use_stops_the_run_and_fails_next_to_nothing(
     planted_evidence: Path, store: Store, stub_server: StubServer, name: str, n_good: int
 ) -> None:
     behaviour = {
-        **CATALOGUE, "no money": stub.NO_QUOTA, "revoked": stub.fails(401, "key revoked"), "no model": stub.NO_MODEL,
+        **CATALOGUE,
+        "no money": stub.NO_QUOTA,
+        "revoked": stub.fails(401, "key revoked"),
+        "no model": stub.NO_MODEL,
         "too long": stub.fails(400, "maximum context length is 10 tokens"),
-    }[name]  # fmt: skip
+    }[name]
     stub_server.behave = lambda number, body: stub.GOOD if number <= n_good else behaviour
     with pytest.raises(ConfigurationError):
         label(planted_evidence, stub_server, store)

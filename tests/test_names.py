@@ -28,20 +28,30 @@ def placed(**changes: object) -> dict[str, object]:
     """A manifest as earlier versions wrote it: with paths of a machine, and without names."""
     plain = manifest()
     return manifest(
-        subject={**plain["subject"], "id": SUBJECT}, sae={**plain["sae"], "path": SAE},
-        corpus={**plain["corpus"], "spec": CORPUS}, **changes,
-    )  # fmt: skip
+        subject={**plain["subject"], "id": SUBJECT},
+        sae={**plain["sae"], "path": SAE},
+        corpus={**plain["corpus"], "spec": CORPUS},
+        **changes,
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m"), ("gpt2", "gpt2"), ("labeler-demo/subject", "labeler-demo/subject"),
-        (SUBJECT, "smollm2"), ("./smollm2/", "smollm2"), ("models/HuggingFaceTB/smollm2", "smollm2"), ("~/smollm2", "smollm2"),
-        ("/data/run7/model", "run7/model"), ("/data/run7/checkpoint-500", "run7/checkpoint-500"), ("C:\\models\\smol", "smol"),
-        ("/c/hub/models--EleutherAI--pythia-70m/snapshots/0123abcd", "EleutherAI/pythia-70m"), ("/", "unnamed"),
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m"),
+        ("gpt2", "gpt2"),
+        ("labeler-demo/subject", "labeler-demo/subject"),
+        (SUBJECT, "smollm2"),
+        ("./smollm2/", "smollm2"),
+        ("models/HuggingFaceTB/smollm2", "smollm2"),
+        ("~/smollm2", "smollm2"),
+        ("/data/run7/model", "run7/model"),
+        ("/data/run7/checkpoint-500", "run7/checkpoint-500"),
+        ("C:\\models\\smol", "smol"),
+        ("/c/hub/models--EleutherAI--pythia-70m/snapshots/0123abcd", "EleutherAI/pythia-70m"),
+        ("/", "unnamed"),
     ],
-)  # fmt: skip
+)
 def test_a_subject_is_called_by_its_hub_id_or_last_folders(path: str, name: str) -> None:
     assert subject_name(path) == name
 
@@ -49,13 +59,16 @@ def test_a_subject_is_called_by_its_hub_id_or_last_folders(path: str, name: str)
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        (SAE, "sae19"), ("hf:EleutherAI/sae-pythia/layers.3", "EleutherAI/sae-pythia/layers.3"),
+        (SAE, "sae19"),
+        ("hf:EleutherAI/sae-pythia/layers.3", "EleutherAI/sae-pythia/layers.3"),
         ("sae-lens:gpt2-small-res-jb/blocks.8.hook_resid_pre", "gpt2-small-res-jb/blocks.8.hook_resid_pre"),
-        ("neurons", "neurons"), ("/x/sae-pythia/layers.3/sae.safetensors", "sae-pythia/layers.3"), ("/x/big/5.pt", "big/5.pt"),
+        ("neurons", "neurons"),
+        ("/x/sae-pythia/layers.3/sae.safetensors", "sae-pythia/layers.3"),
+        ("/x/big/5.pt", "big/5.pt"),
         ("/g/res/layer_20/width_16k/average_l0_71/params.npz", "layer_20/width_16k/average_l0_71"),
         ("/c/models--google--gemma-scope/snapshots/01ab/layer_20/params.npz", "google/gemma-scope/layer_20"),
     ],
-)  # fmt: skip
+)
 def test_an_sae_is_called_by_its_hub_id_or_last_folders(path: str, name: str) -> None:
     assert sae_name(path) == name
     assert "safetensors" not in sae_name(path)
@@ -130,9 +143,19 @@ def test_what_was_exported_by_name_comes_back_to_its_sae(store: Store, tmp_path:
 
 def test_gather_takes_a_name_and_another_one_later(run, planted: Planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     words = [
-        "gather", "--subject", planted.subject, "--sae", planted.sae, "--corpus", planted.corpus, "--out", tmp_path / "e",
-        "--sequence-tokens", "96", "--json",
-    ]  # fmt: skip
+        "gather",
+        "--subject",
+        planted.subject,
+        "--sae",
+        planted.sae,
+        "--corpus",
+        planted.corpus,
+        "--out",
+        tmp_path / "e",
+        "--sequence-tokens",
+        "96",
+        "--json",
+    ]
     first = json.loads(run(*words, "--name", "Planted / letters").out)
     assert first["names"] == {"subject": "Planted", "sae": "letters"}
     second = json.loads(run(*words, "--name", "Q and others").out)

@@ -65,8 +65,9 @@ def statistics(n_firings: int = 40) -> FeatureStatistics:
     histogram = [0] * (len(HISTOGRAM_EDGES) + 1)
     histogram[20], histogram[22] = n_firings // 4, n_firings - n_firings // 4
     splits = {Split.EXPLAIN: 20, Split.HELD_OUT: 20}
-    return FeatureStatistics(5000, n_firings, 160, 40, splits, {Split.EXPLAIN: 96, Split.HELD_OUT: 64}, 2.0, 8.0,
-                             tuple(histogram))  # fmt: skip
+    return FeatureStatistics(
+        5000, n_firings, 160, 40, splits, {Split.EXPLAIN: 96, Split.HELD_OUT: 64}, 2.0, 8.0, tuple(histogram)
+    )
 
 
 def context(
@@ -111,10 +112,14 @@ def test_hostile_texts_are_shown_and_not_obeyed(colour: bool) -> None:
     undefined = labeled(Score("simulation", None, HOSTILE))
     screen = "".join(
         shown(r, colour=colour, width=300)
-        for r in (feature_panel(feature, explained=contexts), feature_panel(failed), feature_panel(undefined),
-                  label_table([feature, failed, undefined], HOSTILE.replace("\x1b", "").replace("\x07", "")),
-                  label_sets_table([{"id": HOSTILE, "name": HOSTILE, "corpus": HOSTILE}]))
-    )  # fmt: skip
+        for r in (
+            feature_panel(feature, explained=contexts),
+            feature_panel(failed),
+            feature_panel(undefined),
+            label_table([feature, failed, undefined], HOSTILE.replace("\x1b", "").replace("\x07", "")),
+            label_sets_table([{"id": HOSTILE, "name": HOSTILE, "corpus": HOSTILE}]),
+        )
+    )
     without_colours = re.sub(r"\x1b\[[0-9;]*m", "", screen)
     assert without_colours.count(SHOWN) >= 9
     assert "\x1b" not in without_colours
@@ -260,10 +265,15 @@ def test_tables_of_counts_and_quality() -> None:
 
 def test_the_quality_of_an_sae_in_full() -> None:
     measured = {
-        "fvu": 0.0973, "density_log10_edges": [-3.0, -2.6667, -2.3333, -2.0, -1.6667], "density_features": [0, 1, 8, 0],
-        "cross_entropy_recovered": 0.974, "cross_entropy_recovered_zero": None,
-        "cross_entropy": 3.7, "cross_entropy_sae": 3.751, "cross_entropy_mean": 6.2,
-    }  # fmt: skip
+        "fvu": 0.0973,
+        "density_log10_edges": [-3.0, -2.6667, -2.3333, -2.0, -1.6667],
+        "density_features": [0, 1, 8, 0],
+        "cross_entropy_recovered": 0.974,
+        "cross_entropy_recovered_zero": None,
+        "cross_entropy": 3.7,
+        "cross_entropy_sae": 3.751,
+        "cross_entropy_mean": 6.2,
+    }
     text = shown(quality_table(measured))
     assert re.search(r"FVU\) +0\.097", text)
     assert "2.2e-03 ▁█ 1.0e-02" in text

@@ -32,9 +32,16 @@ def main() -> None:
         # Import before the fork: each process would take half a second for it, and memory of its own.
         importlib.import_module("labeler.llm.client")
     app.worker_main(
-        ["worker", f"--queues={queues}", *pool, f"--hostname={name}", f"--loglevel={chosen.log_level}",
-         "--without-mingle", "--without-gossip"]
-    )  # fmt: skip
+        [
+            "worker",
+            f"--queues={queues}",
+            *pool,
+            f"--hostname={name}",
+            f"--loglevel={chosen.log_level}",
+            "--without-mingle",
+            "--without-gossip",
+        ]
+    )
 
 
 main()

@@ -68,9 +68,14 @@ def _read(request: GatherRequest, out: Path, lease: Lease, holding: LeaseKeeper,
         prepare({out: target}, subject, corpus, request.config, force=request.force, on_progress=on_progress)
     else:
         gather_shard(
-            subject, {out: target}, open_tokenized(out / "corpus"), request.config,
-            shard=(lease.number, request.n_shards), checkpoint_seconds=_CHECKPOINT_SECONDS, on_progress=on_progress,
-        )  # fmt: skip
+            subject,
+            {out: target},
+            open_tokenized(out / "corpus"),
+            request.config,
+            shard=(lease.number, request.n_shards),
+            checkpoint_seconds=_CHECKPOINT_SECONDS,
+            on_progress=on_progress,
+        )
 
 
 def _merge(out: Path, lease: Lease, here: Resources) -> None:

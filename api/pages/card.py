@@ -20,6 +20,11 @@ def card_page(request: Request, store: StoreOf, _: Viewer, set: SetId) -> Respon
     info = catalogue.find_set(store, set)
     card = build_card(store, set)
     return render(
-        request, "card.html.j2", info=info, card=card, scores=score_histogram(card["results"]["histogram"]),
-        densities=density_histogram(card["sae_quality"] or {}), summary=store.summary(set),
-    )  # fmt: skip
+        request,
+        "card.html.j2",
+        info=info,
+        card=card,
+        scores=score_histogram(card["results"]["histogram"]),
+        densities=density_histogram(card["sae_quality"] or {}),
+        summary=store.summary(set),
+    )

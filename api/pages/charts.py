@@ -97,9 +97,15 @@ class Scale:
 
 
 def score_scale(
-    value: float | None, low: float | None, high: float | None, baseline: float | None = None,
-    null_mean: float | None = None, null_z: float | None = None, *, least: float | None = None,
-) -> Scale:  # fmt: skip
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    baseline: float | None = None,
+    null_mean: float | None = None,
+    null_z: float | None = None,
+    *,
+    least: float | None = None,
+) -> Scale:
     """Without `least`, from -0.3, or -1 where that does not hold all. What lies below `least` is drawn at its end.
 
     The null's spread follows from z = (score - mean) / sd (labeler.score.null).
@@ -121,6 +127,14 @@ def score_scale(
     words = ", ".join(f"{name} {number(x)}" for name, x in said if x is not None) or "no score"
     zero = (0.0 - least) / (1 - least) * STRIP
     return Scale(
-        least, zero, place(value), place(low), place(high), place(baseline), place(null_mean), place(around[0]),
-        place(around[1]), words,
-    )  # fmt: skip
+        least,
+        zero,
+        place(value),
+        place(low),
+        place(high),
+        place(baseline),
+        place(null_mean),
+        place(around[0]),
+        place(around[1]),
+        words,
+    )

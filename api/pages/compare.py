@@ -49,7 +49,10 @@ def _compared(store: Store, a: int, b: int) -> dict[str, Any]:
     features = [difference.feature_index for difference in found.largest]
     rows = labels_at(store, [(label_set, f) for f in features for label_set in (a, b)])
     return {
-        "compared": found, "infos": infos, "scale": row_scale, "pairs": list(zip(rows[::2], rows[1::2], strict=True)),
+        "compared": found,
+        "infos": infos,
+        "scale": row_scale,
+        "pairs": list(zip(rows[::2], rows[1::2], strict=True)),
         "medians": [found.median_a, found.median_b],
         "states": sorted({state for counts in found.states.values() for state in counts} | found.states.keys()),
-    }  # fmt: skip
+    }

@@ -91,9 +91,12 @@ def _before(folder: EvidenceFolder, context: Context) -> str:
 
 
 def heat(
-    tokens: Sequence[str], activations: Sequence[float], most: float,
-    predicted: Sequence[float] | None = None, highest: float = 0.0,
-) -> Markup:  # fmt: skip
+    tokens: Sequence[str],
+    activations: Sequence[float],
+    most: float,
+    predicted: Sequence[float] | None = None,
+    highest: float = 0.0,
+) -> Markup:
     """The tokens: `h1` to `h10` by activation, of the feature's maximum; `s1` to `s10` by prediction, of the highest.
 
     Silent tokens are not marked, so that a page of contexts stays small.

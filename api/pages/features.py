@@ -62,25 +62,42 @@ def _place(store: Store, sae: str, index: int, wanted: int | None) -> Place:
 
 @router.get("/saes/{sae}/features/{index}")
 def feature_page(
-    request: Request, store: StoreOf, caller: Viewer, sae: SaeReference, index: FeatureIndex,
-    set: SetQuery = None, embed: Embed = 0,
-) -> Response:  # fmt: skip
+    request: Request,
+    store: StoreOf,
+    caller: Viewer,
+    sae: SaeReference,
+    index: FeatureIndex,
+    set: SetQuery = None,
+    embed: Embed = 0,
+) -> Response:
     return _page(request, store, caller, sae, index, set, embedded=bool(embed))
 
 
 def _page(
-    request: Request, store: Store, caller: Caller, sae: str, index: int, wanted: int | None, *,
-    embedded: bool = False, form: ReviewForm | None = None,
-) -> Response:  # fmt: skip
+    request: Request,
+    store: Store,
+    caller: Caller,
+    sae: str,
+    index: int,
+    wanted: int | None,
+    *,
+    embedded: bool = False,
+    form: ReviewForm | None = None,
+) -> Response:
     place = _place(store, sae, index, wanted)
     labels = labels_of_feature(store, place.sae.id, index)
     own = next((row for row in labels if place.chosen and row["label_set_id"] == place.chosen.id), None)
     evidence = _evidence(store, request.app.state.folders, place)
     values = {
-        "place": place, "labels": labels, "own": own, "recipes": _recipes(store, labels),
-        "scale": _scale, "verdict": verdict(own),
-        **evidence, **_reviews(store, caller, place, form),
-    }  # fmt: skip
+        "place": place,
+        "labels": labels,
+        "own": own,
+        "recipes": _recipes(store, labels),
+        "scale": _scale,
+        "verdict": verdict(own),
+        **evidence,
+        **_reviews(store, caller, place, form),
+    }
     template = "feature_embedded.html.j2" if embedded else "feature.html.j2"
     status = 422 if form is not None and form.problem else 200
     return render(request, template, status, embedded=embedded, **values)
@@ -89,9 +106,13 @@ def _page(
 def _scale(row: Mapping[str, Any]) -> Any:
     score = row["scores"].get("simulation") or {}
     return score_scale(
-        row["score"], row["score_low"], row["score_high"], row["baseline_token_lookup"], score.get("null_mean"),
+        row["score"],
+        row["score_low"],
+        row["score_high"],
+        row["baseline_token_lookup"],
+        score.get("null_mean"),
         row["score_null_z"],
-    )  # fmt: skip
+    )
 
 
 def _recipes(store: Store, labels: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -106,14 +127,22 @@ def _evidence(store: Store, folders: Folders, place: Place) -> dict[str, Any]:
     except (DamagedError, NotFoundError) as error:
         groups, most = _brought(store, place)
         return {
-            "view": None, "groups": groups, "neighbours": [], "histogram": None, "most": most,
+            "view": None,
+            "groups": groups,
+            "neighbours": [],
+            "histogram": None,
+            "most": most,
             "contexts_reason": f"There are no {'other ' if groups else ''}contexts here: {reason_of(error)}.",
-        }  # fmt: skip
+        }
     most = view.result.statistics.max or max((c.peak for c in view.explain), default=0.0)
     return {
-        "view": view, "groups": _groups(folder, view, most), "neighbours": _neighbours(store, place, view),
-        "histogram": activation_histogram(view.result.statistics.histogram), "contexts_reason": None, "most": most,
-    }  # fmt: skip
+        "view": view,
+        "groups": _groups(folder, view, most),
+        "neighbours": _neighbours(store, place, view),
+        "histogram": activation_histogram(view.result.statistics.histogram),
+        "contexts_reason": None,
+        "most": most,
+    }
 
 
 def _brought(store: Store, place: Place) -> tuple[list[Group], float]:
@@ -185,9 +214,12 @@ class ReviewForm:
 
 def _reviews(store: Store, caller: Caller, place: Place, form: ReviewForm | None = None) -> dict[str, Any]:
     return {
-        "reviews": reviews_of_feature(store, place.sae.id, place.index), "form": form or ReviewForm(), "caller": caller,
-        "may_review": caller.scope.includes(Scope.SUBMIT), "may_withdraw_all": caller.scope.includes(Scope.ADMIN),
-    }  # fmt: skip
+        "reviews": reviews_of_feature(store, place.sae.id, place.index),
+        "form": form or ReviewForm(),
+        "caller": caller,
+        "may_review": caller.scope.includes(Scope.SUBMIT),
+        "may_withdraw_all": caller.scope.includes(Scope.ADMIN),
+    }
 
 
 @router.post("/saes/{sae}/features/{index}/reviews")
@@ -210,8 +242,14 @@ def review(
 
 @router.post("/saes/{sae}/features/{index}/reviews/{review}/withdraw")
 def withdraw(
-    request: Request, store: StoreOf, caller: Editor, form: Form, sae: SaeReference, index: FeatureIndex, review: ReviewId
-) -> Response:  # fmt: skip
+    request: Request,
+    store: StoreOf,
+    caller: Editor,
+    form: Form,
+    sae: SaeReference,
+    index: FeatureIndex,
+    review: ReviewId,
+) -> Response:
     """Withdraw a review: it no longer counts, and stays in the list, crossed out."""
     place = _place(store, sae, index, _set_in(form))
     assert place.chosen is not None

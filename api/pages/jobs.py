@@ -35,9 +35,16 @@ def job_list(
     shown = [(job, progress_of(store, job.id)) for job in found[:_JOBS]]
     more = make_cursor(("job pages", state), (found[_JOBS - 1].id,)) if len(found) > _JOBS else None
     return render(
-        request, "jobs.html.j2", jobs=shown, state=state, states=list(JobState), next_cursor=more, first=cursor is None,
-        may_change=_may_change(caller), active=ACTIVE,
-    )  # fmt: skip
+        request,
+        "jobs.html.j2",
+        jobs=shown,
+        state=state,
+        states=list(JobState),
+        next_cursor=more,
+        first=cursor is None,
+        may_change=_may_change(caller),
+        active=ACTIVE,
+    )
 
 
 @router.get("/jobs/lines")
@@ -56,9 +63,14 @@ def _page(
     request: Request, store: StoreOf, caller: Caller, job: JobInfo, after: int = -1, problem: str | None = None
 ) -> Response:
     return render(
-        request, "job.html.j2", 200 if problem is None else 409, problem=problem, sae=_sae_of(store, job),
-        **_now(store, caller, job), **_failures(store, job, after),
-    )  # fmt: skip
+        request,
+        "job.html.j2",
+        200 if problem is None else 409,
+        problem=problem,
+        sae=_sae_of(store, job),
+        **_now(store, caller, job),
+        **_failures(store, job, after),
+    )
 
 
 @router.get("/jobs/{job}/live")
@@ -85,9 +97,13 @@ def job_failures(request: Request, store: StoreOf, _: Viewer, job: JobId, after:
 
 @router.post("/jobs/{job}/{word}")
 def change_job(
-    request: Request, store: StoreOf, caller: Editor, announce: AnnounceOf, job: JobId,
+    request: Request,
+    store: StoreOf,
+    caller: Editor,
+    announce: AnnounceOf,
+    job: JobId,
     word: Annotated[str, Path(pattern=f"^({'|'.join(CHANGES)})$")],
-) -> Response:  # fmt: skip
+) -> Response:
     jobs = Jobs(store)
     try:
         announce(CHANGES[word](jobs, job, "on its page"))

@@ -43,9 +43,15 @@ router = APIRouter()
 _SAMPLE = 16  # features whose prompts are measured: half a second
 _CHOICES = 200  # of evidence, in the list to choose from
 _DEFAULTS = {
-    "evidence": "", "features": "all", "recipe": "standard", "explainer": "", "simulator": "", "budget_usd": "",
-    "budget_tokens": "", "priority": "5",
-}  # fmt: skip
+    "evidence": "",
+    "features": "all",
+    "recipe": "standard",
+    "explainer": "",
+    "simulator": "",
+    "budget_usd": "",
+    "budget_tokens": "",
+    "priority": "5",
+}
 
 # A plan is half a second of computing: one at a time leaves the others their part of the processor.
 _planning = threading.Semaphore(1)
@@ -70,18 +76,30 @@ def plan_or_submit(
         recipe = recipe_of(asked)
         if form.get("act") == "submit" and form.get("planned") == _digest(given):
             job = Jobs(store).submit(
-                asked.evidence, recipe, asked.features, priority=asked.priority, budget_usd=asked.budget.usd,
-                budget_tokens=asked.budget.tokens, idempotency_key=f"page-{form.get('once', '')[:40]}-{_digest(given)}",
-            )  # fmt: skip
+                asked.evidence,
+                recipe,
+                asked.features,
+                priority=asked.priority,
+                budget_usd=asked.budget.usd,
+                budget_tokens=asked.budget.tokens,
+                idempotency_key=f"page-{form.get('once', '')[:40]}-{_digest(given)}",
+            )
             announce(job)
             return RedirectResponse(f"/jobs/{job.id}", 303)
         plan = make_plan(store, request.app.state.folders, settings, asked, recipe)
     except InputError as error:
         return _form(request, store, settings, given, problem=reason_of(error))
     return _form(
-        request, store, settings, given, plan=plan, recipe=recipe, budget=asked.budget, digest=_digest(given),
+        request,
+        store,
+        settings,
+        given,
+        plan=plan,
+        recipe=recipe,
+        budget=asked.budget,
+        digest=_digest(given),
         stale=form.get("act") == "submit",
-    )  # fmt: skip
+    )
 
 
 def _asked(given: dict[str, str]) -> JobRequest:
@@ -126,14 +144,29 @@ def make_plan(store: Store, folders: Folders, settings: Settings, asked: JobRequ
 
 
 def _form(
-    request: Request, store: Store, settings: Settings, given: dict[str, str], *, problem: str | None = None,
-    plan: Plan | None = None, **shown: Any,
-) -> Response:  # fmt: skip
+    request: Request,
+    store: Store,
+    settings: Settings,
+    given: dict[str, str],
+    *,
+    problem: str | None = None,
+    plan: Plan | None = None,
+    **shown: Any,
+) -> Response:
     values = {"recipe": None, "budget": None, "digest": "", "stale": False, **shown}
     return render(
-        request, "job_new.html.j2", 422 if problem else 200, given=given, problem=problem, plan=plan, once=secrets.token_hex(8),
-        choices=_choices(store, given["evidence"]), recipes=known_recipes(), models=sorted(Prices.load(settings.prices).by_model), **values,
-    )  # fmt: skip
+        request,
+        "job_new.html.j2",
+        422 if problem else 200,
+        given=given,
+        problem=problem,
+        plan=plan,
+        once=secrets.token_hex(8),
+        choices=_choices(store, given["evidence"]),
+        recipes=known_recipes(),
+        models=sorted(Prices.load(settings.prices).by_model),
+        **values,
+    )
 
 
 def _choices(store: Store, given: str) -> list[tuple[catalogue.EvidenceInfo, catalogue.SaeInfo]]:

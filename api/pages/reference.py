@@ -47,10 +47,14 @@ def _operation(method: str, path: str, described: Mapping[str, Any], document: M
     answers = [answer for status, answer in described["responses"].items() if status.startswith("2")]
     example = next((c["example"] for a in answers for c in a.get("content", {}).values() if "example" in c), None)
     return Operation(
-        method, path, described.get("summary", ""), described.get("description", ""),
+        method,
+        path,
+        described.get("summary", ""),
+        described.get("description", ""),
         tuple(_parameter(given) for given in described.get("parameters", ())),
-        _shown(_example(body.get("schema", {}), document)) if body else None, _shown(example),
-    )  # fmt: skip
+        _shown(_example(body.get("schema", {}), document)) if body else None,
+        _shown(example),
+    )
 
 
 def _parameter(given: Mapping[str, Any]) -> dict[str, str]:

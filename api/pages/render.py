@@ -34,9 +34,12 @@ def render(request: Request, template: str, status: int = 200, *, embedded: bool
     """The page. What the templates get beside `values`: `path`, `signed_in`, `embedded`, and the filters of words.py."""
     page = _environment().get_template(template)
     text = page.render(
-        path=request.url.path, signed_in=COOKIE in request.cookies,
-        embedded=embedded, version=__version__, **values,
-    )  # fmt: skip
+        path=request.url.path,
+        signed_in=COOKIE in request.cookies,
+        embedded=embedded,
+        version=__version__,
+        **values,
+    )
     headers = {
         "Content-Security-Policy": _POLICY.format("*" if embedded else "'self'"),
         "X-Content-Type-Options": "nosniff",
@@ -61,9 +64,13 @@ def is_partial(request: Request) -> bool:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, auto_reload=False,
-    )  # fmt: skip
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
     environment.filters |= words.FILTERS
     environment.globals |= {"asset": _asset, "now": lambda: datetime.now(UTC), "url": url}
     return environment
@@ -123,9 +130,13 @@ async def as_page(request: Request, answer: Response) -> Response:
     if answer.media_type != MEDIA_TYPE or not _wants_page(request):
         return answer
     page = await run_in_threadpool(
-        render, request, "problem.html.j2", answer.status_code, problem=json.loads(bytes(answer.body)),
+        render,
+        request,
+        "problem.html.j2",
+        answer.status_code,
+        problem=json.loads(bytes(answer.body)),
         next=str(request.url.path) + (f"?{request.url.query}" if request.url.query else ""),
-    )  # fmt: skip
+    )
     for name in ("retry-after", "www-authenticate"):
         if name in answer.headers:
             page.headers[name] = answer.headers[name]

@@ -32,9 +32,13 @@ router = APIRouter()
 _ROWS = 50
 _SETS = 500  # label sets of an SAE
 _NUMBERS = {  # the fields that are always there, with their limits
-    **{f"{name}_{end}": (DECLARED[name].low, DECLARED[name].high) for name in ("score", "density") for end in ("min", "max")},
+    **{
+        f"{name}_{end}": (DECLARED[name].low, DECLARED[name].high)
+        for name in ("score", "density")
+        for end in ("min", "max")
+    },
     "width_max": (0.0, 2.0),
-}  # fmt: skip
+}
 _FIELDS = ("state", "text", "reviewed", "sort", "by", *_NUMBERS)
 _ANY = (-math.inf, math.inf)
 _NAMED = 6  # choices in a message
@@ -77,10 +81,16 @@ def sae_page(
     asked = read_query(request.query_params, chosen, _scores_of(store, chosen))
     page = _rows(store, asked, cursor)
     values: dict[str, Any] = {
-        "sae": info, "sets": sets, "chosen": chosen, "asked": asked, "page": page, "cursor": cursor, "scale": row_scale,
+        "sae": info,
+        "sets": sets,
+        "chosen": chosen,
+        "asked": asked,
+        "page": page,
+        "cursor": cursor,
+        "scale": row_scale,
         "order_of": lambda sort: _address(info, chosen, asked, sort),
         "next_page": page.next_cursor and _address(info, chosen, asked, asked.sort, page.next_cursor),
-    }  # fmt: skip
+    }
     if is_partial(request):  # htmx accepts only answers with 200
         return render(request, "listing.html.j2", **values)
     status = 422 if asked.problems else 200
@@ -164,9 +174,15 @@ def read_query(query: Mapping[str, str], chosen: SetInfo | None, columns: tuple[
     unknown = {name[:_ROOM]: nearest(name, known) for name in query if name not in known}
     shown = (f"{by}_min", f"{by}_max") if by else ()
     return TableQuery(
-        fields, where, str(sort), problems, unknown, tuple(values.values()), values[by] if by else None,
+        fields,
+        where,
+        str(sort),
+        problems,
+        unknown,
+        tuple(values.values()),
+        values[by] if by else None,
         tuple(name for name in of_scores if name in shown or name in fields),
-    )  # fmt: skip
+    )
 
 
 def _score_in(sort: str, values: Mapping[str, Column]) -> str | None:
@@ -211,9 +227,12 @@ def _about(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]
     manifest = manifest_of(store, sae, chosen)
     quality = manifest.get("quality") or {}
     return {
-        "summary": summary, "manifest": manifest, "quality": quality, "densities": density_histogram(quality),
+        "summary": summary,
+        "manifest": manifest,
+        "quality": quality,
+        "densities": density_histogram(quality),
         "scores": summary and score_histogram(summary.histogram),
-    }  # fmt: skip
+    }
 
 
 def manifest_of(store: Store, sae: SaeInfo, chosen: SetInfo | None) -> dict[str, Any]:

@@ -28,9 +28,16 @@ _ENDINGS = re.compile(r"(?:ations?|ings?|edly|ed|ies|es|ly|s|e|y)$")
 
 @router.get("/search")
 def search_page(
-    request: Request, store: StoreOf, finder: FinderOf, _: Viewer, q: Annotated[Words, Query(max_length=200)] = "",
-    sae: SaeQuery = None, set: SetQuery = None, cursor: Cursor = None, by: By = SearchBy.WORDS,
-) -> Response:  # fmt: skip
+    request: Request,
+    store: StoreOf,
+    finder: FinderOf,
+    _: Viewer,
+    q: Annotated[Words, Query(max_length=200)] = "",
+    sae: SaeQuery = None,
+    set: SetQuery = None,
+    cursor: Cursor = None,
+    by: By = SearchBy.WORDS,
+) -> Response:
     found = FoundPage([], 0, complete=True, next_cursor=None)
     problem, status = None, 200
     if q.strip():
@@ -40,9 +47,22 @@ def search_page(
             problem, status = str(error), error.http_status
     more = found.next_cursor and url("/search", q=q, sae=sae, set=set, by=_shown(by), cursor=found.next_cursor)
     return render(
-        request, "search.html.j2", status, q=q, sae=sae, set=set, by=_shown(by), has_meaning=finder.model, cursor=cursor, problem=problem, more=more, scale=row_scale,
-        highlighted=lambda label: highlight(label, q if by is SearchBy.WORDS else ""), saes=catalogue.newest_saes(store, _SAES, ids_in(sae or "")), **vars(found),
-    )  # fmt: skip
+        request,
+        "search.html.j2",
+        status,
+        q=q,
+        sae=sae,
+        set=set,
+        by=_shown(by),
+        has_meaning=finder.model,
+        cursor=cursor,
+        problem=problem,
+        more=more,
+        scale=row_scale,
+        highlighted=lambda label: highlight(label, q if by is SearchBy.WORDS else ""),
+        saes=catalogue.newest_saes(store, _SAES, ids_in(sae or "")),
+        **vars(found),
+    )
 
 
 def _shown(by: SearchBy) -> SearchBy | None:

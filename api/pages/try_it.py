@@ -113,14 +113,33 @@ def firings(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) 
 
 
 def _page(
-    request: Request, store: Store, settings: Settings, caller: Caller, sae: str, text: str, *,
-    found: ActivationRequest | None = None, problem: str | None = None, status: int = 200, **shown: Any,
-) -> Response:  # fmt: skip
+    request: Request,
+    store: Store,
+    settings: Settings,
+    caller: Caller,
+    sae: str,
+    text: str,
+    *,
+    found: ActivationRequest | None = None,
+    problem: str | None = None,
+    status: int = 200,
+    **shown: Any,
+) -> Response:
     return render(
-        request, "try.html.j2", status, saes=catalogue.newest_saes(store, _SAES, ids_in(sae)), sae=sae, text=text[:MOST_CHARACTERS],
-        most=MOST_CHARACTERS, found=found, problem=problem, has_queue=settings.redis is not None, open=OPEN,
-        may_ask=caller.scope.includes(Scope.SUBMIT), **(_NOTHING | shown),
-    )  # fmt: skip
+        request,
+        "try.html.j2",
+        status,
+        saes=catalogue.newest_saes(store, _SAES, ids_in(sae)),
+        sae=sae,
+        text=text[:MOST_CHARACTERS],
+        most=MOST_CHARACTERS,
+        found=found,
+        problem=problem,
+        has_queue=settings.redis is not None,
+        open=OPEN,
+        may_ask=caller.scope.includes(Scope.SUBMIT),
+        **(_NOTHING | shown),
+    )
 
 
 def _result(store: Store, folders: Folders, found: ActivationRequest) -> dict[str, Any]:

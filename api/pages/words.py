@@ -193,7 +193,24 @@ def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "count": count, "share": share, "number": number, "density": density, "short": short, "money": money, "when": when,
-    "activation": activation, "signed": signed, "duration": duration, "p_value": p_value, "name_of": name_of, "sae_name": sae_name,
-    "headline": headline, "state_words": state_words, "source_words": source_words, "flat": flat, "label_text": label_text, "token_text": token_text, "interval": lambda pair: interval(*pair),
-}  # fmt: skip
+    "count": count,
+    "share": share,
+    "number": number,
+    "density": density,
+    "short": short,
+    "money": money,
+    "when": when,
+    "activation": activation,
+    "signed": signed,
+    "duration": duration,
+    "p_value": p_value,
+    "name_of": name_of,
+    "sae_name": sae_name,
+    "headline": headline,
+    "state_words": state_words,
+    "source_words": source_words,
+    "flat": flat,
+    "label_text": label_text,
+    "token_text": token_text,
+    "interval": lambda pair: interval(*pair),
+}

@@ -17,9 +17,12 @@ router = APIRouter(tags=["sets"], responses=PROBLEMS)
 
 @router.get("/compare")
 def compare(
-    store: StoreOf, _: Reader, a: Annotated[Id, Query(examples=[1])], b: Annotated[Id, Query(examples=[2])],
+    store: StoreOf,
+    _: Reader,
+    a: Annotated[Id, Query(examples=[1])],
+    b: Annotated[Id, Query(examples=[2])],
     limit: Annotated[int, Query(ge=0, le=500, description="Number of the largest differences.")] = 20,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Two label sets of one SAE: agreement, and differences of scores."""
     for label_set in (a, b):
         catalogue.find_set(store, label_set)

@@ -38,9 +38,13 @@ def read_feature(
     labels += people_of_feature(store, found.id, index)
     contexts = _contexts(store, request.app.state.folders, found.id, index, chosen)
     answer = {
-        "sae": found.id, "feature_index": index, "label_set_id": chosen, "labels": labels,
-        "reviews": reviews_of_feature(store, found.id, index), **contexts,
-    }  # fmt: skip
+        "sae": found.id,
+        "feature_index": index,
+        "label_set_id": chosen,
+        "labels": labels,
+        "reviews": reviews_of_feature(store, found.id, index),
+        **contexts,
+    }
     return kept(request, Feature.model_validate(answer))
 
 

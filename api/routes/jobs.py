@@ -59,17 +59,28 @@ def submit(
 ) -> Job:
     """Label features of an evidence. Answers when the job is written down; it begins within seconds."""
     info = Jobs(store).submit(
-        asked.evidence, recipe_of(asked), asked.features, scores_of=asked.scores_of, priority=asked.priority,
-        budget_usd=asked.budget.usd, budget_tokens=asked.budget.tokens, idempotency_key=idempotency_key,
-    )  # fmt: skip
+        asked.evidence,
+        recipe_of(asked),
+        asked.features,
+        scores_of=asked.scores_of,
+        priority=asked.priority,
+        budget_usd=asked.budget.usd,
+        budget_tokens=asked.budget.tokens,
+        idempotency_key=idempotency_key,
+    )
     return _accepted(info, response, announce)
 
 
 @router.post("/jobs:gather", status_code=202)
 def submit_gather(
-    store: StoreOf, settings: SettingsOf, _: Submitter, asked: GatherJobRequest, response: Response, announce: AnnounceOf,
+    store: StoreOf,
+    settings: SettingsOf,
+    _: Submitter,
+    asked: GatherJobRequest,
+    response: Response,
+    announce: AnnounceOf,
     idempotency_key: IdempotencyKey = None,
-) -> Job:  # fmt: skip
+) -> Job:
     """Gather evidence of an SAE: prepare, the shards in any order, merge."""
     request = gather_request(asked, settings.data)
     info = Jobs(store).submit_gather(request, priority=asked.priority, idempotency_key=idempotency_key)
@@ -106,17 +117,21 @@ def _detail(store: Store, job: int) -> JobDetail:
 
 
 @router.get(
-    "/jobs/{job}/events", response_class=StreamingResponse,
+    "/jobs/{job}/events",
+    response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}, "description": "A `progress` event for every change."}},
-)  # fmt: skip
+)
 def events(store: StoreOf, caller: Reader, request: Request, job: JobId) -> Response:
     """Progress as server-sent events, until the job has ended or is paused. A key may have 20 such streams."""
     Jobs(store).get(job)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return SeatedResponse(
-        _events(store, job, request), request.app.state.watchers, caller.id,
-        media_type="text/event-stream", headers=headers,
-    )  # fmt: skip
+        _events(store, job, request),
+        request.app.state.watchers,
+        caller.id,
+        media_type="text/event-stream",
+        headers=headers,
+    )
 
 
 async def _events(store: Store, job: int, request: Request) -> AsyncIterator[str]:

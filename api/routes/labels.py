@@ -58,9 +58,22 @@ def list_all(
     `detection_high_max`, `detection_width_max`) and by its p-value (`detection_null_p_max`).
     """
     where = LabelFilter(
-        None if sae is None else catalogue.find_sae(store, sae).id, set, state, explainer, recipe, text,
-        score_min, score_max, score_low_min, score_high_max, density_min, density_max, width_max, reviewed, of_scores.bounds,
-    )  # fmt: skip
+        None if sae is None else catalogue.find_sae(store, sae).id,
+        set,
+        state,
+        explainer,
+        recipe,
+        text,
+        score_min,
+        score_max,
+        score_low_min,
+        score_high_max,
+        density_min,
+        density_max,
+        width_max,
+        reviewed,
+        of_scores.bounds,
+    )
     page = list_labels(store, where, of_scores.sort, limit, cursor, with_scores=True)
     return Page[Label].model_validate({"items": page.rows, "next_cursor": page.next_cursor})
 

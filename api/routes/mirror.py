@@ -33,9 +33,10 @@ def _reader(
 
 
 @router.get(
-    "/feature/{model}/{source}/{index}", response_class=Response,
+    "/feature/{model}/{source}/{index}",
+    response_class=Response,
     responses={200: {"content": {"application/json": {}}}, 404: {"content": {"application/json": {}}}},
-)  # fmt: skip
+)
 def read_feature(
     store: StoreOf,
     _: Annotated[Caller, Depends(_reader)],

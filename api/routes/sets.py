@@ -66,9 +66,10 @@ def read_set(store: StoreOf, _: Reader, request: Request, set: SetId) -> Respons
 
 
 @router.get(
-    "/sets/{set}/card", response_class=Response,
+    "/sets/{set}/card",
+    response_class=Response,
     responses={200: {"content": {"application/json": {}, "text/markdown": {}}, "description": "The card."}},
-)  # fmt: skip
+)
 def read_card(
     store: StoreOf, _: Reader, request: Request, set: SetId, format: Literal["json", "markdown"] = "json"
 ) -> Response:
@@ -81,7 +82,8 @@ def read_card(
 
 
 @router.get(
-    "/sets/{set}/export", response_class=StreamingResponse,
+    "/sets/{set}/export",
+    response_class=StreamingResponse,
     responses={
         200: {"content": {name.partition(";")[0]: {} for name in MEDIA_TYPES.values()}, "description": "The rows."},
         206: {"description": "The bytes that `Range` asked for."},
@@ -89,7 +91,7 @@ def read_card(
         412: {**PROBLEMS[422], "description": "The label set is not what `If-Match` says."},
         416: {**PROBLEMS[422], "description": "`Range` begins behind the end."},
     },
-)  # fmt: skip
+)
 async def export(
     store: StoreOf,
     caller: Reader,
@@ -154,9 +156,16 @@ def _version(store: Store, set: int) -> str:
 
 
 def _part(
-    store: Store, request: Request, key: str, set: int, format: str, after: int, limit: int | None, top_contexts: int,
+    store: Store,
+    request: Request,
+    key: str,
+    set: int,
+    format: str,
+    after: int,
+    limit: int | None,
+    top_contexts: int,
     spreadsheet: bool,
-) -> Response:  # fmt: skip
+) -> Response:
     catalogue.find_set(store, set)
     rows = read_rows(store, set, after, limit)
     if top_contexts:
@@ -166,9 +175,12 @@ def _part(
     if end is not None:
         headers["Link"] = f'<{request.url.include_query_params(after=end).replace(scheme="", netloc="")}>; rel="next"'
     return SeatedResponse(
-        _encoded(store, request.app.state.paths, rows, set, format, spreadsheet), request.app.state.downloads, key,
-        headers=headers, media_type=MEDIA_TYPES[format],
-    )  # fmt: skip
+        _encoded(store, request.app.state.paths, rows, set, format, spreadsheet),
+        request.app.state.downloads,
+        key,
+        headers=headers,
+        media_type=MEDIA_TYPES[format],
+    )
 
 
 def _encoded(store: Store, paths: Paths, rows: LabelRows, set: int, format: str, spreadsheet: bool) -> Iterator[bytes]:

@@ -58,9 +58,10 @@ def _in_characters(tokens: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         strongest = {f["feature_index"]: f for f in reversed(top)}  # each feature once, at its highest
         text = b"".join(pieces[span.start : span.end]).decode("utf-8", errors="backslashreplace")
         yield {
-            "token": text, "n_firing": max(len(strongest), *(t["n_firing"] for t in parts)),
+            "token": text,
+            "n_firing": max(len(strongest), *(t["n_firing"] for t in parts)),
             "top": [f for f in top if strongest[f["feature_index"]] is f],
-        }  # fmt: skip
+        }
 
 
 def _there(url: str, sae: str, text: str) -> dict[str, Any]:

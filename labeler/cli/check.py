@@ -26,10 +26,16 @@ def check_evidence(
     with gather_progress() as on_progress:
         found = check(evidence, on_progress)
     if as_json:
-        typer.echo(json.dumps({
-            "evidence": str(evidence), "checked": found.has_hashes, "damaged": len(found.problems),
-            "files": [asdict(file) for file in found.files],
-        }))  # fmt: skip
+        typer.echo(
+            json.dumps(
+                {
+                    "evidence": str(evidence),
+                    "checked": found.has_hashes,
+                    "damaged": len(found.problems),
+                    "files": [asdict(file) for file in found.files],
+                }
+            )
+        )
     else:
         for file in found.files:
             say(

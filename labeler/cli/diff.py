@@ -61,8 +61,10 @@ def same(found: Comparison) -> bool:
 
 
 def _tell(found: Comparison, a: str, b: str) -> None:
-    say(f"A is {a}, B is {b}: {found.n_both:,} features have a result in both, {found.n_only_in_a:,} only in A, "
-        f"{found.n_only_in_b:,} only in B")  # fmt: skip
+    say(
+        f"A is {a}, B is {b}: {found.n_both:,} features have a result in both, {found.n_only_in_a:,} only in A, "
+        f"{found.n_only_in_b:,} only in B"
+    )
     for state, others in sorted(found.states.items()):
         in_b = ", ".join(f"{n:,} {other}" for other, n in sorted(others.items()))
         say(f"{state} in A: {in_b} in B")
@@ -83,8 +85,10 @@ def _tell_scores(found: Comparison) -> None:
     within = "" if interval is None else f" (95% interval {interval[0]:+.3f} to {interval[1]:+.3f})"
     alike = "" if found.correlation is None else f"; the scores correlate by {found.correlation:.2f}"
     say(f"scores of {found.n_scored:,} features: B − A is {found.mean_difference:+.3f} on average{within}{alike}")
-    say(f"higher in A: {found.n_higher_in_a:,}, of which {found.n_apart_in_a:,} with intervals apart; "
-        f"higher in B: {found.n_higher_in_b:,}, of which {found.n_apart_in_b:,}")  # fmt: skip
+    say(
+        f"higher in A: {found.n_higher_in_a:,}, of which {found.n_apart_in_a:,} with intervals apart; "
+        f"higher in B: {found.n_higher_in_b:,}, of which {found.n_apart_in_b:,}"
+    )
     if found.n_scored_in_one:
         say(f"a score in only one of them: {found.n_scored_in_one:,} features")
 
@@ -98,9 +102,13 @@ def _table(largest: tuple[Difference, ...]) -> object:
     table = Table("feature", "A", "B", "B − A", "label in A", "label in B", box=None)
     for d in largest:
         table.add_row(
-            str(d.feature_index), _score(d.score_a, d.interval_a), _score(d.score_b, d.interval_b),
-            f"{d.score_b - d.score_a:+.2f}", Text(visible(d.label_a or "")), Text(visible(d.label_b or "")),
-        )  # fmt: skip
+            str(d.feature_index),
+            _score(d.score_a, d.interval_a),
+            _score(d.score_b, d.interval_b),
+            f"{d.score_b - d.score_a:+.2f}",
+            Text(visible(d.label_a or "")),
+            Text(visible(d.label_b or "")),
+        )
     return table
 
 

@@ -100,9 +100,13 @@ def _embed(
     async def run() -> int:
         # Only the embeddings are kept, not the replies that they came in.
         async with OpenAILLM.from_settings(
-            settings, ledger=MemoryLedger(0), concurrency=asking.concurrency, budget=asking.budget(), models=[model],
+            settings,
+            ledger=MemoryLedger(0),
+            concurrency=asking.concurrency,
+            budget=asking.budget(),
+            models=[model],
             on_retry=RetryTeller(),
-        ) as llm:  # fmt: skip
+        ) as llm:
             done = 0
             for label_set in sets:
                 done += await embed_labels(

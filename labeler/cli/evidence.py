@@ -125,9 +125,17 @@ def gather(
         with step(on_progress, "load the SAE" if len(sae) == 1 else f"load {len(sae)} SAEs"):
             targets = _targets(loaded, sae, hookpoints, chosen, names, dtype, out)
         gather_for_all(
-            loaded, targets, text, config, shard=cut, memory_bytes=memory and memory << 20, neighbours=neighbours,
-            cross_entropy_tokens=cross_entropy, force=force, on_progress=on_progress,
-        )  # fmt: skip
+            loaded,
+            targets,
+            text,
+            config,
+            shard=cut,
+            memory_bytes=memory and memory << 20,
+            neighbours=neighbours,
+            cross_entropy_tokens=cross_entropy,
+            force=force,
+            on_progress=on_progress,
+        )
     for folder in targets:
         _after_gathering(folder, cut, as_json)
 

@@ -181,10 +181,13 @@ def _found(rows: Sequence[Mapping[str, Any] | None]) -> dict[int, Found]:
 
 def _described(report: Report, by_layer: Mapping[int, Labels], out: Path) -> dict[str, Any]:
     return {
-        "out": str(out), "nodes": report.n_nodes, "labeled": report.n_labeled, "kept": report.n_kept,
+        "out": str(out),
+        "nodes": report.n_nodes,
+        "labeled": report.n_labeled,
+        "kept": report.n_kept,
         "without": report.without,
         "layers": {layer: {"label_set": of.label_set, "hookpoint": of.hookpoint} for layer, of in by_layer.items()},
-    }  # fmt: skip
+    }
 
 
 def _tell(report: Report, by_layer: Mapping[int, Labels], out: Path) -> None:

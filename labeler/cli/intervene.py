@@ -18,18 +18,25 @@ def intervene(
     evidence: Annotated[Path, typer.Argument(help="A folder written by `labeler gather`.")],
     features: Annotated[str, typer.Option(metavar="SPEC", help="`all`, `0-999`, `1,5,9` or `@FILE`.")],
     kl: Annotated[
-        float, typer.Option(min=0.001, help="Turn each feature up until it changes the next token by this much (KL divergence, in nats).")
+        float,
+        typer.Option(
+            min=0.001,
+            help="Turn each feature up until it changes the next token by this much (KL divergence, in nats).",
+        ),
     ] = 0.5,
     prompts: Annotated[int, typer.Option(min=4, help="Prompts that the subject continues.")] = 16,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens written after each prompt.")] = 24,
     subject: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The subject's present place. Default: the one it was gathered from.")
+        str | None,
+        typer.Option(metavar="MODEL", help="The subject's present place. Default: the one it was gathered from."),
     ] = None,
-    sae: Annotated[str | None, typer.Option(help="The SAE's present place. Default: the one it was gathered from.")] = None,
+    sae: Annotated[
+        str | None, typer.Option(help="The SAE's present place. Default: the one it was gathered from.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: cuda where there is one.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts, controls and samples.")] = 0,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Let the subject write with each feature turned up: the material of the `intervention` scorer.
 
     The texts are kept in the evidence folder. Features that have texts there are not done again.

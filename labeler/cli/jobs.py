@@ -65,9 +65,17 @@ def submit(
     """Submit a job that labels features of an evidence folder. Returns at once."""
     with job_backend(db, url, evidence) as desk:
         found = desk.submit(
-            evidence, features, recipe, explainer=explainer, simulator=simulator, scores_of=scores_of, priority=priority,
-            budget_usd=budget_usd, budget_tokens=budget_tokens, idempotency_key=idempotency_key,
-        )  # fmt: skip
+            evidence,
+            features,
+            recipe,
+            explainer=explainer,
+            simulator=simulator,
+            scores_of=scores_of,
+            priority=priority,
+            budget_usd=budget_usd,
+            budget_tokens=budget_tokens,
+            idempotency_key=idempotency_key,
+        )
     _show(found, as_json)
     if not as_json:
         say(f"Next: {_watch_again(found[0].id, db, url, evidence)}")
@@ -110,9 +118,22 @@ def gather(
     """Submit a job that gathers evidence. Returns at once."""
     with job_backend(db, url, out) as desk:
         found = desk.gather(
-            subject=subject, sae=sae, corpus=corpus, out=out, hookpoint=hookpoint, revision=revision, n_tokens=tokens, dtype=dtype,
-            sequence_tokens=sequence_tokens, seed=seed, n_shards=shards, force=force, name=name, priority=priority, idempotency_key=idempotency_key,
-        )  # fmt: skip
+            subject=subject,
+            sae=sae,
+            corpus=corpus,
+            out=out,
+            hookpoint=hookpoint,
+            revision=revision,
+            n_tokens=tokens,
+            dtype=dtype,
+            sequence_tokens=sequence_tokens,
+            seed=seed,
+            n_shards=shards,
+            force=force,
+            name=name,
+            priority=priority,
+            idempotency_key=idempotency_key,
+        )
     _show(found, as_json)
     if not as_json:
         say(f"Next: {_watch_again(found[0].id, db, url, out)}")

@@ -220,15 +220,31 @@ def _label(
             if asking.batch and llm is not None:
                 batches = _batches(llm, store, bar)
                 await label_in_batches(
-                    folder, wanted, recipe, llm, batches, store, label_set, on_result=on_result, on_start=on_start,
+                    folder,
+                    wanted,
+                    recipe,
+                    llm,
+                    batches,
+                    store,
+                    label_set,
+                    on_result=on_result,
+                    on_start=on_start,
                     sharing=sharing,
-                )  # fmt: skip
+                )
             else:
                 await label_missing(
-                    folder, wanted, recipe, llm, store, label_set, at_once=asking.concurrency,
-                    on_result=on_result, on_start=on_start, n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
+                    folder,
+                    wanted,
+                    recipe,
+                    llm,
+                    store,
+                    label_set,
+                    at_once=asking.concurrency,
+                    on_result=on_result,
+                    on_start=on_start,
+                    n_processes=processes_worth(len(wanted), os.cpu_count() or 1),
                     sharing=sharing,
-                )  # fmt: skip
+                )
 
         with stoppable(lambda: _kept(counts, store.database.name)):
             Ending(store, ledger).run(work, lambda: llm_for(recipe, asking, settings, store, ledger))
@@ -357,9 +373,18 @@ def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict
         f"imported from {came['file']}" if came and is_imported(info.evidence_path) else Path(info.evidence_path).name
     )
     return {
-        "id": info.id, "name": info.name, "hookpoint": info.hookpoint, "explainer": info.explainer + (" (imported)" if came else ""), "simulator": info.simulator,
-        "evidence": f"{info.evidence_id}, {where}", "corpus": corpus_name(str((manifest.get("corpus") or {}).get("spec") or "")),
-        "recipe": f"{info.recipe_hash} ({recipe['explainer']['prompt_version']})", "n_labeled": summary.counts.get("labeled", 0),
-        "n_failed": summary.counts.get("failed", 0), "n_features": info.n_features, "median_score": summary.median_score,
-        "cost_usd": summary.cost_usd, "created_at": info.created_at,
-    }  # fmt: skip
+        "id": info.id,
+        "name": info.name,
+        "hookpoint": info.hookpoint,
+        "explainer": info.explainer + (" (imported)" if came else ""),
+        "simulator": info.simulator,
+        "evidence": f"{info.evidence_id}, {where}",
+        "corpus": corpus_name(str((manifest.get("corpus") or {}).get("spec") or "")),
+        "recipe": f"{info.recipe_hash} ({recipe['explainer']['prompt_version']})",
+        "n_labeled": summary.counts.get("labeled", 0),
+        "n_failed": summary.counts.get("failed", 0),
+        "n_features": info.n_features,
+        "median_score": summary.median_score,
+        "cost_usd": summary.cost_usd,
+        "created_at": info.created_at,
+    }

@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout instead of tables.")]
 Database = Annotated[
     str | None,
-    typer.Option("--db", metavar="URL", help="Where results are kept: a file for SQLite, or postgresql+psycopg://... "
-                 "[env LABELER_DB] Default: labeler.db in the folder that holds the evidence folder, else in this folder."),
-]  # fmt: skip
+    typer.Option(
+        "--db",
+        metavar="URL",
+        help="Where results are kept: a file for SQLite, or postgresql+psycopg://... "
+        "[env LABELER_DB] Default: labeler.db in the folder that holds the evidence folder, else in this folder.",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(

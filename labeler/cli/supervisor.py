@@ -45,10 +45,14 @@ class Supervisor:
         with (self._logs / f"{program.name}.log").open("ab") as log:
             self._log_starts[program.name] = log.tell()
             process = subprocess.Popen(
-                program.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                program.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
                 # A session of its own: Ctrl-C reaches only the supervisor, which stops them in order.
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
         assert process.stdin is not None
         process.stdin.write(program.stdin)
         process.stdin.close()

@@ -74,9 +74,18 @@ def train(
         from labeler.subject.model import load_subject
 
         config = TrainConfig(
-            n_features=features, n_tokens=tokens, objective=objective, k=k, l1_coefficient=l1, kl_coefficient=kl,
-            target_density=target_density, learning_rate=learning_rate, batch_tokens=batch_tokens, seed=seed, dtype=dtype,
-        )  # fmt: skip
+            n_features=features,
+            n_tokens=tokens,
+            objective=objective,
+            k=k,
+            l1_coefficient=l1,
+            kl_coefficient=kl,
+            target_density=target_density,
+            learning_rate=learning_rate,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            dtype=dtype,
+        )
         reading = ReadingConfig(sequence_tokens, prepend_bos, buffer_tokens)
         text = open_corpus(corpus, text_field)
         check_out(out, overwrite=overwrite)

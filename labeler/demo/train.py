@@ -77,9 +77,13 @@ def train_demo(out: Path, config: DemoConfig, say: Say, subject_path: Path | Non
     subject = load_subject(str(subject_path), device="cpu")
     trained = train_demo_sae(subject, training, config, say)
     trained.save(
-        out / "sae", model_name="demo", hook_name=config.hookpoint, context_size=config.context, prepend_bos=False,
+        out / "sae",
+        model_name="demo",
+        hook_name=config.hookpoint,
+        context_size=config.context,
+        prepend_bos=False,
         dtype="float16",
-    )  # fmt: skip
+    )
     batches = token_batches(subject, held_out, config.context)
     figures = measure(subject, out / "sae", list(first_tokens(batches, config.held_out_tokens)))
     write_json(out / "figures.json", {"config": asdict(config), "figures": figures.to_dict()})
@@ -110,9 +114,11 @@ def train_tokenizer(documents: Sequence[Document], vocabulary: int, context: int
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[_END], show_progress=False,
+        vocab_size=vocabulary,
+        special_tokens=[_END],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator((d.text for d in documents), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=_END, eos_token=_END, pad_token=_END, model_max_length=context
@@ -134,11 +140,17 @@ def _new_model(config: DemoConfig, n_vocabulary: int) -> Any:
 
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            vocab_size=n_vocabulary, hidden_size=config.d_model, num_hidden_layers=config.layers,
-            num_attention_heads=config.heads, intermediate_size=4 * config.d_model,
-            max_position_embeddings=config.context, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+            vocab_size=n_vocabulary,
+            hidden_size=config.d_model,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.d_model,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
 def _one_stream(documents: Sequence[Document], tokenizer: Any) -> Tensor:
@@ -178,14 +190,22 @@ def train_demo_sae(subject: Subject, documents: Sequence[Document], config: Demo
     hidden = hidden_states(subject, documents, config)
     say(f"SAE: {len(hidden):,} hidden states at {config.hookpoint}")
     sae_config = TrainConfig(
-        n_features=config.features, n_tokens=len(hidden) * config.sae_epochs, objective="topk", k=config.k,
-        learning_rate=config.sae_learning_rate, batch_tokens=config.sae_batch, seed=config.seed,
-    )  # fmt: skip
+        n_features=config.features,
+        n_tokens=len(hidden) * config.sae_epochs,
+        objective="topk",
+        k=config.k,
+        learning_rate=config.sae_learning_rate,
+        batch_tokens=config.sae_batch,
+        seed=config.seed,
+    )
     return train_sae(
-        _epochs(hidden, config), sae_config,
-        on_progress=lambda p: say(f"SAE: step {p.step} of {sae_config.n_steps}, variance explained "
-                                  f"{p.explained_variance or 0:.3f}, L0 {p.l0:.1f}, dead {p.dead_share:.3f}"),
-    )  # fmt: skip
+        _epochs(hidden, config),
+        sae_config,
+        on_progress=lambda p: say(
+            f"SAE: step {p.step} of {sae_config.n_steps}, variance explained "
+            f"{p.explained_variance or 0:.3f}, L0 {p.l0:.1f}, dead {p.dead_share:.3f}"
+        ),
+    )
 
 
 def hidden_states(subject: Subject, documents: Sequence[Document], config: DemoConfig) -> Tensor:
@@ -209,9 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--subject", type=Path, help="train only the SAE, on the subject in this folder")
     for option in fields(DemoConfig):
         parser.add_argument(
-            "--" + option.name.replace("_", "-"), type=type(option.default), default=option.default,
+            "--" + option.name.replace("_", "-"),
+            type=type(option.default),
+            default=option.default,
             help=f"{option.metadata['help']} (default: %(default)s)",
-        )  # fmt: skip
+        )
     given = vars(parser.parse_args(arguments))
     out, subject_path = given.pop("out"), given.pop("subject")
 

@@ -128,9 +128,13 @@ def _explained(
 
 @torch.no_grad()
 def _explained_together(
-    subject: Subject, target: Target, among: Sequence[Target], batches: list[TokenBatch], aim: Tensor,
+    subject: Subject,
+    target: Target,
+    among: Sequence[Target],
+    batches: list[TokenBatch],
+    aim: Tensor,
     limits: tuple[float | None, float | None],
-) -> float | None:  # fmt: skip
+) -> float | None:
     """Return the share of variance explained of one layer, reconstructed by all layers that write to it."""
     read = [target, *sources_of([target], among)]
     places = list(dict.fromkeys(t.hookpoint for t in read))

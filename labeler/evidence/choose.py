@@ -271,10 +271,15 @@ class _Chooser:
             is_silent = i in silent
             contexts.append(
                 self.folder.context(
-                    windows, int(i), Source.RANDOM, Split.HELD_OUT, int(documents[i]),
-                    weight=weight if is_silent else None, stratum=0 if is_silent else None,
+                    windows,
+                    int(i),
+                    Source.RANDOM,
+                    Split.HELD_OUT,
+                    int(documents[i]),
+                    weight=weight if is_silent else None,
+                    stratum=0 if is_silent else None,
                 )
-            )  # fmt: skip
+            )
         return tuple(contexts)
 
     def _sampled_by_design(self) -> tuple[Context, ...]:
@@ -298,11 +303,16 @@ class _Chooser:
         per_window = self._n_firing(Split.HELD_OUT) / len(windows)
         return tuple(
             self.folder.context(
-                windows, i, Source.SAMPLED, Split.HELD_OUT, int(documents[i]),
-                weight=per_window * len(members[strata[i] - 1]) / n_chosen[int(strata[i])], stratum=int(decile[i]),
+                windows,
+                i,
+                Source.SAMPLED,
+                Split.HELD_OUT,
+                int(documents[i]),
+                weight=per_window * len(members[strata[i] - 1]) / n_chosen[int(strata[i])],
+                stratum=int(decile[i]),
             )
             for i in sorted(chosen, key=lambda i: -windows.peak[i])
-        )  # fmt: skip
+        )
 
     def _n_firing(self, split: Split) -> int:
         return self.folder.firing_windows(self.feature)[SPLITS.index(split)]

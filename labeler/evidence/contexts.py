@@ -48,15 +48,23 @@ class Contexts:
         first = starts_of(self.n_entries)[:-1]
         entries = ranges(first[order], self.n_entries[order].astype(np.int64))
         return Contexts(
-            self.feature[order], self.rank[order], self.start[order], self.n_entries[order],
-            self.offset[entries], self.value[entries],
-        )  # fmt: skip
+            self.feature[order],
+            self.rank[order],
+            self.start[order],
+            self.n_entries[order],
+            self.offset[entries],
+            self.value[entries],
+        )
 
     def slice(self, low: int, high: int, entry_low: int, entry_high: int) -> Contexts:
         return Contexts(
-            self.feature[low:high], self.rank[low:high], self.start[low:high], self.n_entries[low:high],
-            self.offset[entry_low:entry_high], self.value[entry_low:entry_high],
-        )  # fmt: skip
+            self.feature[low:high],
+            self.rank[low:high],
+            self.start[low:high],
+            self.n_entries[low:high],
+            self.offset[entry_low:entry_high],
+            self.value[entry_low:entry_high],
+        )
 
 
 def concatenate(parts: Sequence[Contexts]) -> Contexts:
@@ -205,9 +213,11 @@ class ContextsReader:
         return Contexts(
             np.repeat(np.arange(low, high, dtype=np.int32), counts),
             np.asarray(self.rank[a:b]) if self.rank is not None else np.zeros(b - a, dtype=np.uint64),
-            np.asarray(self.start[a:b]), np.asarray(self.n_entries[a:b]),
-            np.asarray(self.offset[ea:eb]), np.asarray(self.value[ea:eb]),
-        )  # fmt: skip
+            np.asarray(self.start[a:b]),
+            np.asarray(self.n_entries[a:b]),
+            np.asarray(self.offset[ea:eb]),
+            np.asarray(self.value[ea:eb]),
+        )
 
 
 def best_of_runs(runs: Sequence[ContextsReader], k: int, n_features: int) -> Iterator[Contexts]:

@@ -166,9 +166,13 @@ def _remember(
             state.quality.update(aim, reconstruction, ordinary=~(massive | is_massive(aim, work.massive_norm_aim)))
     token = sparse.token if kept is None else kept.to(sparse.token.device)[sparse.token]
     state.update(
-        batch, token.cpu().numpy(), sparse.feature.cpu().numpy(), sparse.value.float().cpu().numpy(),
-        n_read=len(hidden), massive=_massive_tokens(massive, kept),
-    )  # fmt: skip
+        batch,
+        token.cpu().numpy(),
+        sparse.feature.cpu().numpy(),
+        sparse.value.float().cpu().numpy(),
+        n_read=len(hidden),
+        massive=_massive_tokens(massive, kept),
+    )
 
 
 def _kept(subject: Subject, work: ShardFolder, ids: Tensor, mask: Tensor, bos: int | None) -> Tensor | None:

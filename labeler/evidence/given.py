@@ -208,27 +208,43 @@ def _manifest(
         "reads": source.reads,
         "sae": {**source.sae, "n_features": n_features},
         "corpus": {
-            "spec": source.corpus, "fingerprint": digest[:16], "n_documents": len(shown.length),
-            "n_tokens": int(shown.length.sum()), "n_sequences": len(shown.length), "n_windows": len(shown.length),
+            "spec": source.corpus,
+            "fingerprint": digest[:16],
+            "n_documents": len(shown.length),
+            "n_tokens": int(shown.length.sum()),
+            "n_sequences": len(shown.length),
+            "n_windows": len(shown.length),
         },
         "config": {**json.loads(json.dumps(config)), "hash": "by others"},
         "splits": {
             str(split): {
-                "n_documents": int(here.sum()), "n_tokens": int(shown.length[here].sum()), "n_windows": int(here.sum())
+                "n_documents": int(here.sum()),
+                "n_tokens": int(shown.length[here].sum()),
+                "n_windows": int(here.sum()),
             }
             for split, here in ((Split.EXPLAIN, shown.is_top != 0), (Split.HELD_OUT, shown.is_top == 0))
         },
         "quality": {
-            "l0": None, "explained_variance": None, "fvu": None, "dead_share": None, "rare_share": None,
+            "l0": None,
+            "explained_variance": None,
+            "fvu": None,
+            "dead_share": None,
+            "rare_share": None,
             "density_log10_edges": list(DENSITY_LOG10_EDGES),
             "density_features": density_histogram(fires, 1) if len(fires) else [0] * (len(DENSITY_LOG10_EDGES) - 1),
         },
         "seconds": None,
         "versions": {
-            "labeler": __version__, "python": platform.python_version(), "torch": "not used", "transformers": "not used",
+            "labeler": __version__,
+            "python": platform.python_version(),
+            "torch": "not used",
+            "transformers": "not used",
         },
         BY_OTHERS: {
-            "kind": source.kind, "model": source.model, "source": source.source, "absent": list(_ABSENT),
+            "kind": source.kind,
+            "model": source.model,
+            "source": source.source,
+            "absent": list(_ABSENT),
             "n_without_density": int(np.isnan(densities).sum()),
         },
-    }  # fmt: skip
+    }

@@ -170,11 +170,14 @@ def _append(writer: ContextsWriter, folder: Path, shown: Shown, order: np.ndarra
         inside = (at >= 0) & (at < window)
         writer.append(
             Contexts(
-                shown.feature[block].astype(np.int32), np.zeros(len(block), np.uint64), starts[block] + shift[block],
+                shown.feature[block].astype(np.int32),
+                np.zeros(len(block), np.uint64),
+                starts[block] + shift[block],
                 np.bincount(context[inside], minlength=len(block)).astype(np.uint8),
-                at[inside].astype(np.uint8), value[places][inside],
+                at[inside].astype(np.uint8),
+                value[places][inside],
             )
-        )  # fmt: skip
+        )
 
 
 def write_random(folder: Path, n_features: int) -> None:

@@ -28,9 +28,17 @@ BLOCK_BYTES = 1 << 13  # 1,024 counts
 HASH_BYTES = 16
 _ALGORITHM = "sha256-128"
 _PATTERNS = (
-    "vocabulary.*.npy", "token_counts.npy", "statistics.*.npy", "random.*.npy", "output.*.npy", "neighbours.*.npy",
-    "contexts/*.npy", "corpus/*.npy", "corpus/corpus.json", "corpus/document_ids.jsonl",
-)  # fmt: skip
+    "vocabulary.*.npy",
+    "token_counts.npy",
+    "statistics.*.npy",
+    "random.*.npy",
+    "output.*.npy",
+    "neighbours.*.npy",
+    "contexts/*.npy",
+    "corpus/*.npy",
+    "corpus/corpus.json",
+    "corpus/document_ids.jsonl",
+)
 
 
 def hash_of(block: Any) -> bytes:

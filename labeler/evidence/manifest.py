@@ -19,13 +19,30 @@ _LONGEST_WINDOW = 256  # places in a window are kept in a byte
 
 # What readers take unchecked: the path of each entry, and its type or its lowest and highest value.
 _ENTRIES: dict[str, type | tuple[int, int]] = {
-    "hash": str, "created_at": str, "hookpoint": str, "reads": str, "versions": dict, "quality": dict, "subject": dict,
-    "subject.id": str, "sae": dict, "sae.path": str, "sae.sha256": str, "sae.n_features": (1, _MOST_FEATURES),
-    "corpus": dict, "corpus.spec": str, "corpus.fingerprint": str, "corpus.n_tokens": (1, _MOST), "config": dict,
-    "config.window_tokens": (1, _LONGEST_WINDOW), "config.seed": (-_MOST, _MOST), "config.n_top": list, "splits": dict,
+    "hash": str,
+    "created_at": str,
+    "hookpoint": str,
+    "reads": str,
+    "versions": dict,
+    "quality": dict,
+    "subject": dict,
+    "subject.id": str,
+    "sae": dict,
+    "sae.path": str,
+    "sae.sha256": str,
+    "sae.n_features": (1, _MOST_FEATURES),
+    "corpus": dict,
+    "corpus.spec": str,
+    "corpus.fingerprint": str,
+    "corpus.n_tokens": (1, _MOST),
+    "config": dict,
+    "config.window_tokens": (1, _LONGEST_WINDOW),
+    "config.seed": (-_MOST, _MOST),
+    "config.n_top": list,
+    "splits": dict,
     **{f"splits.{split}": dict for split in SPLITS},
     **{f"splits.{split}.n_windows": (0, _MOST) for split in SPLITS},
-}  # fmt: skip
+}
 _PRESENT = ("subject.revision", "sae.format", "sae.architecture", "sae.d_in", "quality.explained_variance")  # any value
 _TYPES: dict[type, str] = {str: "a text", dict: "an object", list: "a list"}
 

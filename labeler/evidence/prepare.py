@@ -172,9 +172,13 @@ def _write_corpus(out: Path, subject: Subject, corpus: Corpus, config: GatherCon
     on_progress("tokenize", 0, config.n_tokens or 0)
     save_vocabulary(out, token_bytes(subject.tokenizer, vocabulary_size))
     tokenize_corpus(
-        corpus, subject.tokenizer, config, out / "corpus", vocabulary_size=vocabulary_size,
+        corpus,
+        subject.tokenizer,
+        config,
+        out / "corpus",
+        vocabulary_size=vocabulary_size,
         on_tokens=lambda n: on_progress("tokenize", n, config.n_tokens or 0),
-    )  # fmt: skip
+    )
 
 
 def _share_corpus(first: Path, out: Path) -> None:

@@ -76,9 +76,14 @@ class ShardFolder:
             self.next_chunk, self.complete, self._n_spilled = next_chunk, complete, 0
             write_json(
                 self.folder / "checkpoint.json",
-                {"fingerprint": self.corpus.fingerprint, "next_chunk": next_chunk, "runs": self.runs, "state": state_file,
-                 "complete": complete},
-            )  # fmt: skip
+                {
+                    "fingerprint": self.corpus.fingerprint,
+                    "next_chunk": next_chunk,
+                    "runs": self.runs,
+                    "state": state_file,
+                    "complete": complete,
+                },
+            )
             self._remove_all_but(state_file)
 
     def _write_run(self, name: str) -> None:

@@ -211,8 +211,14 @@ class RandomWindows:
         window = batch.window_of_token[events.token]
         hits = np.flatnonzero(here[window])
         offset = events.token[hits] - batch.window_first_tokens[window[hits]]
-        self._found.append((events.feature[hits].astype(np.int32), place[window[hits]].astype(np.uint16),
-                            offset.astype(np.uint8), events.value[hits]))  # fmt: skip
+        self._found.append(
+            (
+                events.feature[hits].astype(np.int32),
+                place[window[hits]].astype(np.uint16),
+                offset.astype(np.uint8),
+                events.value[hits],
+            )
+        )
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """Return (feature, window, offset, value), sorted by feature, then window, then offset."""
@@ -299,11 +305,16 @@ class GatherState:
         chosen = chosen[passing]
         entries = ranges(firing.first[chosen], firing.n_events[chosen])
         base = np.repeat(batch.window_first_tokens[firing.window[chosen]], firing.n_events[chosen])
-        reservoir.offer(Contexts(
-            feature[passing].astype(np.int32), rank[passing], position[passing].astype(self.position_dtype),
-            firing.n_events[chosen].astype(np.uint8),
-            (events.token[entries] - base).astype(np.uint8), events.value[entries],
-        ))  # fmt: skip
+        reservoir.offer(
+            Contexts(
+                feature[passing].astype(np.int32),
+                rank[passing],
+                position[passing].astype(self.position_dtype),
+                firing.n_events[chosen].astype(np.uint8),
+                (events.token[entries] - base).astype(np.uint8),
+                events.value[entries],
+            )
+        )
 
     def _offer_top(self, batch: Batch, events: Events, firing: FiringWindows, here: np.ndarray, split: Split) -> None:
         # One candidate per sequence: a feature that fires all through a paragraph would otherwise fill its
@@ -330,10 +341,16 @@ class GatherState:
         start, n_entries, entries, offset = _around_peaks(
             batch, events, low, n_events, peak[passing], sequence[first[passing]]
         )
-        reservoir.offer(Contexts(
-            feature[passing].astype(np.int32), rank[passing], start.astype(self.position_dtype),
-            n_entries.astype(np.uint8), offset.astype(np.uint8), events.value[entries],
-        ))  # fmt: skip
+        reservoir.offer(
+            Contexts(
+                feature[passing].astype(np.int32),
+                rank[passing],
+                start.astype(self.position_dtype),
+                n_entries.astype(np.uint8),
+                offset.astype(np.uint8),
+                events.value[entries],
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -354,9 +371,13 @@ class FiringWindows:
         n_events = np.diff(np.append(first, len(window)))
         peak = np.maximum.reduceat(events.value, first)
         return cls(
-            events.feature[first], window[first], first, n_events, peak,
+            events.feature[first],
+            window[first],
+            first,
+            n_events,
+            peak,
             batch.window_held_out[window[first]].astype(np.int64),
-        )  # fmt: skip
+        )
 
 
 def _around_peaks(

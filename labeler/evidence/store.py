@@ -174,10 +174,17 @@ class EvidenceFolder:
         # A source that states a density of 0 for a feature, and shows no context of it, says that it is silent.
         silent = density == 0.0 and not any(windows.values())
         return FeatureStatistics(
-            n_tokens=None, n_firings=0 if silent else None, n_windows=None, n_firing_windows=None,
-            n_firing_windows_by_split=windows, n_windows_by_split=self.n_windows, mean=None,
-            max=maximum, histogram=(), stated_density=density,
-        )  # fmt: skip
+            n_tokens=None,
+            n_firings=0 if silent else None,
+            n_windows=None,
+            n_firing_windows=None,
+            n_firing_windows_by_split=windows,
+            n_windows_by_split=self.n_windows,
+            mean=None,
+            max=maximum,
+            histogram=(),
+            stated_density=density,
+        )
 
     def statistics_or_unknown(self, feature_index: int) -> FeatureStatistics:
         """Return the statistics of a feature; all unknown where they are damaged."""

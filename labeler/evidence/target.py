@@ -155,8 +155,13 @@ def special_tokens(subject: Subject) -> tuple[int, ...]:
 def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherConfig) -> dict[str, Any]:
     """Return all values by which two passes are the same pass."""
     return {
-        "subject": {"id": subject.id, "revision": subject.revision, "dtype": config.dtype,
-                    "hidden_size": subject.hidden_size, "n_parameters": subject.n_parameters},
+        "subject": {
+            "id": subject.id,
+            "revision": subject.revision,
+            "dtype": config.dtype,
+            "hidden_size": subject.hidden_size,
+            "n_parameters": subject.n_parameters,
+        },
         "hookpoint": target.hookpoint.path,
         "reads": target.hookpoint.reads,
         **({"adjust": target.hookpoint.adjust} if target.hookpoint.adjust else {}),
@@ -165,13 +170,17 @@ def identity(subject: Subject, target: Target, corpus_spec: str, config: GatherC
         "encoder": describe_encoder(target),
         "corpus": corpus_spec,
         "config": config.to_dict(),
-    }  # fmt: skip
+    }
 
 
 def describe_sae(sae: SAE) -> dict[str, Any]:
     return {
-        "path": str(sae.source.path), "format": sae.source.format, "sha256": sae.source.sha256,
-        "architecture": sae.architecture, "n_features": sae.n_features, "d_in": sae.d_in,
+        "path": str(sae.source.path),
+        "format": sae.source.format,
+        "sha256": sae.source.sha256,
+        "architecture": sae.architecture,
+        "n_features": sae.n_features,
+        "d_in": sae.d_in,
         "prepend_bos": sae.prepend_bos,
         # Only where there are any, so that evidence of earlier versions is still the same pass.
         **({"remarks": list(sae.remarks)} if sae.remarks else {}),
@@ -179,16 +188,21 @@ def describe_sae(sae: SAE) -> dict[str, Any]:
         **({"layer": sae.part.layer} if sae.part else {}),
         **({"exclude_special_tokens": sae.excluded_tokens} if sae.excluded_tokens else {}),
         **({} if sae.positions is None else {"seqpos_slice": list(sae.positions)}),
-    }  # fmt: skip
+    }
 
 
 def describe_encoder(target: Target) -> dict[str, Any]:
     """Describe the settings that an SAE's configuration decides beside its weights."""
     sae = target.sae
     return {
-        "selection": sae.selection.kind, "k": sae.selection.k, "centred": sae.centred, "rescaled": sae.rescaled,
-        **_pursuit(sae), "normalisation": sae.normalisation, "aim": None if target.aim is None else str(target.aim),
-    }  # fmt: skip
+        "selection": sae.selection.kind,
+        "k": sae.selection.k,
+        "centred": sae.centred,
+        "rescaled": sae.rescaled,
+        **_pursuit(sae),
+        "normalisation": sae.normalisation,
+        "aim": None if target.aim is None else str(target.aim),
+    }
 
 
 def _pursuit(sae: SAE) -> dict[str, Any]:

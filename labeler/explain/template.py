@@ -145,10 +145,13 @@ class _Renderer:
         if self._process is None or self._parent != os.getpid() or self._process.poll() is not None:
             self._parent = os.getpid()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", renderer.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env={k: v for k, v in os.environ.items() if k in _ENVIRONMENT},
+                [sys.executable, "-P", renderer.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={k: v for k, v in os.environ.items() if k in _ENVIRONMENT},
                 start_new_session=True,
-            )  # fmt: skip
+            )
         return self._process
 
     def close(self) -> None:

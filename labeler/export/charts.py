@@ -57,8 +57,10 @@ def density_chart(densities: Sequence[float]) -> Chart:
     n_bins = last - first
     titles = [f"{10 ** ((first + i) / 3):.2g} to {10 ** ((first + i + 1) / 3):.2g}" for i in range(n_bins)]
     bins = Counter(min(n_bins - 1, p - first) for p in places)
-    ticks = [((e * 3 - first) * WIDTH / n_bins, f"{10.0**e:.6%}".rstrip("0%").rstrip(".") + "%" if e else "100%")
-             for e in range(first // 3, last // 3 + 1)]  # fmt: skip
+    ticks = [
+        ((e * 3 - first) * WIDTH / n_bins, f"{10.0**e:.6%}".rstrip("0%").rstrip(".") + "%" if e else "100%")
+        for e in range(first // 3, last // 3 + 1)
+    ]
     middle = (math.log10(median(densities)) * 3 - first) * WIDTH / n_bins
     return Chart(_bars(bins, titles), tuple(ticks), max(bins.values()), middle)
 

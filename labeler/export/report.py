@@ -44,10 +44,29 @@ SHOWN = {
     (Source.HARD, Split.HELD_OUT): 2,
 }
 COLUMNS = (
-    "feature_index", "state", "label", "reason", "score", "score_reason", "low", "high", "n", "n_failed",
-    "null_z", "null_p", "null_n", "null_mean", "baseline", "weighted", "weighted_reason",
-    "density", "n_firings", "n_firing_windows", "mean", "max",
-)  # fmt: skip
+    "feature_index",
+    "state",
+    "label",
+    "reason",
+    "score",
+    "score_reason",
+    "low",
+    "high",
+    "n",
+    "n_failed",
+    "null_z",
+    "null_p",
+    "null_n",
+    "null_mean",
+    "baseline",
+    "weighted",
+    "weighted_reason",
+    "density",
+    "n_firings",
+    "n_firing_windows",
+    "mean",
+    "max",
+)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -117,8 +136,11 @@ class Summary:
     @property
     def against_baseline(self) -> tuple[int, int]:
         """Count the labels that score above the look-up baseline, and those for which both scores are defined."""
-        pairs = [(s, b) for s, b in zip(self.column("score"), self.column("baseline"), strict=True)
-                 if s is not None and b is not None]  # fmt: skip
+        pairs = [
+            (s, b)
+            for s, b in zip(self.column("score"), self.column("baseline"), strict=True)
+            if s is not None and b is not None
+        ]
         return sum(s > b for s, b in pairs), len(pairs)
 
     @property
@@ -142,15 +164,29 @@ def _row(feature: LabeledFeature) -> list[Any]:
     statistics, score, weighted = feature.statistics, feature.score("simulation"), feature.score("simulation_weighted")
     made = score or Score("simulation", None, "no simulation score was made")
     return [
-        feature.feature_index, feature.state.value, feature.label and feature.label.text, feature.reason,
-        _number(made.value), made.reason if feature.label is not None else None,
-        _number(made.low), _number(made.high), made.n, made.n_failed,
-        _number(made.null_z), _number(made.null_p), made.null_n, _number(made.null_mean),
+        feature.feature_index,
+        feature.state.value,
+        feature.label and feature.label.text,
+        feature.reason,
+        _number(made.value),
+        made.reason if feature.label is not None else None,
+        _number(made.low),
+        _number(made.high),
+        made.n,
+        made.n_failed,
+        _number(made.null_z),
+        _number(made.null_p),
+        made.null_n,
+        _number(made.null_mean),
         _number(made.baseline_token_lookup),
-        weighted and _number(weighted.value), weighted and weighted.reason,
-        statistics.density, statistics.n_firings, statistics.n_firing_windows,
-        _number(statistics.mean), _number(statistics.max),
-    ]  # fmt: skip
+        weighted and _number(weighted.value),
+        weighted and weighted.reason,
+        statistics.density,
+        statistics.n_firings,
+        statistics.n_firing_windows,
+        _number(statistics.mean),
+        _number(statistics.max),
+    ]
 
 
 def _number(value: float | None) -> float | None:
@@ -172,8 +208,11 @@ class _Cut:
 def _cut(feature: LabeledFeature) -> _Cut:
     simulations = feature.simulations
     predictions = (max(s.predicted, default=0.0) for s in simulations if s.predicted is not None)
-    shown = [s for source in Source for s in _shown([s for s in simulations if s.context.source is source],
-                                                    source, Split.HELD_OUT)]  # fmt: skip
+    shown = [
+        s
+        for source in Source
+        for s in _shown([s for s in simulations if s.context.source is source], source, Split.HELD_OUT)
+    ]
     return _Cut(
         replace(feature, simulations=tuple(shown)),
         Counter(s.context.source for s in simulations),
@@ -246,9 +285,12 @@ def _three_digits(value: float) -> float:
 
 def render(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summary, details: dict[str, Any]) -> str:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"count": count, "share": share, "number": number, "headline": headline}
     css, js = ((_TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     data = {"columns": COLUMNS, "rows": summary.rows, "edges": HISTOGRAM_EDGES, "is_lookup": summary.is_lookup}
@@ -300,13 +342,16 @@ def about(manifest: Mapping[str, Any], card: Mapping[str, Any], summary: Summary
         "Hookpoint": _joined(manifest.get("hookpoint"), manifest.get("reads")),
         "Writes to": ", ".join(map(str, manifest.get("writes") or ())),
         "SAE": _joined(_name(sae.get("path")), sae.get("architecture"), _counted(sae.get("n_features"), "features")),
-        "Corpus": _joined(_name(corpus.get("spec")), _counted(corpus.get("n_tokens"), "tokens"),
-                          _counted(corpus.get("n_documents"), "documents")),
+        "Corpus": _joined(
+            _name(corpus.get("spec")),
+            _counted(corpus.get("n_tokens"), "tokens"),
+            _counted(corpus.get("n_documents"), "documents"),
+        ),
         "Explainer": ", ".join(sorted(summary.explainers)) or _config_name(recipe.get("explainer")),
         "Simulator": _config_name(recipe.get("simulator")),
         "Recipe": str(recipe.get("hash") or ""),
         "Written": str(card.get("created_at") or datetime.now(UTC).isoformat(timespec="minutes")),
-    }  # fmt: skip
+    }
     return {name: text for name, text in lines.items() if text}
 
 

@@ -81,11 +81,17 @@ def _summary(
         "sae_lens_release_id": release,
         "sae_lens_version": None,
         "sae_cfg_dict": {
-            "architecture": card["sae"]["architecture"], "d_in": card["sae"]["d_in"], "d_sae": card["sae"]["n_features"],
-            "model_name": card["subject"]["id"], "hookpoint": card["hookpoint"], "reads": card["reads"],
-            "path": card["sae"]["path"], "format": card["sae"]["format"], "sha256": card["sae"]["sha256"],
+            "architecture": card["sae"]["architecture"],
+            "d_in": card["sae"]["d_in"],
+            "d_sae": card["sae"]["n_features"],
+            "model_name": card["subject"]["id"],
+            "hookpoint": card["hookpoint"],
+            "reads": card["reads"],
+            "path": card["sae"]["path"],
+            "format": card["sae"]["format"],
+            "sha256": card["sae"]["sha256"],
         },
-    }  # fmt: skip
+    }
 
 
 def _config(card: dict[str, Any]) -> dict[str, Any]:

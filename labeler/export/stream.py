@@ -36,8 +36,10 @@ from labeler.store.tables import RESULTS
 
 FORMATS = ("jsonl", "csv", "parquet")
 MEDIA_TYPES = {
-    "jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet",
-}  # fmt: skip
+    "jsonl": "application/jsonl",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
 _ROWS_AT_ONCE = 10_000
 _LINES_AT_ONCE = 500
 
@@ -67,9 +69,14 @@ def read_rows(
     """
     info, recipe = store.label_set(label_set_id), store.recipe_of(label_set_id)
     same = {
-        "subject": info.subject, "hookpoint": info.hookpoint, "sae": info.sae, "label_set_id": made_as(store, info),
-        "simulator": info.simulator, "prompt_version": recipe["explainer"]["prompt_version"], "recipe_hash": info.recipe_hash,
-    }  # fmt: skip
+        "subject": info.subject,
+        "hookpoint": info.hookpoint,
+        "sae": info.sae,
+        "label_set_id": made_as(store, info),
+        "simulator": info.simulator,
+        "prompt_version": recipe["explainer"]["prompt_version"],
+        "recipe_hash": info.recipe_hash,
+    }
     if connection is None:
         store.count_changes(label_set_id)
     # A batch is of one moment: its scores come from columns, and everything else from rows.
@@ -136,9 +143,14 @@ def _time(store: Store) -> Any:
 
 
 def encode_version(
-    store: Store, label_set_id: int, format: str, version: str, shown: Callable[[Any], Any] = lambda value: value, *,
+    store: Store,
+    label_set_id: int,
+    format: str,
+    version: str,
+    shown: Callable[[Any], Any] = lambda value: value,
+    *,
     spreadsheet: bool = False,
-) -> Iterator[bytes]:  # fmt: skip
+) -> Iterator[bytes]:
     """Yield the whole file of this version of the label set (labeler/store/columns.py).
 
     Raises ConflictError if the label set has another version by now.

@@ -114,10 +114,14 @@ class Belongs:
         self._path = path
         hookpoint = spelled_hookpoint(card["hookpoint"], card["reads"])
         self._same: dict[str, Any] = {
-            "subject": card["subject"]["id"], "hookpoint": hookpoint, "sae": card["sae"]["path"],
-            "prompt_version": card["recipe"]["explainer"]["prompt_version"], "recipe_hash": card["recipe"]["hash"],
-            "label_set_id": [*card.get("imported", []), card][0]["label_set"], "simulator": card["simulator"],
-        }  # fmt: skip
+            "subject": card["subject"]["id"],
+            "hookpoint": hookpoint,
+            "sae": card["sae"]["path"],
+            "prompt_version": card["recipe"]["explainer"]["prompt_version"],
+            "recipe_hash": card["recipe"]["hash"],
+            "label_set_id": [*card.get("imported", []), card][0]["label_set"],
+            "simulator": card["simulator"],
+        }
         self._n_tokens: int | None = card["corpus"].get("n_tokens")
         self.n_features = int(card["sae"]["n_features"])
         results = {state: c["features"] for state, c in card["coverage"].items() if state != "pending"}
@@ -167,10 +171,14 @@ def origins_of(path: Path, card: dict[str, Any], n_rows: int) -> Origins:
         "seconds": None,
         "versions": card["evidence"]["versions"],
         "imported": {
-            "file": path.name, "sha256": digest, "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "with": f"labeler {__version__}", "features": n_rows, "card": card,
+            "file": path.name,
+            "sha256": digest,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "with": f"labeler {__version__}",
+            "features": n_rows,
+            "card": card,
         },
-    }  # fmt: skip
+    }
     created_at = in_utc(datetime.fromisoformat(card["created_at"]))
     return Origins(manifest, path.name, card["recipe"], card["explainer"], card["simulator"], created_at)
 

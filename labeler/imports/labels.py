@@ -100,9 +100,14 @@ def _result(values: dict[str, Any], card: dict[str, Any], known: Known) -> dict[
     """Return the row for the table `result`, without its label set. Values that the file lacks stay empty."""
     scores = _scores(values, known)
     return {
-        **{name: values[name] for name in _ON_ROWS}, **on_the_row(scores), "scores": list(scores.values()),
-        "simulations": [], "label_table": None, "origin": None, "statistics": _statistics(values, card),
-    }  # fmt: skip
+        **{name: values[name] for name in _ON_ROWS},
+        **on_the_row(scores),
+        "scores": list(scores.values()),
+        "simulations": [],
+        "label_table": None,
+        "origin": None,
+        "statistics": _statistics(values, card),
+    }
 
 
 _ON_ROWS = tuple(column.name for column in FIXED if not column.of_the_set and column.score is None)
@@ -123,8 +128,13 @@ def _scores(values: dict[str, Any], known: Known) -> dict[str, dict[str, Any]]:
 def _statistics(values: dict[str, Any], card: dict[str, Any]) -> dict[str, Any]:
     splits = {name: card["splits"][name].get("n_windows") for name in ("explain", "held_out")}
     return {
-        "n_tokens": card["corpus"].get("n_tokens"), "n_firings": values["n_firings"],
+        "n_tokens": card["corpus"].get("n_tokens"),
+        "n_firings": values["n_firings"],
         "n_windows": card["corpus"].get("n_windows"),
-        "n_firing_windows": None, "n_firing_windows_by_split": {}, "n_windows_by_split": splits,
-        "mean": None, "max": values["max_activation"], "histogram": [],
-    }  # fmt: skip
+        "n_firing_windows": None,
+        "n_firing_windows_by_split": {},
+        "n_windows_by_split": splits,
+        "mean": None,
+        "max": values["max_activation"],
+        "histogram": [],
+    }

@@ -109,8 +109,11 @@ def _shown(value: Any) -> str:
 
 
 _READ: dict[Kind, Callable[[str, Column, Any], Any]] = {
-    Kind.TEXT: _text, Kind.COUNT: _integer, Kind.NUMBER: _number, Kind.TIME: _moment,
-}  # fmt: skip
+    Kind.TEXT: _text,
+    Kind.COUNT: _integer,
+    Kind.NUMBER: _number,
+    Kind.TIME: _moment,
+}
 _OF_A_LABEL = ("value", "low", "high")  # parts of a score
 
 

@@ -126,9 +126,14 @@ async def keep_all(
 
 
 def _results(
-    folder: EvidenceFolder, share: Share, recipe: Recipe, llm: LLM | None, at_once: int, null: NullLabels | None,
+    folder: EvidenceFolder,
+    share: Share,
+    recipe: Recipe,
+    llm: LLM | None,
+    at_once: int,
+    null: NullLabels | None,
     n_processes: int,
-) -> AsyncGenerator[LabeledFeature, None]:  # fmt: skip
+) -> AsyncGenerator[LabeledFeature, None]:
     if llm is None and n_processes > 1:
         return label_features_in_processes(folder.folder, share.take, recipe, n_processes)
     return label_features(folder, share.one_by_one(), recipe, llm, at_once=at_once, null=null)

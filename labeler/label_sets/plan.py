@@ -117,9 +117,15 @@ async def plan_labels(
     n_kept_in_all, n_unread_in_all = round(n_kept * scale), round(n_unread * scale)
     n_asked = len(labelable) - n_kept_in_all - n_unread_in_all if sums else 0
     return Plan(
-        len(features), n_silent, n_rare + n_unread_in_all, n_kept_in_all, n_asked, len(chosen),
-        counter.name, tuple(_stage(key, total * scale, prices) for key, total in sums.items()),
-    )  # fmt: skip
+        len(features),
+        n_silent,
+        n_rare + n_unread_in_all,
+        n_kept_in_all,
+        n_asked,
+        len(chosen),
+        counter.name,
+        tuple(_stage(key, total * scale, prices) for key, total in sums.items()),
+    )
 
 
 async def planned_requests(

@@ -51,9 +51,13 @@ class Share:
     """The claimed features of a run: `async with Share(...) as share: ... await share.take(n)`, until none is left."""
 
     def __init__(
-        self, store: Store, label_set: AnyLabelSet, missing: Sequence[int], sharing: Sharing,
+        self,
+        store: Store,
+        label_set: AnyLabelSet,
+        missing: Sequence[int],
+        sharing: Sharing,
         go_on: Callable[[], bool] = lambda: True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._sharing, self._go_on = sharing, go_on
         self._lease = RunLease(Claims(store), label_set.work, sharing.lease_seconds, sharing.block_id)
         self._unseen, self._ours = deque(missing), deque[int]()

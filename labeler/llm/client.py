@@ -88,18 +88,31 @@ class OpenAILLM(Answering):
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, *, ledger: Ledger, concurrency: int = 16, budget: Budget | None = None,
-        models: Iterable[str] = (), watch: Watch | None = None, on_retry: OnRetry = no_retry_told,
-    ) -> OpenAILLM:  # fmt: skip
+        cls,
+        settings: Settings,
+        *,
+        ledger: Ledger,
+        concurrency: int = 16,
+        budget: Budget | None = None,
+        models: Iterable[str] = (),
+        watch: Watch | None = None,
+        on_retry: OnRetry = no_retry_told,
+    ) -> OpenAILLM:
         """Make a client from the settings. `models` are those whose prices a budget in dollars must know."""
         prices = Prices.load(settings.prices)
         (budget or Budget()).check_prices(prices, models)
         rates = Rates.load(settings.requests_per_minute, settings.tokens_per_minute, settings.limits)
         return cls(
-            settings.base_url, settings.api_key,
-            ledger=ledger, prices=prices, budget=budget, pace=Pace(rates, settings.redis), concurrency=concurrency, watch=watch,
+            settings.base_url,
+            settings.api_key,
+            ledger=ledger,
+            prices=prices,
+            budget=budget,
+            pace=Pace(rates, settings.redis),
+            concurrency=concurrency,
+            watch=watch,
             on_retry=on_retry,
-        )  # fmt: skip
+        )
 
     async def aclose(self) -> None:
         """Wait for replies in flight, since they are paid for, and close the connections."""

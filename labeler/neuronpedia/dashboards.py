@@ -72,9 +72,15 @@ def _source(batches: list[Path]) -> GivenSource:
     model, source = _identity(batch)
     datasets = {str(f.get("dataset")) for f in batch["features"] if isinstance(f, dict) and f.get("dataset")}
     return GivenSource(
-        "saedashboard", model, source, unknown_subject(model), source, "output",
-        unknown_sae(str(batch.get("sae_set") or source), model, source), min(datasets, default="unknown"),
-    )  # fmt: skip
+        "saedashboard",
+        model,
+        source,
+        unknown_subject(model),
+        source,
+        "output",
+        unknown_sae(str(batch.get("sae_set") or source), model, source),
+        min(datasets, default="unknown"),
+    )
 
 
 def _features(batches: list[Path]) -> Iterator[Placed]:

@@ -47,12 +47,16 @@ class Kind:
         prompt = (self.type or "unknown").removeprefix(OURS)
         is_lookup = self.explainer == "lookup"
         return {
-            "hash": digest[:16], BY_OTHERS: made, "scorers": [],
+            "hash": digest[:16],
+            BY_OTHERS: made,
+            "scorers": [],
             "explainer": {
-                "kind": "lookup" if is_lookup else BY_OTHERS, "model": None if is_lookup else self.model, "prompt_version": prompt,
+                "kind": "lookup" if is_lookup else BY_OTHERS,
+                "model": None if is_lookup else self.model,
+                "prompt_version": prompt,
             },
             "simulator": {"kind": BY_OTHERS, "model": simulator, "prompt_version": "unknown"},
-        }  # fmt: skip
+        }
 
 
 def who(model: str | None, *, ours: bool) -> str:

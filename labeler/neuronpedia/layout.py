@@ -23,23 +23,65 @@ TOP = -1  # binMin and binContains of the group with the highest activations
 FEATURES, ACTIVATIONS, EXPLANATIONS, SCORES = "features", "activations", "explanations", "scores"
 KEYS: dict[str, tuple[str, ...]] = {
     FEATURES: (
-        "modelId", "layer", "index", "creatorId", "createdAt", "sourceSetName", "maxActApprox", "frac_nonzero",
-        "freq_hist_data_bar_heights", "freq_hist_data_bar_values", "logits_hist_data_bar_heights",
-        "logits_hist_data_bar_values", "pos_str", "pos_values", "neg_str", "neg_values",
+        "modelId",
+        "layer",
+        "index",
+        "creatorId",
+        "createdAt",
+        "sourceSetName",
+        "maxActApprox",
+        "frac_nonzero",
+        "freq_hist_data_bar_heights",
+        "freq_hist_data_bar_values",
+        "logits_hist_data_bar_heights",
+        "logits_hist_data_bar_values",
+        "pos_str",
+        "pos_values",
+        "neg_str",
+        "neg_values",
     ),
     ACTIVATIONS: (
-        "id", "modelId", "layer", "index", "tokens", "values", "maxValue", "maxValueTokenIndex", "minValue", "creatorId",
-        "createdAt", "dataSource", "dataIndex", "binMin", "binMax", "binContains",
+        "id",
+        "modelId",
+        "layer",
+        "index",
+        "tokens",
+        "values",
+        "maxValue",
+        "maxValueTokenIndex",
+        "minValue",
+        "creatorId",
+        "createdAt",
+        "dataSource",
+        "dataIndex",
+        "binMin",
+        "binMax",
+        "binContains",
     ),
     EXPLANATIONS: (
-        "id", "modelId", "layer", "index", "description", "authorId", "typeName", "explanationModelName", "embedding",
-        "notes", "createdAt",
+        "id",
+        "modelId",
+        "layer",
+        "index",
+        "description",
+        "authorId",
+        "typeName",
+        "explanationModelName",
+        "embedding",
+        "notes",
+        "createdAt",
     ),
     SCORES: (
-        "id", "value", "explanationId", "explanationScoreTypeName", "explanationScoreModelName", "initiatedByUserId",
-        "jsonDetails", "createdAt",
+        "id",
+        "value",
+        "explanationId",
+        "explanationScoreTypeName",
+        "explanationScoreModelName",
+        "initiatedByUserId",
+        "jsonDetails",
+        "createdAt",
     ),
-}  # fmt: skip
+}
 AUTHOR = {FEATURES: "creatorId", ACTIVATIONS: "creatorId", EXPLANATIONS: "authorId", SCORES: "initiatedByUserId"}
 
 CONFIG = ("explanation_type", "explanation_model_type", "explanation_score_type", "explanation_score_model")
@@ -91,7 +133,7 @@ METADATA_KEYS = {
         _NAMED + " creatorName creatorId", "featured isAttention scoreDescription scorerModel settings url " + _TIMES
     ),
     "explanation_score_model": _keys(_NAMED + " creatorName", "featured openRouterModelId url " + _TIMES),
-}  # fmt: skip
+}
 
 _MODEL = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # the rule of their own form
 _SOURCE = re.compile(r"(\d+)-([A-Za-z0-9_.-]{1,128})", re.ASCII)

@@ -73,27 +73,46 @@ def write_metadata(base: Path, place: Place, manifest: dict[str, Any], info: Lab
     hookpoint = spelled_hookpoint(manifest["hookpoint"], manifest["reads"])
     about = f"{manifest['sae']['architecture']} SAE at {hookpoint} of {manifest['subject']['id']}"
     facts = {
-        "hash": manifest["hash"], "subject": manifest["subject"], "hookpoint": manifest["hookpoint"],
-        "reads": manifest["reads"], "sae": manifest["sae"], "corpus": manifest["corpus"],
-    }  # fmt: skip
+        "hash": manifest["hash"],
+        "subject": manifest["subject"],
+        "hookpoint": manifest["hookpoint"],
+        "reads": manifest["reads"],
+        "sae": manifest["sae"],
+        "corpus": manifest["corpus"],
+    }
     lines: dict[str, Row] = {
         "release": {"name": release, "description": about, "creatorName": _CREATOR, **owned},
         # Their own export writes zero for an unknown size.
         "model": {
-            "id": place.model, "displayName": place.model, "displayNameShort": place.model, "layers": 0,
-            "neuronsPerLayer": 0, "owner": "", "dimension": manifest["subject"]["hidden_size"], **owned,
+            "id": place.model,
+            "displayName": place.model,
+            "displayNameShort": place.model,
+            "layers": 0,
+            "neuronsPerLayer": 0,
+            "owner": "",
+            "dimension": manifest["subject"]["hidden_size"],
+            **owned,
         },
         "sourceset": {
-            "modelId": place.model, "name": place.set, "description": about, "creatorName": _CREATOR,
-            "releaseName": release, "urls": [], **owned,
+            "modelId": place.model,
+            "name": place.set,
+            "description": about,
+            "creatorName": _CREATOR,
+            "releaseName": release,
+            "urls": [],
+            **owned,
         },
         "source": {
-            "id": place.source, "modelId": place.model, "setName": place.set, "dataset": manifest["corpus"]["spec"],
+            "id": place.source,
+            "modelId": place.model,
+            "setName": place.set,
+            "dataset": manifest["corpus"]["spec"],
             "num_prompts": manifest["corpus"]["n_sequences"],
             "num_tokens_in_prompt": manifest["config"].get("sequence_tokens"),
-            "notes": json.dumps({"labeler": facts}, ensure_ascii=False), **owned,
+            "notes": json.dumps({"labeler": facts}, ensure_ascii=False),
+            **owned,
         },
-    }  # fmt: skip
+    }
     for name, line in lines.items():
         _write_lines(base / f"{name}.jsonl", [line])
 

@@ -29,17 +29,36 @@ _SHA = 8  # characters of an SAE's hash after a source's name, to tell SAEs of o
 
 # Columns of their tables that labeler has no values for: empty, false and null are their defaults.
 _UNKNOWN: Row = {
-    "hasVector": False, "vector": [], "vectorLabel": None, "vectorDefaultSteerStrength": 10, "hookName": None,
-    "neuron_alignment_indices": [], "neuron_alignment_values": [], "neuron_alignment_l1": [],
-    "correlated_neurons_indices": [], "correlated_neurons_pearson": [], "correlated_neurons_l1": [],
-    "correlated_features_indices": [], "correlated_features_pearson": [], "correlated_features_l1": [],
-    "decoder_weights_dist": [], "umap_cluster": None, "umap_log_feature_sparsity": None, "umap_x": None, "umap_y": None,
-    "lists": [], "comments": [],
-}  # fmt: skip
+    "hasVector": False,
+    "vector": [],
+    "vectorLabel": None,
+    "vectorDefaultSteerStrength": 10,
+    "hookName": None,
+    "neuron_alignment_indices": [],
+    "neuron_alignment_values": [],
+    "neuron_alignment_l1": [],
+    "correlated_neurons_indices": [],
+    "correlated_neurons_pearson": [],
+    "correlated_neurons_l1": [],
+    "correlated_features_indices": [],
+    "correlated_features_pearson": [],
+    "correlated_features_l1": [],
+    "decoder_weights_dist": [],
+    "umap_cluster": None,
+    "umap_log_feature_sparsity": None,
+    "umap_x": None,
+    "umap_y": None,
+    "lists": [],
+    "comments": [],
+}
 _UNKNOWN_OF_ACTIVATION: Row = {
-    "dfaValues": [], "dfaTargetIndex": None, "dfaMaxValue": None, "lossValues": [], "logitContributions": None,
+    "dfaValues": [],
+    "dfaTargetIndex": None,
+    "dfaMaxValue": None,
+    "lossValues": [],
+    "logitContributions": None,
     "qualifyingTokenIndex": None,
-}  # fmt: skip
+}
 
 
 def mirror_feature(
@@ -115,15 +134,30 @@ def _frame(place: Place, index: str, made: datetime | None) -> Row:
     created = None if made is None else time_text(made)
     owned = {"creatorId": BOT, "createdAt": created, "visibility": "PUBLIC"}
     return {
-        **_UNKNOWN, "modelId": place.model, "layer": place.source, "index": str(int(index)), "sourceSetName": place.set,
-        "creatorId": BOT, "createdAt": created, "maxActApprox": None, "frac_nonzero": None,
-        "freq_hist_data_bar_heights": [], "freq_hist_data_bar_values": [], "logits_hist_data_bar_heights": [],
-        "logits_hist_data_bar_values": [], "pos_str": [], "pos_values": [], "neg_str": [], "neg_values": [],
-        "topkCosSimIndices": [], "topkCosSimValues": [], "creator": {"name": "labeler"},
+        **_UNKNOWN,
+        "modelId": place.model,
+        "layer": place.source,
+        "index": str(int(index)),
+        "sourceSetName": place.set,
+        "creatorId": BOT,
+        "createdAt": created,
+        "maxActApprox": None,
+        "frac_nonzero": None,
+        "freq_hist_data_bar_heights": [],
+        "freq_hist_data_bar_values": [],
+        "logits_hist_data_bar_heights": [],
+        "logits_hist_data_bar_values": [],
+        "pos_str": [],
+        "pos_values": [],
+        "neg_str": [],
+        "neg_values": [],
+        "topkCosSimIndices": [],
+        "topkCosSimValues": [],
+        "creator": {"name": "labeler"},
         "model": {"id": place.model, "displayName": place.model, "displayNameShort": place.model, **owned},
         "source": {"id": place.source, "modelId": place.model, "setName": place.set, **owned},
         "sourceSet": {"modelId": place.model, "name": place.set, "creatorName": "labeler", "urls": [], **owned},
-    }  # fmt: skip
+    }
 
 
 def _explanations(store: Store, sets: list[LabelSetInfo], place: Place, index: int) -> list[Row]:

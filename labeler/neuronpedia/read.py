@@ -81,14 +81,26 @@ def _source(tree: Tree) -> GivenSource:
     ours = _ours(line.get("notes"))
     if ours is not None:
         return GivenSource(
-            "neuronpedia", tree.model, tree.source, ours["subject"], ours["hookpoint"], ours["reads"],
-            {k: v for k, v in ours["sae"].items() if k != "n_features"}, ours["corpus"]["spec"], ours["sae"]["n_features"],
-        )  # fmt: skip
+            "neuronpedia",
+            tree.model,
+            tree.source,
+            ours["subject"],
+            ours["hookpoint"],
+            ours["reads"],
+            {k: v for k, v in ours["sae"].items() if k != "n_features"},
+            ours["corpus"]["spec"],
+            ours["sae"]["n_features"],
+        )
     return GivenSource(
-        "neuronpedia", tree.model, tree.source, unknown_subject(tree.model), tree.source, "output",
+        "neuronpedia",
+        tree.model,
+        tree.source,
+        unknown_subject(tree.model),
+        tree.source,
+        "output",
         unknown_sae(str(line.get("saelensSaeId") or line.get("hfFolderId") or tree.source), tree.model, tree.source),
         str(line.get("dataset") or "unknown"),
-    )  # fmt: skip
+    )
 
 
 def unknown_subject(model: str) -> dict[str, Any]:
@@ -98,9 +110,13 @@ def unknown_subject(model: str) -> dict[str, Any]:
 def unknown_sae(path: str, model: str, source: str) -> dict[str, Any]:
     """Describe an SAE whose weights are unknown. Its hash must not look like a hash of weights."""
     return {
-        "path": path, "format": "unknown", "sha256": f"unknown:{model}/{source}", "architecture": "unknown", "d_in": None,
+        "path": path,
+        "format": "unknown",
+        "sha256": f"unknown:{model}/{source}",
+        "architecture": "unknown",
+        "d_in": None,
         "prepend_bos": None,
-    }  # fmt: skip
+    }
 
 
 def _ours(notes: Any) -> dict[str, Any] | None:

@@ -82,11 +82,18 @@ class FeatureRows:
         statistics = self._folder.statistics(index)
         output = read_output(self._folder, index)
         return {
-            "modelId": self._place.model, "layer": self._place.source, "index": str(index), "creatorId": BOT,
-            "createdAt": self._created, "sourceSetName": self._place.set, "maxActApprox": statistics.max,
+            "modelId": self._place.model,
+            "layer": self._place.source,
+            "index": str(index),
+            "creatorId": BOT,
+            "createdAt": self._created,
+            "sourceSetName": self._place.set,
+            "maxActApprox": statistics.max,
             "frac_nonzero": statistics.density,
-            **_activation_histogram(statistics), **_logit_histogram(output), **self._tokens(output),
-        }  # fmt: skip
+            **_activation_histogram(statistics),
+            **_logit_histogram(output),
+            **self._tokens(output),
+        }
 
     def _tokens(self, output: Output | None) -> Row:
         sides = {"pos": output.promoted, "neg": output.suppressed} if output else {"pos": (), "neg": ()}
@@ -125,12 +132,22 @@ class FeatureRows:
         values, group = windows.activations[row, :n], "top" if bin[2] == TOP else "held_out"
         return {
             "id": row_id("activation", self._place.model, self._place.source, index, self._folder.hash, group, start),
-            "modelId": self._place.model, "layer": self._place.source, "index": str(index),
+            "modelId": self._place.model,
+            "layer": self._place.source,
+            "index": str(index),
             "tokens": [self._folder.vocabulary.text(t) for t in windows.token_ids[row, :n].tolist()],
-            "values": values, "maxValue": values.max(), "maxValueTokenIndex": int(values.argmax()),
-            "minValue": values.min(), "creatorId": BOT, "createdAt": self._created, "dataSource": self._corpus,
-            "dataIndex": str(start), "binMin": bin[0], "binMax": bin[1], "binContains": bin[2],
-        }  # fmt: skip
+            "values": values,
+            "maxValue": values.max(),
+            "maxValueTokenIndex": int(values.argmax()),
+            "minValue": values.min(),
+            "creatorId": BOT,
+            "createdAt": self._created,
+            "dataSource": self._corpus,
+            "dataIndex": str(start),
+            "binMin": bin[0],
+            "binMax": bin[1],
+            "binContains": bin[2],
+        }
 
 
 def octave_of(peak: float, statistics: FeatureStatistics) -> tuple[float, float, float]:
@@ -179,10 +196,17 @@ def explanation_row(place: Place, names: Names, result: Result) -> Row:
         "id": row_id(
             "explanation", place.model, place.source, result.feature_index, names.recipe, kind, model, result.label
         ),
-        "modelId": place.model, "layer": place.source, "index": str(result.feature_index),
-        "description": result.label, "authorId": BOT, "typeName": kind, "explanationModelName": model,
-        "embedding": None, "notes": f"labeler recipe {names.recipe}", "createdAt": time_text(result.created_at),
-    }  # fmt: skip
+        "modelId": place.model,
+        "layer": place.source,
+        "index": str(result.feature_index),
+        "description": result.label,
+        "authorId": BOT,
+        "typeName": kind,
+        "explanationModelName": model,
+        "embedding": None,
+        "notes": f"labeler recipe {names.recipe}",
+        "createdAt": time_text(result.created_at),
+    }
 
 
 def score_rows(names: Names, explanation: str, result: Result) -> Iterator[Row]:

@@ -126,9 +126,13 @@ def _explainer(table: Table, model: str | None, folder: Path | None) -> Explaine
     if method == "lookup":
         return table.build(ExplainerConfig, _EXPLAINER)
     return table.build(
-        ExplainerConfig, _EXPLAINER, kind="openai", model=_model(table, model, "--explainer openai:MODEL"),
-        prompt_version=EXPLAINERS[method], template=template,
-    )  # fmt: skip
+        ExplainerConfig,
+        _EXPLAINER,
+        kind="openai",
+        model=_model(table, model, "--explainer openai:MODEL"),
+        prompt_version=EXPLAINERS[method],
+        template=template,
+    )
 
 
 def _simulator(table: Table, model: str | None) -> SimulatorConfig:
@@ -139,9 +143,13 @@ def _simulator(table: Table, model: str | None) -> SimulatorConfig:
         return table.build(SimulatorConfig, _SIMULATOR)
     asked = SimulatorConfig.of(_model(table, model, "--simulator openai:MODEL"), method)
     return table.build(
-        SimulatorConfig, _SIMULATOR, kind="openai", model=asked.model, prompt_version=asked.prompt_version,
+        SimulatorConfig,
+        _SIMULATOR,
+        kind="openai",
+        model=asked.model,
+        prompt_version=asked.prompt_version,
         **({} if "top_logprobs" in table else {"top_logprobs": asked.top_logprobs}),
-    )  # fmt: skip
+    )
 
 
 def _scorer(table: Table, model: str | None) -> ScorerConfig:

@@ -20,9 +20,19 @@ _ROWS = 4096  # looked at together
 _MOST_YAML = 64 << 10  # bytes: a configuration has one thousand, and YAML reads some 50,000 a second
 # All that torch, numpy and zipfile raise over a damaged file, and our readers over one of another kind than it looks.
 DAMAGED = (
-    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, OSError, MemoryError,
-    ArithmeticError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    OSError,
+    MemoryError,
+    ArithmeticError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

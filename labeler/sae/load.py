@@ -239,9 +239,15 @@ def _format_of(weights: Weights) -> Format:
 def identity_sae(d: int, hookpoint: str) -> SAE:
     """The neurons of a module's output as features: encoder and decoder are the identity, negative values do not fire."""
     return SAE(
-        torch.eye(d), torch.zeros(d), torch.eye(d), torch.zeros(d), Selection("relu"), "neurons",
-        Source(Path("neurons"), "neurons", f"identity-{d}"), hookpoint=hookpoint,
-    )  # fmt: skip
+        torch.eye(d),
+        torch.zeros(d),
+        torch.eye(d),
+        torch.zeros(d),
+        Selection("relu"),
+        "neurons",
+        Source(Path("neurons"), "neurons", f"identity-{d}"),
+        hookpoint=hookpoint,
+    )
 
 
 def to(sae: SAE, dtype: torch.dtype, device: str) -> SAE:

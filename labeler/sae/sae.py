@@ -329,10 +329,14 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
         return sae
     skip = None if sae.w_skip is None else sae.w_skip * (scale_in / scale_out)
     return replace(
-        sae, w_enc=sae.w_enc * scale_in, w_dec=sae.w_dec / scale_out, b_dec=sae.b_dec / scale_out, w_skip=skip,
+        sae,
+        w_enc=sae.w_enc * scale_in,
+        w_dec=sae.w_dec / scale_out,
+        b_dec=sae.b_dec / scale_out,
+        w_skip=skip,
         input_scale=sae.input_scale * scale_in,
         remarks=(*sae.remarks, f"the input is scaled by {scale_in:.6g}, folded into the encoder"),
-    )  # fmt: skip
+    )
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -385,7 +385,14 @@ def _saelens_tensors(sae: SAE) -> dict[str, Tensor]:
 def _saelens_cfg(sae: SAE, metadata: dict[str, Any]) -> dict[str, Any]:
     k = {"k": sae.selection.k, "rescale_acts_by_decoder_norm": False} if sae.architecture == "topk" else {}
     return {
-        "architecture": sae.architecture, "d_in": sae.d_in, "d_sae": sae.n_features, **k,
-        "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
-        "normalize_activations": "none", "reshape_activations": "none", "metadata": metadata,
-    }  # fmt: skip
+        "architecture": sae.architecture,
+        "d_in": sae.d_in,
+        "d_sae": sae.n_features,
+        **k,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }

@@ -90,10 +90,17 @@ def _z_and_error(drawn: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.nd
         t, s = total[:, 1] / total[:, 0], total[:, 2] / total[:, 0]
         tt, ss = 1.0 / (total[:, 3] / total[:, 0] - t * t), 1.0 / (total[:, 4] / total[:, 0] - s * s)
         ts = np.sqrt(tt * ss)
-        of_sums = np.stack([
-            t * s * ts - r / 2.0 * (t * t * tt + s * s * ss), r * t * tt - s * ts, r * s * ss - t * ts,
-            -r / 2.0 * tt, -r / 2.0 * ss, ts,
-        ], axis=1)  # fmt: skip
+        of_sums = np.stack(
+            [
+                t * s * ts - r / 2.0 * (t * t * tt + s * s * ss),
+                r * t * tt - s * ts,
+                r * s * ss - t * ts,
+                -r / 2.0 * tt,
+                -r / 2.0 * ss,
+                ts,
+            ],
+            axis=1,
+        )
         influence = (of_sums / total[:, :1]) @ sums.T
         variance = n / (n - 1) * (drawn * influence**2).sum(axis=1)
         return np.arctanh(r), np.sqrt(variance) / (1.0 - r * r)

@@ -159,9 +159,11 @@ class Measure:
         return replace(
             score,
             baseline_token_lookup=None if compared.baseline is None else asked.auroc_of(compared.baseline),
-            null_z=against.z, null_p=against.p, null_n=against.n,
+            null_z=against.z,
+            null_p=against.p,
+            null_n=against.n,
             null_mean=CHANCE if against.mean is None else against.mean,
-        )  # fmt: skip
+        )
 
     def recall(self, name: str, answered: Sequence[tuple[Item, bool | None]]) -> Score:
         """Return the share of the items, all of them positives, that got a yes; there is no chance level."""

@@ -46,9 +46,13 @@ def match_prompt(purpose: str, instruction: str, label: Label, shown: Sequence[s
     """Write a request: the instruction, which is the same for all features, the numbered contexts, the label last."""
     text = f"{instruction}{numbered(shown)}\n\nThe feature detects: {label.text}"
     return Prompt(
-        config.model, (Message("user", text),), config.max_tokens, config.temperature,
-        purpose=purpose, top_logprobs=config.top_logprobs,
-    )  # fmt: skip
+        config.model,
+        (Message("user", text),),
+        config.max_tokens,
+        config.temperature,
+        purpose=purpose,
+        top_logprobs=config.top_logprobs,
+    )
 
 
 async def ask_matches(

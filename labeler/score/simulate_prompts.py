@@ -77,9 +77,14 @@ def simulation_prompt(label: Label, contexts: Sequence[Tokens], config: Simulato
     shown = "\n\n".join(f"Context {n}\n{_lines(tokens)}" for n, tokens in enumerate(contexts, start=1))
     text = f"{instruction(highest_of(config))}\n{shown}\n\nThe feature detects: {label.text}"
     return Prompt(
-        model, (Message("user", text),), config.max_tokens, config.temperature, _SCHEMA,
-        purpose="simulate", top_logprobs=config.top_logprobs if config.method == "logprobs" else 0,
-    )  # fmt: skip
+        model,
+        (Message("user", text),),
+        config.max_tokens,
+        config.temperature,
+        _SCHEMA,
+        purpose="simulate",
+        top_logprobs=config.top_logprobs if config.method == "logprobs" else 0,
+    )
 
 
 def checked_model(config: SimulatorConfig) -> str:

@@ -201,9 +201,7 @@ async def _revised(made: Made, evidence: FeatureEvidence, recipe: Recipe, llm: L
 
 def _unrevised(made: Made, usage: Usage, why: str, candidates: tuple[Candidate, ...] = ()) -> Made:
     assert made.origin is not None
-    origin = replace(
-        made.origin, why=f"{made.origin.why}; {why}", candidates=(*made.origin.candidates, *candidates)
-    )  # fmt: skip
+    origin = replace(made.origin, why=f"{made.origin.why}; {why}", candidates=(*made.origin.candidates, *candidates))
     return Made(made.label, made.usage + usage, origin)
 
 

@@ -24,9 +24,13 @@ class NullLabels:
         members = null_features(folder, recipe.contexts, folder.n_features, recipe.seed)
         # Whatever the recipe decides for a feature of its own, a label of another one is its look-up label.
         plain = replace(
-            recipe, explainer=ExplainerConfig(), simulator=SimulatorConfig(), scorers=(), triage=None,
+            recipe,
+            explainer=ExplainerConfig(),
+            simulator=SimulatorConfig(),
+            scorers=(),
+            triage=None,
             contexts=replace(recipe.contexts, explain_hard=0, held_out_hard=0),
-        )  # fmt: skip
+        )
         self._labels = {}
         self._n = recipe.n_null
         n_read = 0

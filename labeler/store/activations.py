@@ -78,9 +78,11 @@ class Activations:
         """
         subject = self._store.evidence(evidence.id)[0]["subject"]
         asked = {
-            "sae": evidence.sae_id, "evidence": evidence.id, "text": text,
+            "sae": evidence.sae_id,
+            "evidence": evidence.id,
+            "text": text,
             **{name: subject[name] for name in ("id", "revision", "dtype")},
-        }  # fmt: skip
+        }
         request_id = secrets.token_urlsafe(24)
         values = {"id": request_id, "state": RequestState.WAITING, "asked": asked, "created_at": now()}
         with self._database.writing() as connection:

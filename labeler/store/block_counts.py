@@ -38,9 +38,11 @@ def bought_anew(usage: Usage, before: tuple[State, Usage] | None) -> Usage:
         return Usage()
     cost = None if usage.cost_usd is None or known.cost_usd is None else max(0.0, usage.cost_usd - known.cost_usd)
     return Usage(
-        usage.requests - known.requests, max(0, usage.tokens_in - known.tokens_in),
-        max(0, usage.tokens_out - known.tokens_out), cost,
-    )  # fmt: skip
+        usage.requests - known.requests,
+        max(0, usage.tokens_in - known.tokens_in),
+        max(0, usage.tokens_out - known.tokens_out),
+        cost,
+    )
 
 
 def counts_after(found: Counter[State], usage: Usage) -> dict[str, Any]:

@@ -61,10 +61,12 @@ class Blocks:
             JOBS.update()
             .where(JOBS.c.id == job_id, JOBS.c.state.in_(ACTIVE))
             .values(
-                state=JobState.RUNNING, turn=last_turn + 1, started_at=func.coalesce(JOBS.c.started_at, now()),
+                state=JobState.RUNNING,
+                turn=last_turn + 1,
+                started_at=func.coalesce(JOBS.c.started_at, now()),
                 running_since=func.coalesce(JOBS.c.running_since, now()),
             )
-        )  # fmt: skip
+        )
         return bool(connection.execute(started).rowcount)
 
     def _lease(self, connection: Connection, job_id: int, owner: str) -> Lease | None:
@@ -79,10 +81,16 @@ class Blocks:
             BLOCKS.update()
             .where(BLOCKS.c.id == block_id)
             .values(
-                state=BlockState.LEASED, owner=owner, attempts=BLOCKS.c.attempts + 1, beat=BLOCKS.c.beat + 1,
-                wanted_back=0, reason=None, n_failed=0, started_at=func.coalesce(BLOCKS.c.started_at, now()),
+                state=BlockState.LEASED,
+                owner=owner,
+                attempts=BLOCKS.c.attempts + 1,
+                beat=BLOCKS.c.beat + 1,
+                wanted_back=0,
+                reason=None,
+                n_failed=0,
+                started_at=func.coalesce(BLOCKS.c.started_at, now()),
             )
-        )  # fmt: skip
+        )
         end_runs_of_block(connection, block_id)
         row = connection.execute(_leases().where(BLOCKS.c.id == block_id)).mappings().one()
         return Lease(**{**row, "kind": JobKind(row["kind"])})
@@ -192,11 +200,15 @@ class Blocks:
     def to_set_aside(self) -> list[tuple[Lease, str]]:
         """List failed blocks whose features are not marked yet, each with the reason."""
         with self._database.reading() as connection:
-            rows = connection.execute(
-                _leases().add_columns(BLOCKS.c.reason).where(
-                    BLOCKS.c.state == BlockState.FAILED, BLOCKS.c.ended_at.is_(None)
+            rows = (
+                connection.execute(
+                    _leases()
+                    .add_columns(BLOCKS.c.reason)
+                    .where(BLOCKS.c.state == BlockState.FAILED, BLOCKS.c.ended_at.is_(None))
                 )
-            ).mappings().all()  # fmt: skip
+                .mappings()
+                .all()
+            )
         return [_set_aside(dict(row)) for row in rows]
 
     def set_aside(self, lease: Lease, features: Sequence[LabeledFeature]) -> None:
@@ -304,19 +316,31 @@ def _has_no_budget() -> Any:
 def _shares(kind: JobKind) -> Any:
     of_job, leased = BLOCKS.c.job_id == JOBS.c.id, BLOCKS.c.state == BlockState.LEASED
     return select(
-        JOBS.c.id, JOBS.c.priority, JOBS.c.state,
+        JOBS.c.id,
+        JOBS.c.priority,
+        JOBS.c.state,
         exists().where(of_job, _claimable()).label("waits"),
         select(func.count()).where(of_job, leased).scalar_subquery().label("n_leased"),
         select(func.count()).where(of_job, leased, BLOCKS.c.wanted_back == 1).scalar_subquery().label("n_wanted_back"),
-    ).where(JOBS.c.kind == kind, JOBS.c.state.in_(ACTIVE))  # fmt: skip
+    ).where(JOBS.c.kind == kind, JOBS.c.state.in_(ACTIVE))
 
 
 def _leases() -> Any:
     return select(
-        BLOCKS.c.id.label("block_id"), BLOCKS.c.job_id, JOBS.c.kind, BLOCKS.c.number, BLOCKS.c.stage,
-        BLOCKS.c.attempts.label("attempt"), BLOCKS.c.first, BLOCKS.c.last, BLOCKS.c.chosen,
-        JOBS.c.label_set_id, JOBS.c.gather, JOBS.c.budget_usd, JOBS.c.budget_tokens,
-    ).join(JOBS, JOBS.c.id == BLOCKS.c.job_id)  # fmt: skip
+        BLOCKS.c.id.label("block_id"),
+        BLOCKS.c.job_id,
+        JOBS.c.kind,
+        BLOCKS.c.number,
+        BLOCKS.c.stage,
+        BLOCKS.c.attempts.label("attempt"),
+        BLOCKS.c.first,
+        BLOCKS.c.last,
+        BLOCKS.c.chosen,
+        JOBS.c.label_set_id,
+        JOBS.c.gather,
+        JOBS.c.budget_usd,
+        JOBS.c.budget_tokens,
+    ).join(JOBS, JOBS.c.id == BLOCKS.c.job_id)
 
 
 def _set_aside(row: dict[str, Any]) -> tuple[Lease, str]:

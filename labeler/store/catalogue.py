@@ -175,12 +175,20 @@ def find_set(store: Store, label_set_id: int) -> SetInfo:
 def _sets() -> Any:
     return (
         select(
-            LABEL_SETS.c.id, EVIDENCE.c.sae_id, LABEL_SETS.c.evidence_id, *NAMED, SAES.c.hookpoint, SAES.c.n_features,
-            LABEL_SETS.c.explainer, LABEL_SETS.c.simulator, LABEL_SETS.c.recipe_hash, LABEL_SETS.c.created_at,
+            LABEL_SETS.c.id,
+            EVIDENCE.c.sae_id,
+            LABEL_SETS.c.evidence_id,
+            *NAMED,
+            SAES.c.hookpoint,
+            SAES.c.n_features,
+            LABEL_SETS.c.explainer,
+            LABEL_SETS.c.simulator,
+            LABEL_SETS.c.recipe_hash,
+            LABEL_SETS.c.created_at,
         )
         .join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
         .join(SAES, EVIDENCE.c.sae_id == SAES.c.id)
-    )  # fmt: skip
+    )
 
 
 def sets_of(store: Store, sae: int | None) -> Sequence[int]:

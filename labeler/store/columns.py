@@ -36,8 +36,18 @@ _KINDS: dict[str, Any] = {  # all other columns are float64, where NaN stands fo
     "label": np.uint64,  # a hash of the label's text; 0: none
 }
 _MAIN = tuple(c.name for c in score_columns(MAIN) if Use.FILTERED in c.use)
-_READ = ("feature_index", "state", "label", "density", *_MAIN, "baseline_token_lookup", "requests", "tokens_in", "tokens_out",
-         "cost_usd")  # fmt: skip
+_READ = (
+    "feature_index",
+    "state",
+    "label",
+    "density",
+    *_MAIN,
+    "baseline_token_lookup",
+    "requests",
+    "tokens_in",
+    "tokens_out",
+    "cost_usd",
+)
 _NUMBERS = tuple(part for part in PARTS if part != "reason")
 _STORED = cast(RESULTS.c.scores, Text)  # as text, which orjson reads faster than the driver would
 _TIE = 1e-9
@@ -270,9 +280,10 @@ def _scores_of_parts(
         rows = _rows_of(connection, label_set_id, part)
         yield np.array(rows["feature_index"], dtype=np.int64), StoredScores.of(rows["scores"])
     query = select(COLUMNS.c.part, COLUMNS.c.name, COLUMNS.c.content).where(
-        COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part.in_(sorted({*parts} - changed)),
+        COLUMNS.c.label_set_id == label_set_id,
+        COLUMNS.c.part.in_(sorted({*parts} - changed)),
         COLUMNS.c.name.in_(["feature_index", *names]),
-    )  # fmt: skip
+    )
     found: dict[int, dict[str, bytes]] = {}
     for part, name, content in fetch_plain(connection, query):
         found.setdefault(part, {})[name] = content
@@ -290,8 +301,11 @@ def scores_in(connection: Connection, label_set_id: int) -> dict[str, set[str]]:
     """
     changed = changed_parts(connection, label_set_id)
     query = select(COLUMNS.c.content).where(
-        COLUMNS.c.label_set_id == label_set_id, COLUMNS.c.part > WHOLE, COLUMNS.c.part.not_in(changed), COLUMNS.c.name == FIGURES
-    )  # fmt: skip
+        COLUMNS.c.label_set_id == label_set_id,
+        COLUMNS.c.part > WHOLE,
+        COLUMNS.c.part.not_in(changed),
+        COLUMNS.c.name == FIGURES,
+    )
     found = [orjson.loads(content)["scores"] for (content,) in fetch_plain(connection, query)]
     found += [StoredScores.of(_rows_of(connection, label_set_id, part)["scores"]).figures for part in changed]
     scores: dict[str, set[str]] = {}
@@ -317,9 +331,11 @@ def count_states(connection: Connection) -> Counter[str]:
     of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
     figures = select(COLUMNS.c.content).where(
         # Label sets are named for the index's sake: the figures are few among large columns.
-        COLUMNS.c.label_set_id.in_(select(LABEL_SETS.c.id)), COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES,
+        COLUMNS.c.label_set_id.in_(select(LABEL_SETS.c.id)),
+        COLUMNS.c.part > WHOLE,
+        COLUMNS.c.name == FIGURES,
         ~exists().where(of_part),
-    )  # fmt: skip
+    )
     changed = select(CHANGES.c.label_set_id, CHANGES.c.part).distinct().subquery()
     first = changed.c.part * PART
     rows = (
@@ -343,8 +359,11 @@ def count_labeled(connection: Connection, label_sets: Collection[int]) -> dict[i
         return {}
     of_part = (CHANGES.c.label_set_id == COLUMNS.c.label_set_id) & (CHANGES.c.part == COLUMNS.c.part)
     figures = select(COLUMNS.c.label_set_id, COLUMNS.c.content).where(
-        COLUMNS.c.label_set_id.in_(label_sets), COLUMNS.c.part > WHOLE, COLUMNS.c.name == FIGURES, ~exists().where(of_part)
-    )  # fmt: skip
+        COLUMNS.c.label_set_id.in_(label_sets),
+        COLUMNS.c.part > WHOLE,
+        COLUMNS.c.name == FIGURES,
+        ~exists().where(of_part),
+    )
     changes = (CHANGES.c.label_set_id, CHANGES.c.part)
     changed = select(*changes).where(CHANGES.c.label_set_id.in_(label_sets)).distinct().subquery()
     first = changed.c.part * PART

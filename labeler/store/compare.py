@@ -127,13 +127,20 @@ def _numbers(a: Arrays, b: Arrays) -> dict[str, Any]:
         return int(np.count_nonzero(which))
 
     return {
-        "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)), "n_scored": n, "n_scored_in_one": count(in_one),
-        "mean_difference": float((y - x).mean()) if n else None, "correlation": _correlation(x, y) if n > 2 else None,
-        "median_a": median_of(x), "median_b": median_of(y), "mean_interval": _mean_interval(y - x) if n > 2 else None, "n_higher_in_a": count(x > y), "n_higher_in_b": count(y > x),
+        "n_same_text": count((a["label"] == b["label"]) & (a["label"] != 0)),
+        "n_scored": n,
+        "n_scored_in_one": count(in_one),
+        "mean_difference": float((y - x).mean()) if n else None,
+        "correlation": _correlation(x, y) if n > 2 else None,
+        "median_a": median_of(x),
+        "median_b": median_of(y),
+        "mean_interval": _mean_interval(y - x) if n > 2 else None,
+        "n_higher_in_a": count(x > y),
+        "n_higher_in_b": count(y > x),
         # Where an interval is undefined, NaN is neither above nor below.
         "n_apart_in_a": count(a["score_low"][scored] > b["score_high"][scored]),
         "n_apart_in_b": count(b["score_low"][scored] > a["score_high"][scored]),
-    }  # fmt: skip
+    }
 
 
 def _mean_interval(differences: np.ndarray) -> tuple[float, float]:

@@ -39,11 +39,15 @@ def parts_to_embed(store: Store, label_set_id: int, model: str) -> list[int]:
 
 def texts_to_embed(store: Store, label_set_id: int, part: int, model: str) -> list[str]:
     """List the labels of a part that have no embedding of this model yet, each text once, in order."""
-    query = select(RESULTS.c.label).distinct().where(
-        RESULTS.c.label_set_id == label_set_id,
-        RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
-        RESULTS.c.label.is_not(None),
-    )  # fmt: skip
+    query = (
+        select(RESULTS.c.label)
+        .distinct()
+        .where(
+            RESULTS.c.label_set_id == label_set_id,
+            RESULTS.c.feature_index.between(part * PART, (part + 1) * PART - 1),
+            RESULTS.c.label.is_not(None),
+        )
+    )
     with store.database.reading() as connection:
         texts = {_signed(text_hash(label)): label for label in connection.execute(query).scalars()}
         known = select(EMBEDDINGS.c.text_hash).where(
@@ -79,17 +83,24 @@ def place_part(store: Store, label_set_id: int, part: int, model: str) -> None:
         )
         connection.execute(
             SIGNS.insert().values(
-                label_set_id=label_set_id, part=part, model=model,
+                label_set_id=label_set_id,
+                part=part,
+                model=model,
                 version=version if len(found) == len(hashes) else _INCOMPLETE,
-                text_hashes=found.tobytes(), signs=_signs(vectors).tobytes(),
+                text_hashes=found.tobytes(),
+                signs=_signs(vectors).tobytes(),
             )
-        )  # fmt: skip
+        )
 
 
 def nearest_labels(
-    store: Store, model: str, vector: np.ndarray, label_sets: Sequence[int], limit: int,
+    store: Store,
+    model: str,
+    vector: np.ndarray,
+    label_sets: Sequence[int],
+    limit: int,
     after: tuple[float, int, int, int] | None = None,
-) -> Hits:  # fmt: skip
+) -> Hits:
     """Find the labels nearest to a vector (n_dimensions,) by cosine, from the position of a hit on.
 
     `n_hits` is at most NEAREST; `complete` says whether all labels of these label sets have an embedding. Raises
@@ -126,13 +137,15 @@ def _unplaced(connection: Connection, label_sets: Sequence[int], model: str) -> 
     """List (label set, part) without signs, or with signs that are out of date."""
     same = and_(SIGNS.c.label_set_id == COLUMNS.c.label_set_id, SIGNS.c.part == COLUMNS.c.part, SIGNS.c.model == model)
     query = (
-        select(COLUMNS.c.label_set_id, COLUMNS.c.part).join(SIGNS, same, isouter=True)
+        select(COLUMNS.c.label_set_id, COLUMNS.c.part)
+        .join(SIGNS, same, isouter=True)
         .where(
-            COLUMNS.c.name == FIGURES, among(connection, COLUMNS.c.label_set_id, list(label_sets)),
+            COLUMNS.c.name == FIGURES,
+            among(connection, COLUMNS.c.label_set_id, list(label_sets)),
             func.coalesce(SIGNS.c.version, _INCOMPLETE) != COLUMNS.c.version,
         )
         .order_by(COLUMNS.c.label_set_id, COLUMNS.c.part)
-    )  # fmt: skip
+    )
     return [(label_set, part) for label_set, part in connection.execute(query)]
 
 

@@ -46,9 +46,13 @@ def save_imported(
     with store.database.writing() as connection:
         _refuse_twice(connection, origins)
         label_set = store.label_set_in(
-            connection, origins.manifest, NO_FOLDER + origins.file, origins.recipe,
-            (origins.explainer, origins.simulator), origins.created_at,
-        )  # fmt: skip
+            connection,
+            origins.manifest,
+            NO_FOLDER + origins.file,
+            origins.recipe,
+            (origins.explainer, origins.simulator),
+            origins.created_at,
+        )
         for rows, contexts in batches:
             store.save_rows_in(connection, label_set, [{"label_set_id": label_set, **row} for row in rows])
             if contexts:

@@ -64,9 +64,13 @@ class Jobs:
         an earlier, equal request returns the earlier job.
         """
         asked = {
-            "evidence": evidence_id, "recipe": recipe.hash, "features": features, "scores_of": scores_of,
-            "priority": priority, "budget": [budget_usd, budget_tokens],
-        }  # fmt: skip
+            "evidence": evidence_id,
+            "recipe": recipe.hash,
+            "features": features,
+            "scores_of": scores_of,
+            "priority": priority,
+            "budget": [budget_usd, budget_tokens],
+        }
         if (earlier := self._by_key(idempotency_key, _hash(asked))) is not None:
             return earlier
         check_request(features, budget_usd, budget_tokens)
@@ -85,9 +89,14 @@ class Jobs:
         # Last: a refused request must leave no label set, which would be the newest one.
         label_set = self._store.label_set_for(manifest, path, recipe)
         values = {
-            "kind": JobKind.LABEL, "evidence_id": evidence_id, "label_set_id": label_set.id, "features": features,
-            "budget_usd": budget_usd, "budget_tokens": budget_tokens, "n_features": len(chosen),
-        }  # fmt: skip
+            "kind": JobKind.LABEL,
+            "evidence_id": evidence_id,
+            "label_set_id": label_set.id,
+            "features": features,
+            "budget_usd": budget_usd,
+            "budget_tokens": budget_tokens,
+            "n_features": len(chosen),
+        }
         return self._insert(values, blocks, priority, idempotency_key, _hash(asked))
 
     def _label_set_of(self, evidence_id: int, recipe: Recipe) -> int:
@@ -195,9 +204,12 @@ class Jobs:
         ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
         again = (BLOCKS.c.job_id == job_id) & ((BLOCKS.c.state == BlockState.FAILED) | (BLOCKS.c.n_failed > 0))
         values = {
-            "state": JobState.QUEUED, "reason": None, "ended_at": None, "running_since": None,
+            "state": JobState.QUEUED,
+            "reason": None,
+            "ended_at": None,
+            "running_since": None,
             "done_before": _n_done(job_id),
-        }  # fmt: skip
+        }
         fresh = {"state": BlockState.QUEUED, "lost": 0, "done_when_lost": 0, "reason": None, "ended_at": None}
         with self._database.writing() as connection:
             self._changed(connection, job_id, ended, values, "retried")
@@ -256,9 +268,12 @@ def _cut(chosen: Sequence[int], smallest: int, largest: int) -> Iterator[dict[st
         part = chosen[low : low + size]
         whole = part[-1] - part[0] + 1 == len(part)
         yield {
-            "number": number, "first": part[0], "last": part[-1], "n_features": len(part),
+            "number": number,
+            "first": part[0],
+            "last": part[-1],
+            "n_features": len(part),
             "chosen": None if whole else ",".join(map(str, part)),
-        }  # fmt: skip
+        }
 
 
 def _no_job(job_id: int) -> NotFoundError:

@@ -32,10 +32,16 @@ def person_rows(connection: Connection, set_id: int, features: Iterable[int]) ->
 
 def _row(row: LabelRow, written: Any) -> LabelRow:
     return {
-        **row, **dict.fromkeys(_SCORED), "state": State.LABELED, "label": written.text, "reason": None,
-        "explainer": f"person:{written.reviewer}", "score_reason": _UNSCORED, "created_at": written.written_at,
+        **row,
+        **dict.fromkeys(_SCORED),
+        "state": State.LABELED,
+        "label": written.text,
+        "reason": None,
+        "explainer": f"person:{written.reviewer}",
+        "score_reason": _UNSCORED,
+        "created_at": written.written_at,
         "scores": {},
-    }  # fmt: skip
+    }
 
 
 def people_of_feature(store: Store, sae: int, feature_index: int) -> list[LabelRow]:
@@ -76,6 +82,8 @@ def people_say(store: Store, label_set_id: int) -> dict[str, int]:
         rows = connection.execute(query.group_by(STANDINGS.c.verdict)).all()
     counts = {verdict: n for verdict, n, _ in rows}
     return {
-        "accepted": counts.get("accept", 0), "rejected": counts.get("reject", 0), "corrected": counts.get("corrected", 0),
+        "accepted": counts.get("accept", 0),
+        "rejected": counts.get("reject", 0),
+        "corrected": counts.get("corrected", 0),
         "labels": sum(n for _, _, n in rows),
-    }  # fmt: skip
+    }

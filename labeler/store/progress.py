@@ -58,10 +58,17 @@ def progress_of(store: Store, job_id: int) -> JobProgress:
         n_done, n_all = by_state[BlockState.DONE], info.n_blocks
     rate = _rate(job["running_since"], n_done - (job["done_before"] if info.kind is JobKind.LABEL else 0))
     return JobProgress(
-        info.state, counts, by_state, rate, None if not rate else (n_all - n_done) / rate,
-        sums["requests"], sums["tokens_in"], sums["tokens_out"],
-        None if sums["n_unpriced"] else sums["cost_usd"], errors,
-    )  # fmt: skip
+        info.state,
+        counts,
+        by_state,
+        rate,
+        None if not rate else (n_all - n_done) / rate,
+        sums["requests"],
+        sums["tokens_in"],
+        sums["tokens_out"],
+        None if sums["n_unpriced"] else sums["cost_usd"],
+        errors,
+    )
 
 
 def failures_of(store: Store, job_id: int, after: int = -1, limit: int = 100) -> list[Failure]:

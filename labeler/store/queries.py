@@ -100,9 +100,14 @@ class Page:
 
 
 def list_labels(
-    store: Store, where: LabelFilter, sort: str = Sort.INDEX, limit: int = 50, cursor: str | None = None, *,
+    store: Store,
+    where: LabelFilter,
+    sort: str = Sort.INDEX,
+    limit: int = 50,
+    cursor: str | None = None,
+    *,
     with_scores: bool = False,
-) -> Page:  # fmt: skip
+) -> Page:
     """Return one page of labels, in the order of `sort`: `index`, or a column that is sorted, with `-` for falling.
 
     Raises InputError for another query's cursor, and for too many label sets.
@@ -152,9 +157,14 @@ _Placed = list[tuple[tuple[Any, ...], LabelRow]]
 
 
 def _page_of_set(
-    connection: Connection, set_id: int, where: LabelFilter, sort: str, after: tuple[Any, ...] | None, limit: int,
+    connection: Connection,
+    set_id: int,
+    where: LabelFilter,
+    sort: str,
+    after: tuple[Any, ...] | None,
+    limit: int,
     with_scores: bool,
-) -> _Placed:  # fmt: skip
+) -> _Placed:
     listed, conditions = _listed(connection, set_id, where)
     falling, by_index = sort.startswith("-"), sort == Sort.INDEX
     names = ["feature_index"] if by_index else [sort.removeprefix("-"), "feature_index"]
@@ -179,9 +189,14 @@ def _page_of_set(
 
 
 def _page_by_columns(
-    connection: Connection, set_id: int, where: LabelFilter, sort: str, after: tuple[Any, ...] | None, limit: int,
+    connection: Connection,
+    set_id: int,
+    where: LabelFilter,
+    sort: str,
+    after: tuple[Any, ...] | None,
+    limit: int,
     with_scores: bool,
-) -> _Placed:  # fmt: skip
+) -> _Placed:
     """Return a page as `_page_of_set` does, chosen by the columns of the label set (labeler/store/columns.py).
 
     Scores are too many for an index each. Their columns are read in a few milliseconds for a million features.
@@ -226,10 +241,14 @@ def _chosen(connection: Connection, set_id: int, where: LabelFilter, sort: str) 
 def _bounds(where: LabelFilter) -> list[Bound]:
     """Return the filter's own fields as bounds."""
     asked: tuple[tuple[str, End, float | None], ...] = (
-        ("score", "min", where.score_min), ("score", "max", where.score_max), ("score_low", "min", where.score_low_min),
-        ("score_high", "max", where.score_high_max), ("density", "min", where.density_min),
-        ("density", "max", where.density_max), ("score_width", "max", where.width_max),
-    )  # fmt: skip
+        ("score", "min", where.score_min),
+        ("score", "max", where.score_max),
+        ("score_low", "min", where.score_low_min),
+        ("score_high", "max", where.score_high_max),
+        ("density", "min", where.density_min),
+        ("density", "max", where.density_max),
+        ("score_width", "max", where.width_max),
+    )
     return [Bound(column, end, value) for column, end, value in asked if value is not None]
 
 
@@ -298,9 +317,12 @@ def _beyond(set_id: int, keys: Sequence[Any], after: tuple[Any, ...], falling: b
 
 
 _VERDICTS = {
-    Reviewed.YES: tuple(Verdict), Reviewed.NO: (), Reviewed.ACCEPTED: (Verdict.ACCEPT,),
-    Reviewed.REJECTED: (Verdict.REJECT,), Reviewed.CORRECTED: (Verdict.CORRECTED,),
-}  # fmt: skip
+    Reviewed.YES: tuple(Verdict),
+    Reviewed.NO: (),
+    Reviewed.ACCEPTED: (Verdict.ACCEPT,),
+    Reviewed.REJECTED: (Verdict.REJECT,),
+    Reviewed.CORRECTED: (Verdict.CORRECTED,),
+}
 
 
 def _conditions(connection: Connection, where: LabelFilter, found_by: set[str]) -> list[Any]:
@@ -337,9 +359,12 @@ def rows_at(
 
 
 def _rows(
-    connection: Connection, with_scores: bool, conditions: Sequence[Any], order: Sequence[Any] = (),
+    connection: Connection,
+    with_scores: bool,
+    conditions: Sequence[Any],
+    order: Sequence[Any] = (),
     limit: int | None = None,
-) -> list[LabelRow]:  # fmt: skip
+) -> list[LabelRow]:
     query = select(*_COLUMNS, *((_STORED,) if with_scores else ())).where(*conditions).order_by(*order).limit(limit)
     if not with_scores:
         return [dict(zip(LISTED, row, strict=True)) for row in connection.execute(query)]

@@ -36,17 +36,28 @@ class Review:
 
 
 def add_review(
-    store: Store, label_set_id: int, feature_index: int, verdict: Verdict, reviewer: str,
-    text: str | None = None, comment: str | None = None,
-) -> Review:  # fmt: skip
+    store: Store,
+    label_set_id: int,
+    feature_index: int,
+    verdict: Verdict,
+    reviewer: str,
+    text: str | None = None,
+    comment: str | None = None,
+) -> Review:
     """Save a review. Raises NotFoundError where the feature has no result in this label set, and InputError."""
     _check(verdict, text, comment)
     with store.database.writing() as connection:
         label = _judged_label(connection, label_set_id, feature_index, verdict)
         values: dict[str, Any] = {
-            "label_set_id": label_set_id, "feature_index": feature_index, "verdict": verdict, "text": text, "comment": comment,
-            "reviewer": reviewer, "reviewed_label": label, "created_at": now(),
-        }  # fmt: skip
+            "label_set_id": label_set_id,
+            "feature_index": feature_index,
+            "verdict": verdict,
+            "text": text,
+            "comment": comment,
+            "reviewer": reviewer,
+            "reviewed_label": label,
+            "created_at": now(),
+        }
         review_id = connection.execute(REVIEWS.insert().values(**values).returning(REVIEWS.c.id)).scalar_one()
         _stand(connection, label_set_id, feature_index)
     return Review(id=review_id, **values)
@@ -113,10 +124,12 @@ def _stand(connection: Connection, label_set_id: int, feature_index: int) -> Non
         connection.execute(STANDINGS.delete().where(stands))
         return
     values = {
-        "verdict": said[0]["verdict"], "reviewed_label": said[0]["reviewed_label"],
-        "text": written and written["text"], "reviewer": written and written["reviewer"],
+        "verdict": said[0]["verdict"],
+        "reviewed_label": said[0]["reviewed_label"],
+        "text": written and written["text"],
+        "reviewer": written and written["reviewer"],
         "written_at": written and written["created_at"],
-    }  # fmt: skip
+    }
     insert = insert_into(STANDINGS, connection.dialect.name)
     connection.execute(insert.values(**key, **values).on_conflict_do_update(index_elements=list(key), set_=values))
 

@@ -95,9 +95,13 @@ class Store:
         `names` are the explainer's and the simulator's.
         """
         values = {
-            "evidence_id": self._evidence_in(connection, manifest, evidence_path), "recipe_hash": recipe["hash"],
-            "recipe": recipe, "explainer": names[0], "simulator": names[1], "created_at": created_at or now(),
-        }  # fmt: skip
+            "evidence_id": self._evidence_in(connection, manifest, evidence_path),
+            "recipe_hash": recipe["hash"],
+            "recipe": recipe,
+            "explainer": names[0],
+            "simulator": names[1],
+            "created_at": created_at or now(),
+        }
         return self._get_or_create(connection, LABEL_SETS, values, ("evidence_id", "recipe_hash"))
 
     def add_evidence(self, manifest: dict[str, Any], path: str) -> int:
@@ -299,13 +303,21 @@ def named(row: Mapping[Any, Any]) -> dict[str, Any]:
 def _infos() -> Any:
     return (
         select(
-            LABEL_SETS.c.id, LABEL_SETS.c.evidence_id, EVIDENCE.c.hash.label("evidence_hash"),
-            EVIDENCE.c.path.label("evidence_path"), *NAMED, SAES.c.hookpoint, SAES.c.n_features, LABEL_SETS.c.explainer, LABEL_SETS.c.simulator,
-            LABEL_SETS.c.recipe_hash, LABEL_SETS.c.created_at,
+            LABEL_SETS.c.id,
+            LABEL_SETS.c.evidence_id,
+            EVIDENCE.c.hash.label("evidence_hash"),
+            EVIDENCE.c.path.label("evidence_path"),
+            *NAMED,
+            SAES.c.hookpoint,
+            SAES.c.n_features,
+            LABEL_SETS.c.explainer,
+            LABEL_SETS.c.simulator,
+            LABEL_SETS.c.recipe_hash,
+            LABEL_SETS.c.created_at,
         )
         .join(EVIDENCE, LABEL_SETS.c.evidence_id == EVIDENCE.c.id)
         .join(SAES, EVIDENCE.c.sae_id == SAES.c.id)
-    )  # fmt: skip
+    )
 
 
 def _sae_values(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -313,10 +325,13 @@ def _sae_values(manifest: dict[str, Any]) -> dict[str, Any]:
     hookpoint = spelled_hookpoint(manifest["hookpoint"], manifest["reads"])
     names = manifest.get("names") or {}
     return {
-        "subject_name": names.get("subject"), "name": names.get("sae"),
-        "subject": subject["id"], "revision": subject["revision"], "hookpoint": hookpoint,
+        "subject_name": names.get("subject"),
+        "name": names.get("sae"),
+        "subject": subject["id"],
+        "revision": subject["revision"],
+        "hookpoint": hookpoint,
         **{name: sae[name] for name in ("path", "format", "architecture", "sha256", "n_features", "d_in")},
-    }  # fmt: skip
+    }
 
 
 def _created(table: Table) -> dict[str, Any]:

@@ -90,9 +90,13 @@ _NEOX = Family(
 _LLAMA = Family("self_attn", "self_attn.o_proj", "mlp", "mlp", "mlp.down_proj", "post_attention_layernorm")
 # Gemma 2 and 3 normalize once more what attention and MLP give, before it joins the residual stream.
 _GEMMA2 = Family(
-    "post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp", "mlp.down_proj",
+    "post_attention_layernorm",
+    "self_attn.o_proj",
+    "post_feedforward_layernorm",
+    "mlp",
+    "mlp.down_proj",
     "pre_feedforward_layernorm",
-)  # fmt: skip
+)
 FAMILIES = {
     "gpt2": _GPT2,
     "gpt_neox": _NEOX,

@@ -50,9 +50,15 @@ def load_pretrained(source: str, revision: str | None, dtype: Any) -> tuple[Any,
         _check_tokenizer_files(source, revision, where)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, config=config, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, config=config, dtype=dtype, trust_remote_code=False,
-            attn_implementation=None, weights_only=True, use_kernels=False,
-        )  # fmt: skip
+            source,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            attn_implementation=None,
+            weights_only=True,
+            use_kernels=False,
+        )
     return model, tokenizer
 
 
@@ -145,9 +151,13 @@ def _check_tokenizer_files(source: str, revision: str | None, where: str) -> Non
 
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         found = cached_file(
-            source, name, revision=revision, _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
+            source,
+            name,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
         values = read_json(Path(found), _TOKENIZER_MOST) if found is not None else {}
         if not isinstance(values, dict):
             raise FormatError(f"{where}: its {name} is no JSON object")

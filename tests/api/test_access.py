@@ -46,7 +46,9 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/v1/activations/{request_id}"): (Scope.READ, "/v1/activations/" + "a" * 32, None),
     ("POST", "/v1/jobs"): (Scope.SUBMIT, "/v1/jobs", {"evidence": 1}),
     ("POST", "/v1/jobs:gather"): (
-        Scope.SUBMIT, "/v1/jobs:gather", {"subject": "a", "sae": "b", "corpus": "python-stdlib", "out": "c"},
+        Scope.SUBMIT,
+        "/v1/jobs:gather",
+        {"subject": "a", "sae": "b", "corpus": "python-stdlib", "out": "c"},
     ),
     ("GET", "/v1/jobs"): (Scope.READ, "/v1/jobs", None),
     ("GET", "/v1/jobs/{job}"): (Scope.READ, "/v1/jobs/1", None),
@@ -62,16 +64,44 @@ ROUTES: dict[tuple[str, str], tuple[Scope | None, str, Any]] = {
     ("GET", "/healthz"): (None, "/healthz", None),
     ("GET", "/readyz"): (None, "/readyz", None),
     ("GET", "/metrics"): (Scope.READ, "/metrics", None),
-}  # fmt: skip
+}
 
 
 FORWARDED = (
-    "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded", "X-Real-IP", "CF-Ray",
-    "CF-Connecting-IP", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "Fastly-Client-IP", "X-Original-URL",
-    "X-Original-Forwarded-For", "X-Envoy-External-Address", "X-Amzn-Trace-Id", "X-Azure-ClientIP", "Akamai-Origin-Hop", "CDN-Loop",
-    "DO-Connecting-IP", "Fly-Client-IP", "Tailscale-User-Login", "Proxy-Connection", "X-Scheme", "Front-End-Https", "Client-IP",
-    "X-Appengine-User-IP", "X-Vercel-Forwarded-For", "X-Request-Start", "X-ProxyUser-Ip", "WL-Proxy-Client-IP", "X-Varnish",
-)  # fmt: skip
+    "Forwarded",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded",
+    "X-Real-IP",
+    "CF-Ray",
+    "CF-Connecting-IP",
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "Fastly-Client-IP",
+    "X-Original-URL",
+    "X-Original-Forwarded-For",
+    "X-Envoy-External-Address",
+    "X-Amzn-Trace-Id",
+    "X-Azure-ClientIP",
+    "Akamai-Origin-Hop",
+    "CDN-Loop",
+    "DO-Connecting-IP",
+    "Fly-Client-IP",
+    "Tailscale-User-Login",
+    "Proxy-Connection",
+    "X-Scheme",
+    "Front-End-Https",
+    "Client-IP",
+    "X-Appengine-User-IP",
+    "X-Vercel-Forwarded-For",
+    "X-Request-Start",
+    "X-ProxyUser-Ip",
+    "WL-Proxy-Client-IP",
+    "X-Varnish",
+)
 
 
 @pytest.fixture

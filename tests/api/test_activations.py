@@ -24,9 +24,10 @@ ANSWER = {
     "n_firing": 2,
     "tokens": [{"token": "Q", "n_firing": 2, "top": [[0, 5.0], [3, 0.5]]}, {"token": "<b>", "n_firing": 0, "top": []}],
     "features": [
-        {"feature_index": 0, "at": [0], "activations": [5.0]}, {"feature_index": 3, "at": [0], "activations": [0.5]},
+        {"feature_index": 0, "at": [0], "activations": [5.0]},
+        {"feature_index": 3, "at": [0], "activations": [0.5]},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -100,11 +101,15 @@ def test_ids_cannot_be_guessed(queued: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"text": ""}, 422, "at least 1 character"), ({"text": "a" * 1_000_000}, 422, "at most 20000 characters"),
-        ({"text": "a" * (5 << 20)}, 413, "longer than"), ({"sae": 99}, 404, "GET /v1/saes"), ({"sae": "x"}, 422, "sae"),
-        ({"text": "\x00"}, 422, "null character"), ({"more": 1}, 422, "more"),
+        ({"text": ""}, 422, "at least 1 character"),
+        ({"text": "a" * 1_000_000}, 422, "at most 20000 characters"),
+        ({"text": "a" * (5 << 20)}, 413, "longer than"),
+        ({"sae": 99}, 404, "GET /v1/saes"),
+        ({"sae": "x"}, 422, "sae"),
+        ({"text": "\x00"}, 422, "null character"),
+        ({"more": 1}, 422, "more"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_refused(
     queued: TestClient, told: list[Store], body: dict[str, Any], status: int, says: str
 ) -> None:

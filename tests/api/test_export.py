@@ -33,9 +33,13 @@ def test_a_broken_download_goes_on_where_it_broke(http: TestClient, kind: str) -
     content, tag = whole(http, kind)
     n = len(content)
     for asked, start, end in (
-        ("bytes=0-", 0, n), (f"bytes={n // 3}-", n // 3, n), ("bytes=10-19", 10, 20), ("bytes=-7", n - 7, n),
-        (f"bytes={n - 1}-{n + 5}", n - 1, n), (f"bytes=-{n + 5}", 0, n),
-    ):  # fmt: skip
+        ("bytes=0-", 0, n),
+        (f"bytes={n // 3}-", n // 3, n),
+        ("bytes=10-19", 10, 20),
+        ("bytes=-7", n - 7, n),
+        (f"bytes={n - 1}-{n + 5}", n - 1, n),
+        (f"bytes=-{n + 5}", 0, n),
+    ):
         reply = http.get(URL + kind, headers={"Range": asked, "If-Range": tag})
         assert (reply.status_code, reply.content) == (206, content[start:end]), asked
         assert reply.headers["content-range"] == f"bytes {start}-{end - 1}/{n}"

@@ -31,9 +31,16 @@ OUTSIDE = [
     "link/x",
 ]
 ADDRESSES = [
-    "http://169.254.169.254/latest/meta-data", "http://127.0.0.1:6379/", "http://[::1]/", "http://0x7f000001/", "file:///etc/passwd",
-    "gopher://localhost:25/", "http://localhost@evil.example/", "//evil.example", "http://2130706433/",
-]  # fmt: skip
+    "http://169.254.169.254/latest/meta-data",
+    "http://127.0.0.1:6379/",
+    "http://[::1]/",
+    "http://0x7f000001/",
+    "file:///etc/passwd",
+    "gopher://localhost:25/",
+    "http://localhost@evil.example/",
+    "//evil.example",
+    "http://2130706433/",
+]
 SQL = [
     "' OR 1=1 --",
     '"; DROP TABLE result; --',
@@ -42,9 +49,19 @@ SQL = [
     "\\'",
 ]
 TRICKS = [
-    "\u202eevil\u202c", "Z" + "\u0301" * 500, "\U0001f600" * 50, "\ufeffstart", "a\u0000b", "\x1b[31mred", "<script>alert(1)</script>",
-    "=cmd|' /C calc'!A0", "\u2028line", "İıſK", "ﬁ½²", "line\nbreak",
-]  # fmt: skip
+    "\u202eevil\u202c",
+    "Z" + "\u0301" * 500,
+    "\U0001f600" * 50,
+    "\ufeffstart",
+    "a\u0000b",
+    "\x1b[31mred",
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "\u2028line",
+    "İıſK",
+    "ﬁ½²",
+    "line\nbreak",
+]
 
 
 @pytest.fixture
@@ -68,9 +85,23 @@ def test_a_path_stays_below_the_data_folder(http: TestClient, data: Path, path: 
 
 
 NO_CORPUS = [
-    "hf:/any/absolute/folder", "hf:folder", "hf:./folder", "hf:../folder", "hf:~", "hf:link", "hf:folder/below", "hf:C:\\x", "hf:http://a.example/x",
-    "hf:a/b/c", "huggingface/token", "notes.db", ".hidden/notes.txt", ".notes.txt", "huggingface/../.notes.txt", "pipe.jsonl",
-]  # fmt: skip
+    "hf:/any/absolute/folder",
+    "hf:folder",
+    "hf:./folder",
+    "hf:../folder",
+    "hf:~",
+    "hf:link",
+    "hf:folder/below",
+    "hf:C:\\x",
+    "hf:http://a.example/x",
+    "hf:a/b/c",
+    "huggingface/token",
+    "notes.db",
+    ".hidden/notes.txt",
+    ".notes.txt",
+    "huggingface/../.notes.txt",
+    "pipe.jsonl",
+]
 
 
 @pytest.mark.parametrize("corpus", NO_CORPUS)
@@ -93,11 +124,23 @@ def test_a_corpus_is_text_of_the_data_folder_or_of_the_hub(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("sae", "hf:/abs/folder"), ("sae", "hf:a/b/../../c"), ("sae", "hf:a/b@../../x"), ("sae", "hf:a/b//c"), ("sae", "hf:folder/below"),
-        ("sae", "sae-lens:r/../x"), ("sae", "sae-lens:x"), ("subject", "folder/below"), ("subject", "folder"), ("subject", ".hidden"),
-        ("revision", "../../x"), ("revision", "a..b"), ("revision", "/abs"), ("sae", ".hidden"), ("out", ".hidden/o"),
+        ("sae", "hf:/abs/folder"),
+        ("sae", "hf:a/b/../../c"),
+        ("sae", "hf:a/b@../../x"),
+        ("sae", "hf:a/b//c"),
+        ("sae", "hf:folder/below"),
+        ("sae", "sae-lens:r/../x"),
+        ("sae", "sae-lens:x"),
+        ("subject", "folder/below"),
+        ("subject", "folder"),
+        ("subject", ".hidden"),
+        ("revision", "../../x"),
+        ("revision", "a..b"),
+        ("revision", "/abs"),
+        ("sae", ".hidden"),
+        ("out", ".hidden/o"),
     ],
-)  # fmt: skip
+)
 def test_a_name_on_the_hub_is_no_path(
     http: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -131,11 +174,20 @@ def test_no_request_names_an_endpoint(http: TestClient, url: str) -> None:
 def test_any_text_in_any_parameter(http: TestClient, rows: int, text: str) -> None:
     value = quote(text)
     urls = [
-        *(f"/v1/labels?{name}={value}" for name in ("sae", "set", "state", "explainer", "recipe", "text", "sort", "cursor", "score_min")),
+        *(
+            f"/v1/labels?{name}={value}"
+            for name in ("sae", "set", "state", "explainer", "recipe", "text", "sort", "cursor", "score_min")
+        ),
         *(f"/v1/search?{name}={value}&q=x" for name in ("q", "sae", "set", "cursor")),
-        f"/v1/saes/{value}", f"/v1/evidence/{value}", f"/v1/features/{value}/0", f"/v1/features/1/{value}", f"/v1/sets/{value}/card",
-        f"/v1/sets/1/export?format={value}", f"/v1/jobs?state={value}", f"/v1/compare?a={value}&b=2",
-    ]  # fmt: skip
+        f"/v1/saes/{value}",
+        f"/v1/evidence/{value}",
+        f"/v1/features/{value}/0",
+        f"/v1/features/1/{value}",
+        f"/v1/sets/{value}/card",
+        f"/v1/sets/1/export?format={value}",
+        f"/v1/jobs?state={value}",
+        f"/v1/compare?a={value}&b=2",
+    ]
     for url in urls:
         reply = http.get(url)
         assert reply.status_code in (200, 404, 422), (url, reply.text)
@@ -161,8 +213,20 @@ def test_tricks_in_a_person_s_label(http: TestClient, text: str) -> None:
         assert reply.status_code == 422
 
 
-@pytest.mark.parametrize("body", [b'{"verdict": "corrected", "text": "\\ud800"}', b'{"verdict": "accept", "comment": "a\\u0000"}', b'{"verdict": "\xff"}',
-                                  b'{"verdict": NaN}', b"", b"{", b"[]", b"null", b"1" * 5000])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"verdict": "corrected", "text": "\\ud800"}',
+        b'{"verdict": "accept", "comment": "a\\u0000"}',
+        b'{"verdict": "\xff"}',
+        b'{"verdict": NaN}',
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"1" * 5000,
+    ],
+)
 def test_bodies_that_are_no_request(http: TestClient, body: bytes) -> None:
     reply = http.post("/v1/labels/1/0/reviews", content=body, headers={"Content-Type": "application/json"})
     assert reply.status_code in (400, 422), reply.text
@@ -171,9 +235,15 @@ def test_bodies_that_are_no_request(http: TestClient, body: bytes) -> None:
 
 @pytest.mark.parametrize("number", ["-1", "0", "2147483648", "9" * 30, "1e3", "nan", "inf", "0x10", "１"])
 def test_numbers_out_of_range(http: TestClient, number: str) -> None:
-    for url in (f"/v1/labels/{number}/{number}", f"/v1/sets/{number}", f"/v1/jobs/{number}", f"/v1/features/{number}/{number}",
-                f"/v1/labels?set={number}&limit={number}", f"/v1/sets/1/export?after={number}&limit={number}",
-                f"/v1/labels?score_min={number}&density_max={number}"):  # fmt: skip
+    for url in (
+        f"/v1/labels/{number}/{number}",
+        f"/v1/sets/{number}",
+        f"/v1/jobs/{number}",
+        f"/v1/features/{number}/{number}",
+        f"/v1/labels?set={number}&limit={number}",
+        f"/v1/sets/1/export?after={number}&limit={number}",
+        f"/v1/labels?score_min={number}&density_max={number}",
+    ):
         assert http.get(url).status_code in (200, 404, 422), url
     pairs = json.dumps({"pairs": [[1, 0]]}).replace("0", number)
     sent = http.post("/v1/labels:lookup", content=pairs.encode(), headers={"Content-Type": "application/json"})
@@ -233,21 +303,33 @@ def test_an_answer_repeats_little_of_what_was_sent(http: TestClient, long: str) 
     job: dict[str, object] = {"evidence": 1}
     bodies: dict[str, list[object]] = {
         "/v1/jobs": [
-            {long: 1}, {f"{long}{n}": n for n in range(50)}, {"evidence": long}, [long] * 50, long,
-            *({**job, name: long} for name in ("features", "recipe", "explainer", "simulator", "scores_of", "priority", "budget")),
-            {**job, "recipe": {long: 1}}, {**job, "recipe": {"model": "m", "scorers": long}}, {**job, "recipe": {"model": [long]}},
-            {**job, "recipe": {"model": "m", "explainer": {long: long}}}, {**job, "recipe": {"model": "m", "seed": {long: [long]}}},
-            {**job, "features": f"0 and density>{long[:5000]}"}, {**job, "features": f"0 and {long}"},
+            {long: 1},
+            {f"{long}{n}": n for n in range(50)},
+            {"evidence": long},
+            [long] * 50,
+            long,
+            *(
+                {**job, name: long}
+                for name in ("features", "recipe", "explainer", "simulator", "scores_of", "priority", "budget")
+            ),
+            {**job, "recipe": {long: 1}},
+            {**job, "recipe": {"model": "m", "scorers": long}},
+            {**job, "recipe": {"model": [long]}},
+            {**job, "recipe": {"model": "m", "explainer": {long: long}}},
+            {**job, "recipe": {"model": "m", "seed": {long: [long]}}},
+            {**job, "features": f"0 and density>{long[:5000]}"},
+            {**job, "features": f"0 and {long}"},
         ],
         "/v1/jobs:gather": [
             {"subject": "s", "sae": "a", "corpus": "python-stdlib", "out": "o", name: value}
-            for name in ("subject", "sae", "corpus", "out", "dtype", "hookpoint", "n_tokens") for value in (long, long[:480], [long])
+            for name in ("subject", "sae", "corpus", "out", "dtype", "hookpoint", "n_tokens")
+            for value in (long, long[:480], [long])
         ],
         "/v1/labels:lookup": [{"pairs": [[long, long]] * 50}, {"pairs": [], "choose": long}],
         "/v1/labels/1/0/reviews": [{"verdict": long}, {"verdict": "corrected", "text": long}],
         "/v1/activations": [{"sae": 1, "text": long * 9}, {"sae": long, "text": "a"}],
         "/v1/evidence": [{"path": long}, {"path": long[:480]}],
-    }  # fmt: skip
+    }
     for url, sent in bodies.items():
         for body in sent:
             _says_little(http.post(url, json=body), url)
@@ -272,8 +354,20 @@ def _says_little(reply: Response, what: str) -> None:
         assert len(reply.text) < 3000, what
 
 
-OWNED = ["labeler.db", "labeler.db-wal", "labeler.db-journal", "labeler.db/x", "other.db-shm", "up.lock", "logs", "logs/x", ".cache", "mine",
-         "a.partial", "notes.txt"]  # fmt: skip
+OWNED = [
+    "labeler.db",
+    "labeler.db-wal",
+    "labeler.db-journal",
+    "labeler.db/x",
+    "other.db-shm",
+    "up.lock",
+    "logs",
+    "logs/x",
+    ".cache",
+    "mine",
+    "a.partial",
+    "notes.txt",
+]
 
 
 @pytest.mark.parametrize("out", OWNED)

@@ -27,8 +27,17 @@ def submit(http: TestClient, status: int = 202, **body: Any) -> Any:
 
 
 def test_a_job_is_accepted_and_found(http: TestClient) -> None:
-    reply = http.post("/v1/jobs", json={"evidence": 1, "features": "density>0", "explainer": "openai:other", "priority": 2,
-                                        "recipe": "standard", "budget": {"usd": 1.5}})  # fmt: skip
+    reply = http.post(
+        "/v1/jobs",
+        json={
+            "evidence": 1,
+            "features": "density>0",
+            "explainer": "openai:other",
+            "priority": 2,
+            "recipe": "standard",
+            "budget": {"usd": 1.5},
+        },
+    )
     assert reply.status_code == 202
     job = http.get(reply.headers["location"]).json()
     assert (job["state"], job["priority"], job["budget_usd"]) == ("queued", 2, 1.5)
@@ -140,12 +149,23 @@ def test_a_gathering_pass_stays_in_the_data_folder(http: TestClient) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"evidence": 99}, {"features": "40"}, {"features": "@/etc/passwd"}, {"features": "score<x"}, {"priority": 10},
-        {"budget": {"usd": 0}}, {"budget": {"usd": -1}}, {"recipe": "unknown"}, {"recipe": "../standard"},
-        {"recipe": {"explainer": {"template": "/etc/passwd"}, "model": "m"}}, {"recipe": {"explainer": "lookup"}},
-        {"recipe": {"seed": 10**400}}, {"recipe": {"confidence": 10**400}}, {"unknown": 1}, {"explainer": "anthropic"},
+        {"evidence": 99},
+        {"features": "40"},
+        {"features": "@/etc/passwd"},
+        {"features": "score<x"},
+        {"priority": 10},
+        {"budget": {"usd": 0}},
+        {"budget": {"usd": -1}},
+        {"recipe": "unknown"},
+        {"recipe": "../standard"},
+        {"recipe": {"explainer": {"template": "/etc/passwd"}, "model": "m"}},
+        {"recipe": {"explainer": "lookup"}},
+        {"recipe": {"seed": 10**400}},
+        {"recipe": {"confidence": 10**400}},
+        {"unknown": 1},
+        {"explainer": "anthropic"},
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_refused(http: TestClient, body: dict[str, Any]) -> None:
     reply = http.post(
         "/v1/jobs", content=json.dumps({"evidence": 1, **body}), headers={"Content-Type": "application/json"}

@@ -22,8 +22,22 @@ from labeler.store.jobs import Jobs
 from tests.api.test_access import ROUTES
 from tests.results import labeled
 
-PAGES = ("/", "/saes/1", "/jobs", "/jobs/1", "/jobs/new", "/try", "/search?q=letters", "/compare?a=1&b=2", "/sets/1/card", "/saes/1/features/0",
-         "/docs", "/nothing", "/saes/99", "/evidence/../..")  # fmt: skip
+PAGES = (
+    "/",
+    "/saes/1",
+    "/jobs",
+    "/jobs/1",
+    "/jobs/new",
+    "/try",
+    "/search?q=letters",
+    "/compare?a=1&b=2",
+    "/sets/1/card",
+    "/saes/1/features/0",
+    "/docs",
+    "/nothing",
+    "/saes/99",
+    "/evidence/../..",
+)
 
 
 @pytest.fixture
@@ -52,10 +66,14 @@ def test_no_answer_names_a_path_of_this_machine(
         ("POST", "/v1/evidence", {"path": "labeler.db"}),
         ("POST", "/v1/jobs:gather", {"subject": "x/y/z", "sae": "s.pt", "corpus": "c.txt", "out": "labeler.db"}),
         ("POST", "/v1/jobs", {"evidence": 1, "features": "@/etc/passwd"}),
-        *(("GET", f"/v1/sets/{n}/{what}", None) for n in (1, 3) for what in ("card", "card?format=markdown", "export?limit=5")),
+        *(
+            ("GET", f"/v1/sets/{n}/{what}", None)
+            for n in (1, 3)
+            for what in ("card", "card?format=markdown", "export?limit=5")
+        ),
         *(("GET", f"/v1/sets/3/export?format={kind}", None) for kind in ("csv", "parquet", "jsonl")),
         ("GET", "/v1/evidence/2", None),
-    ]  # fmt: skip
+    ]
     routes = [(method, url, body) for (method, _), (_, url, body) in ROUTES.items() if "events" not in url]
     n_seen = 0
     for method, url, body in (("GET", "/v1/jobs/1/events", None), *routes, *more):
@@ -94,9 +112,11 @@ def test_paths_are_shown_from_the_data_folder(asked: TestClient) -> None:
 def test_labels_and_addresses_stay_as_they_are(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     same = [
-        b'{"label":"/usr/bin/env","text":"/usr/lib/x"}', b'{"tokens":["/usr/bin/env","/tmp/x"],"token":"/usr/bin/x"}',
-        b'{"detail":"GET /v1/sets lists them; see http://localhost:8000/v1/sets/1 or a/b/c"}', b'{"path":"saes/a"}',
-    ]  # fmt: skip
+        b'{"label":"/usr/bin/env","text":"/usr/lib/x"}',
+        b'{"tokens":["/usr/bin/env","/tmp/x"],"token":"/usr/bin/x"}',
+        b'{"detail":"GET /v1/sets lists them; see http://localhost:8000/v1/sets/1 or a/b/c"}',
+        b'{"path":"saes/a"}',
+    ]
     for body in same:
         assert paths.json(body) == body
     assert paths.json(b'{"path":"/srv/saes/layer-3/sae.safetensors"}') == b'{"path":"layer-3/sae.safetensors"}'

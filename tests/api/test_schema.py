@@ -17,9 +17,13 @@ from labeler.terms import Scope
 from tests.waiting import HANGS
 
 MANY = settings(
-    max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 
 def test_no_request_gets_a_server_error(http: TestClient) -> None:

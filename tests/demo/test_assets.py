@@ -22,10 +22,24 @@ from labeler.subject.reading import token_batches
 from tests.demo.code import CODE
 
 TINY = [
-    "--documents=12", "--held-out-share=0.25", "--vocabulary=300", "--d-model=32", "--layers=1", "--heads=2",
-    "--context=32", "--steps=60", "--batch=4", "--hook-layer=0", "--features=64", "--k=4", "--sae-tokens=4000",
-    "--sae-batch=256", "--sae-epochs=2", "--sae-learning-rate=0.01", "--held-out-tokens=2000",
-]  # fmt: skip
+    "--documents=12",
+    "--held-out-share=0.25",
+    "--vocabulary=300",
+    "--d-model=32",
+    "--layers=1",
+    "--heads=2",
+    "--context=32",
+    "--steps=60",
+    "--batch=4",
+    "--hook-layer=0",
+    "--features=64",
+    "--k=4",
+    "--sae-tokens=4000",
+    "--sae-batch=256",
+    "--sae-epochs=2",
+    "--sae-learning-rate=0.01",
+    "--held-out-tokens=2000",
+]
 
 
 @pytest.fixture(scope="module")

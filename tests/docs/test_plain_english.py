@@ -9,9 +9,24 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("labeler", "workers", "api")
 CLAUSE_WORDS = {
-    "what", "that", "of", "how", "which", "whoever", "whatever", "whichever", "who", "whose", "whom", "whether", "as",
-    "where", "wherever", "whenever", "why",
-}  # fmt: skip
+    "what",
+    "that",
+    "of",
+    "how",
+    "which",
+    "whoever",
+    "whatever",
+    "whichever",
+    "who",
+    "whose",
+    "whom",
+    "whether",
+    "as",
+    "where",
+    "wherever",
+    "whenever",
+    "why",
+}
 MOST_WORDS = 20
 
 

@@ -174,8 +174,9 @@ def test_the_planted_duplicates_would_have_been_on_both_sides(copied: EvidenceFo
 def test_a_feature_that_fires_in_copied_text_alone_is_rare(copied: EvidenceFolder) -> None:
     recipe = Recipe()
     assert read_evidence(copied, 5, recipe).too_little == (
-        State.RARE, "each EXPLAIN window that it is known to fire in repeats held-out text",
-    )  # fmt: skip
+        State.RARE,
+        "each EXPLAIN window that it is known to fire in repeats held-out text",
+    )
     null = NullLabels(copied, recipe).for_feature(0)
     assert "`!`" not in {label.text for label in null}
     assert len(null) >= 20

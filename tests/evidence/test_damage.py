@@ -163,7 +163,7 @@ ENDS_THE_RUN: dict[str, tuple[Damage, str]] = {
     "a folder": (instead("statistics.maximum.npy", Path.mkdir), "statistics.maximum.npy"),
     "a pipe": (instead("vocabulary.bytes.npy", os.mkfifo), "vocabulary.bytes.npy"),
     "a corpus of another JSON type": (write("corpus/corpus.json", "[]"), "corpus/corpus.json"),
-}  # fmt: skip
+}
 
 # What all features share, and looks right: seen by its hash alone.
 SEEN_BY_HASH: dict[str, tuple[Damage, str]] = {
@@ -179,7 +179,7 @@ SEEN_BY_HASH: dict[str, tuple[Damage, str]] = {
     "no manifest": (remove("manifest.json"), "manifest.json"),
     "deleted hashes": (to_hashes(Path.unlink), "hashes-"),
     "changed hashes": (to_hashes(lambda path: flip(path, path.stat().st_size - 3)), "hashes-"),
-}  # fmt: skip
+}
 
 # Of one feature, and impossible: seen without hashes too, and the others go on.
 FAILS_ONE: dict[str, tuple[Damage, str]] = {
@@ -192,17 +192,20 @@ FAILS_ONE: dict[str, tuple[Damage, str]] = {
     "histogram": (put("statistics.histogram", (BAD, 1), 2**32 - 1), "statistics.histogram.npy"),
     "an activation that is no number": (at_first_of("contexts/top_explain", "entry_starts", "value", np.nan), VALUES),
     "offset behind the window": (
-        at_first_of("contexts/sampled_held_out", "entry_starts", "offset", 255), "contexts/sampled_held_out.offset.npy",
+        at_first_of("contexts/sampled_held_out", "entry_starts", "offset", 255),
+        "contexts/sampled_held_out.offset.npy",
     ),
     "window outside the corpus": (
-        at_first_of("contexts/top_held_out", "feature_starts", "start", 2**32 - 1), "contexts/top_held_out.start.npy",
+        at_first_of("contexts/top_held_out", "feature_starts", "start", 2**32 - 1),
+        "contexts/top_held_out.start.npy",
     ),
     "firings of another window": (
-        at_first_of("contexts/top_explain", "feature_starts", "n_entries", 250), "contexts/top_explain.n_entries.npy",
+        at_first_of("contexts/top_explain", "feature_starts", "n_entries", 250),
+        "contexts/top_explain.n_entries.npy",
     ),
     "RANDOM window that is not there": (at_first_of("random", "feature_starts", "window", 65_000), "random.window.npy"),
     "RANDOM activation": (at_first_of("random", "feature_starts", "value", -np.inf), "random.value.npy"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("damage", "file"), ENDS_THE_RUN.values(), ids=ENDS_THE_RUN)

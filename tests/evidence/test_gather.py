@@ -314,8 +314,11 @@ gather(Planted(root / "subject", root / "sae", root / "corpus"), Path(sys.argv[2
 def start(planted: Planted, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(planted.subject.parent), str(out)],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
 
 
 def test_a_pass_killed_in_the_middle_resumes_to_the_same_bytes(

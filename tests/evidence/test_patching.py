@@ -46,11 +46,16 @@ def linear(w: Tensor, b: Tensor | None = None, **changes: object) -> SAE:
     eye = torch.eye(d_in)
     return replace(
         SAE(
-            torch.cat([eye, -eye]), torch.zeros(2 * d_in), torch.cat([w, -w]), torch.zeros(d_out) if b is None else b,
-            Selection("relu"), "test", Source(Path("test"), "test", "0"),
+            torch.cat([eye, -eye]),
+            torch.zeros(2 * d_in),
+            torch.cat([w, -w]),
+            torch.zeros(d_out) if b is None else b,
+            Selection("relu"),
+            "test",
+            Source(Path("test"), "test", "0"),
         ),
         **changes,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # type: ignore[arg-type]
 
 
 def losses(subject: Subject, target: Target, batches: list[TokenBatch]) -> PatchedLosses:
@@ -112,8 +117,13 @@ def test_a_transcoder_stands_in_for_its_module(subject: Subject, batches: list[T
 
 def test_the_negative_activations_of_abstopk_are_reconstructed(subject: Subject, batches: list[TokenBatch]) -> None:
     """All 192 features of an identity whose features may be negative: only with them it is exact."""
-    sae = replace(linear(torch.eye(192)), w_enc=torch.eye(192), b_enc=torch.zeros(192), w_dec=torch.eye(192),
-                  selection=Selection("abstopk", k=192))  # fmt: skip
+    sae = replace(
+        linear(torch.eye(192)),
+        w_enc=torch.eye(192),
+        b_enc=torch.zeros(192),
+        w_dec=torch.eye(192),
+        selection=Selection("abstopk", k=192),
+    )
     assert losses(subject, Target(BLOCK, sae, BLOCK), batches).recovered == pytest.approx(1.0, abs=1e-4)
 
 
@@ -161,9 +171,12 @@ def config() -> GatherConfig:
 def corpus(subject: Subject, config: GatherConfig, tmp_path_factory: pytest.TempPathFactory) -> TokenizedCorpus:
     documents = [Document(f"{i}-{n}", t[n : n + 120]) for i, t in enumerate(TEXTS) for n in range(0, len(t), 120)]
     return tokenize_corpus(
-        Corpus("texts", lambda: iter(documents)), subject.tokenizer, config, tmp_path_factory.mktemp("corpus"),
+        Corpus("texts", lambda: iter(documents)),
+        subject.tokenizer,
+        config,
+        tmp_path_factory.mktemp("corpus"),
         vocabulary_size=subject.vocabulary_size,
-    )  # fmt: skip
+    )
 
 
 def test_the_numbers_of_the_manifest(subject: Subject, corpus: TokenizedCorpus, config: GatherConfig) -> None:

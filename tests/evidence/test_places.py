@@ -279,10 +279,15 @@ def test_the_commands(run, subject: Subject, planted: Planted, tmp_path: Path) -
         assert done.code == 0, done.err
     pinned = [int(EvidenceFolder(folder).n_firing_windows.sum(0)[:4].argmax()) for folder in folders]
     nodes = [
-        {"node_id": f"{layer}_{n}_1", "feature": cantor(layer, n), "layer": str(layer), "clerp": "",
-         "feature_type": "cross layer transcoder"}
+        {
+            "node_id": f"{layer}_{n}_1",
+            "feature": cantor(layer, n),
+            "layer": str(layer),
+            "clerp": "",
+            "feature_type": "cross layer transcoder",
+        }
         for layer, n in enumerate(pinned)
-    ]  # fmt: skip
+    ]
     (tmp_path / "graph.json").write_text(json.dumps({"metadata": {"scan": "x"}, "nodes": nodes, "links": []}))
     done = run("graph", tmp_path / "graph.json", "--out", tmp_path / "labeled.json")
     assert done.code == 0, done.err

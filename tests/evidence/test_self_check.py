@@ -131,8 +131,23 @@ def test_massive_tokens_are_told_by_a_multiple_of_the_median() -> None:
 @pytest.fixture
 def misplaced(planted: Planted, tmp_path: Path) -> list[object]:
     """The planted SAE where its subject's only block gives another vector."""
-    return ["gather", "--subject", planted.subject, "--sae", planted.sae, "--corpus", planted.corpus, "--sequence-tokens", 96,
-            "--hookpoint", "gpt_neox.layers.0.mlp", "--tokens", 9000, "--out", tmp_path / "evidence"]  # fmt: skip
+    return [
+        "gather",
+        "--subject",
+        planted.subject,
+        "--sae",
+        planted.sae,
+        "--corpus",
+        planted.corpus,
+        "--sequence-tokens",
+        96,
+        "--hookpoint",
+        "gpt_neox.layers.0.mlp",
+        "--tokens",
+        9000,
+        "--out",
+        tmp_path / "evidence",
+    ]
 
 
 def test_the_command_stops_before_it_writes_and_the_right_place_can_follow(run, misplaced, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

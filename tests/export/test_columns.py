@@ -109,8 +109,11 @@ def test_the_weighted_score_stands_beside_the_score_with_its_interval(made: Stor
     first, second, *_ = (json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines())
     names = list(first)
     assert names[names.index("baseline_token_lookup") :][1:5] == [
-        "score_weighted", "score_weighted_low", "score_weighted_high", "score_weighted_n",
-    ]  # fmt: skip
+        "score_weighted",
+        "score_weighted_low",
+        "score_weighted_high",
+        "score_weighted_n",
+    ]
     assert [first[name] for name in names if name.startswith("score_weighted")] == [0.25, 0.125, 0.375, 20]
     assert second["score_weighted_low"] is None
     assert (first["label_set_id"], first["simulator"]) == (1, "openai:s")

@@ -124,21 +124,44 @@ def test_the_card_answers_what_a_referee_asks(store: Store) -> None:
     card = build_card(store, 1)
     text = card_markdown(card)
     for fact in (
-        "tiny", "sha256:1", "layers.1", "a" * 64, "1,000 tokens", "openai:m", "max-activation-2", "sparse-2", "the same model",
-        "4 documents", "seed 0", "cost unknown", "No score for 1: the simulation is constant", "| failed | 1 |", "| pending | 45 |",
-        "L0 4.0", "50.0% of the scored labels beat the token look-up", "bootstrap-t", card["recipe"]["hash"],
-    ):  # fmt: skip
+        "tiny",
+        "sha256:1",
+        "layers.1",
+        "a" * 64,
+        "1,000 tokens",
+        "openai:m",
+        "max-activation-2",
+        "sparse-2",
+        "the same model",
+        "4 documents",
+        "seed 0",
+        "cost unknown",
+        "No score for 1: the simulation is constant",
+        "| failed | 1 |",
+        "| pending | 45 |",
+        "L0 4.0",
+        "50.0% of the scored labels beat the token look-up",
+        "bootstrap-t",
+        card["recipe"]["hash"],
+    ):
         assert fact in text, fact
     json.dumps(card, allow_nan=False)
 
 
 def test_the_card_says_how_good_the_sae_is(tmp_path: Path) -> None:
     quality = manifest()["quality"] | {
-        "fvu": 0.2, "density_log10_edges": [-2.0, -1.6667, -1.3333, -1.0, -0.6667], "density_features": [1, 0, 4, 1200],
-        "n_tokens_cross_entropy": 4096, "cross_entropy": 3.7, "cross_entropy_sae": 3.751, "cross_entropy_mean": 6.2,
-        "cross_entropy_zero": 9.0, "cross_entropy_recovered": 0.9796, "cross_entropy_recovered_zero": 0.9904,
+        "fvu": 0.2,
+        "density_log10_edges": [-2.0, -1.6667, -1.3333, -1.0, -0.6667],
+        "density_features": [1, 0, 4, 1200],
+        "n_tokens_cross_entropy": 4096,
+        "cross_entropy": 3.7,
+        "cross_entropy_sae": 3.751,
+        "cross_entropy_mean": 6.2,
+        "cross_entropy_zero": 9.0,
+        "cross_entropy_recovered": 0.9796,
+        "cross_entropy_recovered_zero": 0.9904,
         "cross_entropy_reason": None,
-    }  # fmt: skip
+    }
 
     def text(**changes: object) -> str:
         store = open_store(str(tmp_path / f"{len(changes)}.db"))
@@ -148,8 +171,14 @@ def test_the_card_says_how_good_the_sae_is(tmp_path: Path) -> None:
         return card_markdown(card)
 
     measured = text()
-    for fact in ("FVU 0.200", "5 at 1e-02 to 1e-01, 1,200 at 1e-01 to 1e+00", "98.0% against the mean", "99.0% against zeros",
-                 "on 4,096 tokens", "3.751 reconstructed"):  # fmt: skip
+    for fact in (
+        "FVU 0.200",
+        "5 at 1e-02 to 1e-01, 1,200 at 1e-01 to 1e+00",
+        "98.0% against the mean",
+        "99.0% against zeros",
+        "on 4,096 tokens",
+        "3.751 reconstructed",
+    ):
         assert fact in measured, fact
     assert "undefined: it does not say" in text(cross_entropy_recovered=None, cross_entropy_reason="it does not say")
     plain = open_store(str(tmp_path / "plain.db"))

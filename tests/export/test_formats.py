@@ -55,14 +55,20 @@ def test_the_ending_says_the_format(run, database: Path, tmp_path: Path) -> None
     [
         (["x.parquet", "--format", "csv"], "has the ending of parquet, but --format says csv"),
         (["x.csv", "--format", "hf"], "has the ending of csv, but --format says hf"),
-        (["x.xlsx"], "its ending names no format; name a file that ends in .jsonl, .csv, .parquet, or choose --format jsonl, csv"),
+        (
+            ["x.xlsx"],
+            "its ending names no format; name a file that ends in .jsonl, .csv, .parquet, or choose --format jsonl, csv",
+        ),
         (["folder"], "its ending names no format"),
-        (["x.csv", "--format", "xml"], "format 'xml' is not known: choose one of jsonl, csv, parquet, hf, saebench, neuronpedia"),
+        (
+            ["x.csv", "--format", "xml"],
+            "format 'xml' is not known: choose one of jsonl, csv, parquet, hf, saebench, neuronpedia",
+        ),
         (["x.parquet", "--spreadsheet"], "--spreadsheet is a form of csv, and not of parquet"),
         (["x.jsonl", "--label-set", "3"], "label set 3 has no results yet: an export of it would have 0 rows"),
         (["x", "--format", "hf", "--label-set", "3"], "label set 3 has no results yet"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_exit_2_and_leaves_no_file(  # type: ignore[no-untyped-def]
     run, database: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:

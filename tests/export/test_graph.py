@@ -20,11 +20,20 @@ from tests.results import failed, labeled, manifest, silent
 
 def feature_node(layer: int, feature: int, position: int, /, **changes: Any) -> dict[str, Any]:
     return {
-        "node_id": f"{layer}_{feature}_{position}", "feature": (layer + feature) * (layer + feature + 1) // 2 + feature,
-        "layer": str(layer), "ctx_idx": position, "feature_type": "cross layer transcoder", "token_prob": 0.0,
-        "is_target_logit": False, "run_idx": 0, "reverse_ctx_idx": 0, "jsNodeId": f"{layer}_{feature}-0", "clerp": "",
-        "influence": 0.5, "activation": 11.375,
-    } | changes  # fmt: skip
+        "node_id": f"{layer}_{feature}_{position}",
+        "feature": (layer + feature) * (layer + feature + 1) // 2 + feature,
+        "layer": str(layer),
+        "ctx_idx": position,
+        "feature_type": "cross layer transcoder",
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": f"{layer}_{feature}-0",
+        "clerp": "",
+        "influence": 0.5,
+        "activation": 11.375,
+    } | changes
 
 
 def graph_file() -> dict[str, Any]:
@@ -37,24 +46,63 @@ def graph_file() -> dict[str, Any]:
         "activation": None,
     }
     return {
-        "metadata": {"slug": "a-graph", "scan": "tiny", "transcoder_list": [], "prompt_tokens": ["a", "⏎"], "prompt": "a\n",
-                     "node_threshold": 0.8, "schema_version": 1},
-        "qParams": {"pinnedIds": ["1_0-0"], "supernodes": [["mine", "1_0-0"]], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "metadata": {
+            "slug": "a-graph",
+            "scan": "tiny",
+            "transcoder_list": [],
+            "prompt_tokens": ["a", "⏎"],
+            "prompt": "a\n",
+            "node_threshold": 0.8,
+            "schema_version": 1,
+        },
+        "qParams": {
+            "pinnedIds": ["1_0-0"],
+            "supernodes": [["mine", "1_0-0"]],
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
         "nodes": [
-            {"node_id": "E_17_0", "feature": 0, "layer": "E", "ctx_idx": 0, "feature_type": "embedding", "jsNodeId": "E_17-0",
-             "clerp": "", **common},
+            {
+                "node_id": "E_17_0",
+                "feature": 0,
+                "layer": "E",
+                "ctx_idx": 0,
+                "feature_type": "embedding",
+                "jsNodeId": "E_17-0",
+                "clerp": "",
+                **common,
+            },
             feature_node(1, 0, 0),
             feature_node(1, 0, 1),
             feature_node(1, 40, 1, clerp="by hand"),
             feature_node(1, 2, 1),
             feature_node(2, 7, 1),
-            {"node_id": "1_-1_1", "feature": -1, "layer": "1", "ctx_idx": 1, "feature_type": "mlp reconstruction error",
-             "jsNodeId": "1_-1-1", "clerp": "", **common},
-            {"node_id": "4_262_1", "feature": 262, "layer": "4", "ctx_idx": 1, "feature_type": "logit", "jsNodeId": "L_262-1",
-             "clerp": 'Output " the" (p=0.500)', **common, "token_prob": 0.5, "is_target_logit": True},
+            {
+                "node_id": "1_-1_1",
+                "feature": -1,
+                "layer": "1",
+                "ctx_idx": 1,
+                "feature_type": "mlp reconstruction error",
+                "jsNodeId": "1_-1-1",
+                "clerp": "",
+                **common,
+            },
+            {
+                "node_id": "4_262_1",
+                "feature": 262,
+                "layer": "4",
+                "ctx_idx": 1,
+                "feature_type": "logit",
+                "jsNodeId": "L_262-1",
+                "clerp": 'Output " the" (p=0.500)',
+                **common,
+                "token_prob": 0.5,
+                "is_target_logit": True,
+            },
         ],
         "links": [{"source": "1_0_0", "target": "4_262_1", "weight": -0.1}],
-    }  # fmt: skip
+    }
 
 
 KNOWN = {
@@ -89,8 +137,9 @@ def test_labels_go_where_the_viewer_reads_them_and_nowhere_else() -> None:
     assert graph == before, "nothing but clerps changed"
     assert (report.n_nodes, report.n_labeled, report.n_kept) == (5, 2, 1)
     assert report.without == {
-        "1_2_1": "silent: never fired on 1,000 tokens", "2_7_1": "no label set was given for layer 2",
-    }  # fmt: skip
+        "1_2_1": "silent: never fired on 1,000 tokens",
+        "2_7_1": "no label set was given for layer 2",
+    }
 
 
 def test_what_is_there_is_replaced_only_when_asked() -> None:

@@ -17,10 +17,22 @@ from labeler.store import open_store
 from tests.results import failed, labeled, manifest
 
 HOSTILE = (
-    "a | b", "`code` ``more``", "<script>alert(1)</script>", "two\nlines\r\n\n# heading", "[here](javascript:alert(1))",
-    "![x](http://evil.example/x.png)", "**bold** _em_ ~~gone~~", "http://evil.example/?a=b and www.evil.example", "a\\|b",
-    "&lt;b&gt; &amp; <b>", "<http://evil.example>", "ann@evil.example", "[ref]: http://evil.example", "\u2028# heading", "snake_case_name",
-)  # fmt: skip
+    "a | b",
+    "`code` ``more``",
+    "<script>alert(1)</script>",
+    "two\nlines\r\n\n# heading",
+    "[here](javascript:alert(1))",
+    "![x](http://evil.example/x.png)",
+    "**bold** _em_ ~~gone~~",
+    "http://evil.example/?a=b and www.evil.example",
+    "a\\|b",
+    "&lt;b&gt; &amp; <b>",
+    "<http://evil.example>",
+    "ann@evil.example",
+    "[ref]: http://evil.example",
+    "\u2028# heading",
+    "snake_case_name",
+)
 
 
 class Page(HTMLParser):
@@ -63,9 +75,11 @@ def test_text_is_shown_as_it_is(text: str) -> None:
 def test_a_card_holds_no_more_than_text(tmp_path: Path, text: str) -> None:
     plain = manifest()
     said = manifest(
-        subject={**plain["subject"], "id": text}, hookpoint=text, corpus={**plain["corpus"], "spec": text},
+        subject={**plain["subject"], "id": text},
+        hookpoint=text,
+        corpus={**plain["corpus"], "spec": text},
         names={"sae": text},
-    )  # fmt: skip
+    )
     store = open_store(str(tmp_path / "labeler.db"))
     store.label_set_for(said, "/evidence", Recipe.from_names("openai:m"))
     store.save(1, [labeled(0, None), failed(1, text)])

@@ -44,8 +44,17 @@ def statistics(n_firings: int = 40) -> FeatureStatistics:
     histogram = [0] * (len(HISTOGRAM_EDGES) + 1)
     histogram[25] = n_firings
     splits = {Split.EXPLAIN: n_firings // 2, Split.HELD_OUT: n_firings - n_firings // 2}
-    return FeatureStatistics(5000, n_firings, 160, n_firings, splits, {Split.EXPLAIN: 96, Split.HELD_OUT: 64},
-                             mean=2.0, max=8.0, histogram=tuple(histogram))  # fmt: skip
+    return FeatureStatistics(
+        5000,
+        n_firings,
+        160,
+        n_firings,
+        splits,
+        {Split.EXPLAIN: 96, Split.HELD_OUT: 64},
+        mean=2.0,
+        max=8.0,
+        histogram=tuple(histogram),
+    )
 
 
 def context(
@@ -58,10 +67,24 @@ def held_out(source: Source = Source.TOP, start: int = 0, tokens: tuple[str, ...
     return Simulation(context(tokens, (0.0, 0.0, 3.14159), source, Split.HELD_OUT, start), (0.0, 1.0, 9.0))
 
 
-def labeled(index: int, score: Score, *, text: str = "the letter Q", explainer: str = "openai:m",
-            simulations: tuple[Simulation, ...] = ()) -> LabeledFeature:  # fmt: skip
-    return LabeledFeature(index, State.LABELED, statistics(), None, Label(text, explainer), (score,),
-                          simulations or (held_out(),), Usage(2, 100, 10, 0.01))  # fmt: skip
+def labeled(
+    index: int,
+    score: Score,
+    *,
+    text: str = "the letter Q",
+    explainer: str = "openai:m",
+    simulations: tuple[Simulation, ...] = (),
+) -> LabeledFeature:
+    return LabeledFeature(
+        index,
+        State.LABELED,
+        statistics(),
+        None,
+        Label(text, explainer),
+        (score,),
+        simulations or (held_out(),),
+        Usage(2, 100, 10, 0.01),
+    )
 
 
 def scored(value: float, baseline: float | None = 0.5, p: float | None = 0.04) -> Score:
@@ -119,8 +142,14 @@ def test_hostile_labels_tokens_and_reasons_stay_text(tmp_path: Path) -> None:
     unscored = Score("simulation", None, HOSTILE)
     failed = LabeledFeature(2, State.FAILED, statistics(), HOSTILE)
     hostile_manifest = MANIFEST | {"subject": {"id": HOSTILE}}
-    found = page(tmp_path, labeled(0, scored(0.7), text=HOSTILE, simulations=(token_soup,)), labeled(1, unscored),
-                 failed, manifest=hostile_manifest, card={"note": HOSTILE})  # fmt: skip
+    found = page(
+        tmp_path,
+        labeled(0, scored(0.7), text=HOSTILE, simulations=(token_soup,)),
+        labeled(1, unscored),
+        failed,
+        manifest=hostile_manifest,
+        card={"note": HOSTILE},
+    )
     assert [tag for tag, _ in found.elements].count("script") == 3
     assert "img" not in {tag for tag, _ in found.elements}
     assert "<!--" not in found.source
@@ -162,12 +191,29 @@ def test_rows_equal_the_records(tmp_path: Path) -> None:
     row = page(tmp_path, feature).rows[0]
     score, s = feature.scores[0], feature.statistics
     assert row == {
-        "feature_index": 3, "state": "labeled", "label": "the letter Q", "reason": None,
-        "score": score.value, "score_reason": None, "low": score.low, "high": score.high, "n": 20, "n_failed": 1,
-        "null_z": 3.3, "null_p": 0.04, "null_n": 20, "null_mean": 0.02, "baseline": score.baseline_token_lookup,
-        "weighted": None, "weighted_reason": None, "density": s.density, "n_firings": 40, "n_firing_windows": 40,
-        "mean": 2.0, "max": 8.0,
-    }  # fmt: skip
+        "feature_index": 3,
+        "state": "labeled",
+        "label": "the letter Q",
+        "reason": None,
+        "score": score.value,
+        "score_reason": None,
+        "low": score.low,
+        "high": score.high,
+        "n": 20,
+        "n_failed": 1,
+        "null_z": 3.3,
+        "null_p": 0.04,
+        "null_n": 20,
+        "null_mean": 0.02,
+        "baseline": score.baseline_token_lookup,
+        "weighted": None,
+        "weighted_reason": None,
+        "density": s.density,
+        "n_firings": 40,
+        "n_firing_windows": 40,
+        "mean": 2.0,
+        "max": 8.0,
+    }
 
 
 def test_contexts_come_back_from_the_compact_form(tmp_path: Path) -> None:

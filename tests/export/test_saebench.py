@@ -22,37 +22,64 @@ from tests.results import failed, labeled, manifest, silent
 _TEXT = {"type": ["string", "null"]}
 SCHEMA = {
     "type": "object",
-    "required": ["eval_config", "eval_id", "datetime_epoch_millis", "eval_result_metrics", "sae_bench_commit_hash",
-                 "sae_lens_id", "sae_lens_release_id", "sae_lens_version", "sae_cfg_dict"],
+    "required": [
+        "eval_config",
+        "eval_id",
+        "datetime_epoch_millis",
+        "eval_result_metrics",
+        "sae_bench_commit_hash",
+        "sae_lens_id",
+        "sae_lens_release_id",
+        "sae_lens_version",
+        "sae_cfg_dict",
+    ],
     "properties": {
         "eval_type_id": {"const": "autointerp"},
         "eval_id": {"type": "string"},
         "datetime_epoch_millis": {"type": "integer", "minimum": 1_500_000_000_000, "maximum": 9_999_999_999_999},
         "eval_config": {
-            "type": "object", "additionalProperties": False,
+            "type": "object",
+            "additionalProperties": False,
             "properties": {
                 **{name: {"type": "string"} for name in ("model_name", "dataset_name", "llm_dtype")},
-                **{name: {"type": "integer"} for name in (
-                    "n_latents", "random_seed", "llm_context_size", "total_tokens", "max_tokens_in_explanation",
-                    "n_top_ex_for_generation", "n_iw_sampled_ex_for_generation", "n_top_ex_for_scoring",
-                    "n_random_ex_for_scoring", "n_iw_sampled_ex_for_scoring")},
+                **{
+                    name: {"type": "integer"}
+                    for name in (
+                        "n_latents",
+                        "random_seed",
+                        "llm_context_size",
+                        "total_tokens",
+                        "max_tokens_in_explanation",
+                        "n_top_ex_for_generation",
+                        "n_iw_sampled_ex_for_generation",
+                        "n_top_ex_for_scoring",
+                        "n_random_ex_for_scoring",
+                        "n_iw_sampled_ex_for_scoring",
+                    )
+                },
                 "scoring": {"type": "boolean"},
             },
         },
         "eval_result_metrics": {
-            "type": "object", "required": ["autointerp"],
-            "properties": {"autointerp": {
-                "type": "object", "required": ["autointerp_score", "autointerp_std_dev"],
-                "properties": {"autointerp_score": {"type": "number"}, "autointerp_std_dev": {"type": "number"}},
-            }},
+            "type": "object",
+            "required": ["autointerp"],
+            "properties": {
+                "autointerp": {
+                    "type": "object",
+                    "required": ["autointerp_score", "autointerp_std_dev"],
+                    "properties": {"autointerp_score": {"type": "number"}, "autointerp_std_dev": {"type": "number"}},
+                }
+            },
         },
         "eval_result_details": {"type": "array", "items": {"type": "object"}},
         "sae_bench_commit_hash": {"type": "string"},
-        "sae_lens_id": _TEXT, "sae_lens_release_id": _TEXT, "sae_lens_version": _TEXT,
+        "sae_lens_id": _TEXT,
+        "sae_lens_release_id": _TEXT,
+        "sae_lens_version": _TEXT,
         "sae_cfg_dict": {"type": "object"},
         "eval_result_unstructured": {"type": "object"},
     },
-}  # fmt: skip
+}
 
 
 def detected(feature: int, value: float | None, **rest: Any) -> Any:
@@ -85,8 +112,13 @@ def test_it_has_the_fields_and_types_that_are_expected(made: Store, tmp_path: Pa
     assert metrics["autointerp_score"] == pytest.approx(0.7)
     assert metrics["autointerp_std_dev"] == pytest.approx(stdev([0.9, 0.5, 0.7]))
     assert found["eval_result_unstructured"]["3"] == {
-        "latent": 3, "explanation": "the token `x`", "score": 0.9, "low": 0.8, "high": 0.95, "n": 40,
-    }  # fmt: skip
+        "latent": 3,
+        "explanation": "the token `x`",
+        "score": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "n": 40,
+    }
     UUID(found["eval_id"])
     assert summary(made, tmp_path / "again.json") == found, "the same label set is the same evaluation"
 

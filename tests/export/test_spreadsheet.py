@@ -26,9 +26,31 @@ from labeler.terms import Verdict
 from tests.results import failed, labeled, manifest
 
 FORMULAS = (
-    "=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\r=1+1", "\n=1+1", " =1+1", '"=1+1', "'=1+1", "''=1", "a\n=cmd|' /C calc'!A0", "a\r@x",
-    "a;=1+1", 'a,"=1+1', "a,=1", "\u200b=1", "\ufeff=1", "\u00a0-1", "\uff1d1+1", "\u2028=1", "a\x0b=1", '";=1', "=HYPERLINK(\"http://x\")",
-)  # fmt: skip
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1+1",
+    "\r=1+1",
+    "\n=1+1",
+    " =1+1",
+    '"=1+1',
+    "'=1+1",
+    "''=1",
+    "a\n=cmd|' /C calc'!A0",
+    "a\r@x",
+    "a;=1+1",
+    'a,"=1+1',
+    "a,=1",
+    "\u200b=1",
+    "\ufeff=1",
+    "\u00a0-1",
+    "\uff1d1+1",
+    "\u2028=1",
+    "a\x0b=1",
+    '";=1',
+    '=HYPERLINK("http://x")',
+)
 MISSING_WORDS = (
     "NA",
     "null",

@@ -21,8 +21,11 @@ from tests.results import failed, labeled, manifest, silent
 def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Two label sets of one SAE, and one of another."""
     store = open_store(str(tmp_path_factory.mktemp("compare") / "made.db"))
-    for recipe, evidence in ((Recipe.from_names("openai:m"), manifest()), (Recipe.from_names("openai:n"), manifest()),
-                             (Recipe(), manifest(sae=manifest()["sae"] | {"sha256": "b" * 64}, hash="b" * 16))):  # fmt: skip
+    for recipe, evidence in (
+        (Recipe.from_names("openai:m"), manifest()),
+        (Recipe.from_names("openai:n"), manifest()),
+        (Recipe(), manifest(sae=manifest()["sae"] | {"sha256": "b" * 64}, hash="b" * 16)),
+    ):
         store.label_set_for(evidence, "/evidence", recipe)
     store.save(1, [labeled(i, 0.5, f"label {i}") for i in range(6)] + [labeled(6, None), silent(7), labeled(8)])
     scores = (0.5, 0.6, 0.4, 0.9, 0.1, 0.5)

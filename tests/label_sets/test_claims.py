@@ -58,17 +58,29 @@ class OneRun:
     async def live(self, **options: Any) -> Run:
         async with OpenAILLM(self.server.base_url, ledger=SqlLedger(self.store), concurrency=4) as llm:
             return await label_missing(
-                self.folder, self.features, self.recipe, llm, self.store, self.label_set, at_once=4,
+                self.folder,
+                self.features,
+                self.recipe,
+                llm,
+                self.store,
+                self.label_set,
+                at_once=4,
                 sharing=self.sharing(**options),
-            )  # fmt: skip
+            )
 
     async def in_batches(self) -> Run:
         async with OpenAILLM(self.server.base_url, ledger=SqlLedger(self.store)) as llm:
             batches = Batches(llm, SqlJournal(self.store), poll_seconds=0.01)
             return await label_in_batches(
-                self.folder, self.features, self.recipe, llm, batches, self.store, self.label_set,
+                self.folder,
+                self.features,
+                self.recipe,
+                llm,
+                batches,
+                self.store,
+                self.label_set,
                 sharing=self.sharing(),
-            )  # fmt: skip
+            )
 
     async def by_lookup(self) -> Run:
         return await label_missing(
@@ -275,9 +287,12 @@ def labeling(evidence: Path, server: StubServer, folder: Path) -> Iterator[subpr
     command = [sys.executable, "-c", "from labeler.cli import main; main()"]
     words = [*command, "label", str(evidence), "--explainer", "openai:letters", "--json"]
     environment = {
-        **os.environ, "OPENAI_BASE_URL": server.base_url, "LABELER_DB": str(folder / "labeler.db"),
-        "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        **os.environ,
+        "OPENAI_BASE_URL": server.base_url,
+        "LABELER_DB": str(folder / "labeler.db"),
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
     process = subprocess.Popen(
         words, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -69,15 +69,22 @@ def test_replies_that_cannot_be_kept_are_counted(store: Store, capsys: pytest.Ca
 @pytest.mark.real
 @pytest.mark.parametrize("goes_away", [stopped, hung])
 def test_ctrl_c_ends_a_run_whose_database_is_away(
-    postgres: str, postgres_server: Any, planted_evidence: Path, stub_server: StubServer, goes_away: Callable[..., Any],
+    postgres: str,
+    postgres_server: Any,
+    planted_evidence: Path,
+    stub_server: StubServer,
+    goes_away: Callable[..., Any],
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     stub_server.behave = lambda number, body: stub.GOOD if number <= 12 else stub.slow(2.0)
     command = [sys.executable, "-c", "from labeler.cli import main; main()", "label", str(planted_evidence)]
     environment = {
-        **os.environ, "OPENAI_BASE_URL": stub_server.base_url, "LABELER_DB": new_database(postgres),
-        "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        **os.environ,
+        "OPENAI_BASE_URL": stub_server.base_url,
+        "LABELER_DB": new_database(postgres),
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
     run = subprocess.Popen(
         [*command, "--explainer", "openai:m"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )

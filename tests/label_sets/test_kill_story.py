@@ -46,9 +46,14 @@ GATHER = GatherConfig(
     sequence_tokens=96, window_tokens=8, n_top=(4, 4), n_sampled=(4, 4), n_random=(32, 32), chunk_tokens=2048
 )
 CONTEXTS = ContextsConfig(
-    explain_top=3, explain_top_pool=4, explain_sampled=2, held_out_top=2, held_out_random=2, held_out_sampled=0,
+    explain_top=3,
+    explain_top_pool=4,
+    explain_sampled=2,
+    held_out_top=2,
+    held_out_random=2,
+    held_out_sampled=0,
     min_firing_windows=(4, 4),
-)  # fmt: skip
+)
 RECIPE = replace(Recipe.from_names("openai:letters"), contexts=CONTEXTS, n_null=0)
 
 

@@ -90,9 +90,11 @@ def test_batches_give_the_replies_of_the_live_way_at_half_the_price(stub_server:
     asked.append(EmbeddingPrompt("m", ("fed",)))
     llm = run(stub_server, sends(asked), ledger)
     assert {(r.path, "batch" in r.headers) for r in stub_server.requests} == {
-        ("/v1/chat/completions", False), ("/v1/chat/completions", True),
-        ("/v1/embeddings", False), ("/v1/embeddings", True),
-    }  # fmt: skip
+        ("/v1/chat/completions", False),
+        ("/v1/chat/completions", True),
+        ("/v1/embeddings", False),
+        ("/v1/embeddings", True),
+    }
     assert len(stub_server.requests) == len(asked), "one of each kind is asked live, and no prompt twice"
     assert len(stub_server.batches.batches) == 3
 
@@ -120,9 +122,16 @@ def test_lines_are_as_the_api_wants_them(stub_server: StubServer) -> None:
     lines = [json.loads(line) for line in stub_server.batches.files["file-0"].splitlines()]
     assert [line["custom_id"] for line in lines] == [ledger_key(p) for p in asked[1:]]
     assert lines[0] | {"custom_id": ""} == {
-        "custom_id": "", "method": "POST", "url": "/v1/chat/completions",
-        "body": {"model": "m", "messages": [{"role": "user", "content": "explain 1"}], "max_tokens": 50, "temperature": 0.0},
-    }  # fmt: skip
+        "custom_id": "",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {
+            "model": "m",
+            "messages": [{"role": "user", "content": "explain 1"}],
+            "max_tokens": 50,
+            "temperature": 0.0,
+        },
+    }
 
 
 @pytest.mark.parametrize(("limits", "n_batches"), [({"max_requests": 4}, 3), ({"max_bytes": 700}, 4), ({}, 1)])
@@ -246,8 +255,10 @@ def test_failures_on_a_line_are_the_failures_of_the_live_way(stub_server: StubSe
         return {
             "explain 1": stub.fails(400, "maximum context length is 4096"),
             "explain 2": stub.fails(400, "filtered", code="content_filter"),
-            "explain 3": stub.REFUSAL, "explain 4": stub.TRUNCATED, "explain 5": stub.SERVER_ERROR,
-        }.get(words, GOOD)  # fmt: skip
+            "explain 3": stub.REFUSAL,
+            "explain 4": stub.TRUNCATED,
+            "explain 5": stub.SERVER_ERROR,
+        }.get(words, GOOD)
 
     stub_server.behave = behave
     ledger, asked, found = MemoryLedger(), prompts(7), dict[str, LLMError]()
@@ -268,8 +279,10 @@ def test_failures_on_a_line_are_the_failures_of_the_live_way(stub_server: StubSe
     run(stub_server, thrice, ledger)
     keys = list(map(ledger_key, asked))
     assert {keys.index(key): type(error) for key, error in found.items()} == {
-        1: EndpointError, 2: RefusedError, 5: EndpointError
-    }  # fmt: skip
+        1: EndpointError,
+        2: RefusedError,
+        5: EndpointError,
+    }
     assert "maximum context length" in str(found[keys[1]])
     assert [keys.index(k) for k in ledger._replies] == [0, 6, 4, 3], "paid for, though 3 and 4 are no answers"
 

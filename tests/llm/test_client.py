@@ -335,10 +335,14 @@ def test_concurrency_is_used_and_never_exceeded(stub_server: StubServer) -> None
         ("'response_format' of type 'json_schema' is not supported", "response_format", "response_format", None),
         ("json_schema: unknown field", None, "response_format", None),
         ("Unsupported value: 'temperature' does not support 0.0", "temperature", "temperature", None),
-        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens",
-         "max_tokens", "max_completion_tokens"),
+        (
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "max_tokens",
+            "max_tokens",
+            "max_completion_tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_parameter_that_a_model_turns_down_is_left_out_from_then_on(
     stub_server: StubServer,
     caplog: pytest.LogCaptureFixture,

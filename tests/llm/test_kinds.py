@@ -59,9 +59,14 @@ def test_a_reply_has_the_alternatives_at_each_of_its_tokens(stub_server: StubSer
     assert bought.choices[1] == TokenChoice(" am", -0.25, ((" am", -0.25), ("?1", -3.0), ("?2", -4.0)))
     assert kept == replace(bought, from_ledger=True)
     assert stub_server.bodies == [
-        {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50, "logprobs": True,
-         "top_logprobs": 3}
-    ]  # fmt: skip
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "hi"}],
+            "max_tokens": 50,
+            "logprobs": True,
+            "top_logprobs": 3,
+        }
+    ]
 
 
 def test_a_server_without_logprobs_gives_a_reply_without_choices(stub_server: StubServer) -> None:
@@ -86,8 +91,13 @@ def test_an_echo_is_what_was_expected_at_each_token(stub_server: StubServer) -> 
     (request,) = stub_server.requests
     assert request.path == "/v1/completions"
     assert request.body == {
-        "model": "m", "prompt": "the cat  sat", "temperature": 0.0, "max_tokens": 1, "echo": True, "logprobs": 2,
-    }  # fmt: skip
+        "model": "m",
+        "prompt": "the cat  sat",
+        "temperature": 0.0,
+        "max_tokens": 1,
+        "echo": True,
+        "logprobs": 2,
+    }
 
 
 def test_the_form_that_a_server_turns_down_is_not_sent_again(stub_server: StubServer) -> None:
@@ -121,8 +131,11 @@ def _without_prompt(answer: Json) -> Json:
 def _only_what_it_wrote(answer: Json) -> Json:
     """As llama.cpp's server does."""
     answer["choices"][0]["logprobs"] = {
-        "tokens": [" the"], "token_logprobs": [-0.1], "top_logprobs": [{" the": -0.1}], "text_offset": [12],
-    }  # fmt: skip
+        "tokens": [" the"],
+        "token_logprobs": [-0.1],
+        "top_logprobs": [{" the": -0.1}],
+        "text_offset": [12],
+    }
     answer["choices"][0]["prompt_logprobs"] = None
     return answer | {"usage": None}
 

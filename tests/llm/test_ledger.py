@@ -41,9 +41,12 @@ def test_kinds_of_prompts_have_keys_of_their_own() -> None:
     assert ledger_key(embedding) == "a10c874fe7c51e9bafb4cb35355e41f6b5d55e9e610d763080f89b78b509c3b2"
     assert ledger_key(replace(echo, purpose="other")) == ledger_key(echo)
     others = [
-        replace(echo, text="b"), replace(echo, top_logprobs=6), replace(echo, model="n"),
-        replace(embedding, texts=("a", "text")), replace(embedding, model="n"),
-    ]  # fmt: skip
+        replace(echo, text="b"),
+        replace(echo, top_logprobs=6),
+        replace(echo, model="n"),
+        replace(embedding, texts=("a", "text")),
+        replace(embedding, model="n"),
+    ]
     assert len({ledger_key(p) for p in (echo, embedding, *others)}) == 7
 
 

@@ -25,13 +25,23 @@ def context(peak: float, contains: float, at: int = 2) -> dict[str, Any]:
 def feature(index: int) -> dict[str, Any]:
     """As the runner writes it, less the lists of correlated neurons."""
     return {
-        "feature_index": index, "neuron_alignment_indices": [217], "neuron_alignment_values": [0.112],
-        "neg_str": ["sequence", "ogen"], "neg_values": [-0.707, -0.674], "pos_str": [" Brigade"], "pos_values": [3.753],
-        "frac_nonzero": 0.0002, "freq_hist_data_bar_values": [0.023, 0.067], "freq_hist_data_bar_heights": [47, 3],
-        "logits_hist_data_bar_heights": [5, 35, 1], "logits_hist_data_bar_values": [-1.0, 0.0, 1.0],
-        "n_prompts_total": 100, "n_tokens_in_prompt": 5, "dataset": "Skylion007/openwebtext",
+        "feature_index": index,
+        "neuron_alignment_indices": [217],
+        "neuron_alignment_values": [0.112],
+        "neg_str": ["sequence", "ogen"],
+        "neg_values": [-0.707, -0.674],
+        "pos_str": [" Brigade"],
+        "pos_values": [3.753],
+        "frac_nonzero": 0.0002,
+        "freq_hist_data_bar_values": [0.023, 0.067],
+        "freq_hist_data_bar_heights": [47, 3],
+        "logits_hist_data_bar_heights": [5, 35, 1],
+        "logits_hist_data_bar_values": [-1.0, 0.0, 1.0],
+        "n_prompts_total": 100,
+        "n_tokens_in_prompt": 5,
+        "dataset": "Skylion007/openwebtext",
         "activations": [context(2.211, -1), context(2.214, -1), context(0.5, 0.0003), context(0.0, 0.9997)],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -96,15 +106,23 @@ def test_a_batch_may_be_of_an_older_form(folder: Path, tmp_path: Path) -> None:
 
 BAD: dict[str, Callable[[Path], object]] = {
     r"batch-0\.json: is missing": lambda f: (f / "batch-0.json").unlink(),
-    r"batch-1\.json, line 1: not JSON, or cut": lambda f: (f / "batch-1.json").write_text((f / "batch-1.json").read_text()[:-500]),
-    r"batch-1\.json.*the same 'feature_index' 2 as in batch-0\.json": lambda f: change(f, 1, lambda b: b["features"][0].update(feature_index=2)),
+    r"batch-1\.json, line 1: not JSON, or cut": lambda f: (f / "batch-1.json").write_text(
+        (f / "batch-1.json").read_text()[:-500]
+    ),
+    r"batch-1\.json.*the same 'feature_index' 2 as in batch-0\.json": lambda f: change(
+        f, 1, lambda b: b["features"][0].update(feature_index=2)
+    ),
     r"batch-1\.json.*is of gpt2-small/7-res-jb": lambda f: change(f, 1, lambda b: b.update(layer=7)),
     r"batch-1\.json.*a list of 'features'": lambda f: change(f, 1, lambda b: b.pop("features")),
-    r"batch-0\.json.*not lists of equal length": lambda f: change(f, 0, lambda b: b["features"][1]["activations"][0].update(tokens=["a"])),
+    r"batch-0\.json.*not lists of equal length": lambda f: change(
+        f, 0, lambda b: b["features"][1]["activations"][0].update(tokens=["a"])
+    ),
     r"batch-0\.json.*'activations' is no list": lambda f: change(f, 0, lambda b: b["features"][1].pop("activations")),
     r"batch-0\.json.*'feature_index' is None": lambda f: change(f, 0, lambda b: b["features"][0].pop("feature_index")),
-    "holds no activations": lambda f: [change(f, n, lambda b: [x.update(activations=[]) for x in b["features"]]) for n in (0, 1)],
-}  # fmt: skip
+    "holds no activations": lambda f: [
+        change(f, n, lambda b: [x.update(activations=[]) for x in b["features"]]) for n in (0, 1)
+    ],
+}
 
 
 @pytest.mark.parametrize("message", BAD)

@@ -235,8 +235,10 @@ def test_a_tree_of_others(tree: Path, store: Store, tmp_path: Path) -> None:
     sets = save_labels(store, found, tmp_path / "evidence")
     infos = [store.label_set(s) for s in sets]
     assert [(i.explainer, n) for i, n in zip(infos, sets.values(), strict=True)] == [
-        ("gpt-4o-mini", 1), ("gpt-4o-mini", 1), ("unknown", 1),
-    ]  # fmt: skip
+        ("gpt-4o-mini", 1),
+        ("gpt-4o-mini", 1),
+        ("unknown", 1),
+    ]
     assert store.recipe_of(infos[0].id)["explainer"]["prompt_version"] == "oai_token-act-pair"
     assert card_markdown(build_card(store, infos[2].id))
 
@@ -352,7 +354,9 @@ def _bad_line(path: Path) -> None:
 
 BAD = {
     "line 6: not JSON, or cut": lambda base: _bad_line(base / "activations/batch-0.jsonl.gz"),
-    "batch-0.jsonl.gz: is missing": lambda base: (base / "activations/batch-0.jsonl.gz").rename(base / "activations/batch-1.jsonl.gz"),
+    "batch-0.jsonl.gz: is missing": lambda base: (base / "activations/batch-0.jsonl.gz").rename(
+        base / "activations/batch-1.jsonl.gz"
+    ),
     "line 1: not a whole gzip file": lambda base: (base / "activations/batch-0.jsonl.gz").write_bytes(b"plain"),
     "line 2: the same 'id' as batch-0.jsonl.gz, line 1": lambda base: change(
         base / "activations/batch-0.jsonl.gz", lambda rows: rows[1].update(id=rows[0]["id"])
@@ -381,7 +385,7 @@ BAD = {
     "which is not in the tree": lambda base: change(
         base / "scores/batch-0.jsonl.gz", lambda rows: rows[1].update(explanationId="nowhere")
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", BAD)

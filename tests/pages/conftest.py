@@ -38,9 +38,14 @@ __all__ = ["data", "http", "settings", "site", "store", "world"]
 LETTERS = replace(Recipe.from_names("openai:letters"), contexts=ContextsConfig(held_out_sampled=5))
 HOSTILE = Recipe.from_names("openai:hostile")
 HOSTILE_TEXTS = (
-    "<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>", "\"'><svg onload=window.hacked=1>",
-    "{{ 7 * 7 }} {% raw %} ${7*7}", "</title></textarea></style><b>bold</b>", "javascript:window.hacked=1", "&lt;b&gt; & <i>",
-)  # fmt: skip
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "\"'><svg onload=window.hacked=1>",
+    "{{ 7 * 7 }} {% raw %} ${7*7}",
+    "</title></textarea></style><b>bold</b>",
+    "javascript:window.hacked=1",
+    "&lt;b&gt; & <i>",
+)
 SAME_ORIGIN = {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}
 HTML = {"Accept": "text/html"}
 

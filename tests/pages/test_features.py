@@ -47,8 +47,12 @@ def test_a_feature_shows_its_label_with_score_interval_null_and_baseline(http: T
 def test_contexts_are_grouped_and_say_on_which_side_they_are(http: TestClient) -> None:
     groups = re.findall(r'aria-label="(\w+) contexts, ([\w-]+)"', http.get(f"{FEATURE}?set=2").text)
     assert groups == [
-        ("TOP", "explain"), ("TOP", "held-out"), ("SAMPLED", "explain"), ("SAMPLED", "held-out"), ("RANDOM", "held-out"),
-    ]  # fmt: skip
+        ("TOP", "explain"),
+        ("TOP", "held-out"),
+        ("SAMPLED", "explain"),
+        ("SAMPLED", "held-out"),
+        ("RANDOM", "held-out"),
+    ]
 
 
 def test_tokens_are_coloured_by_their_share_of_the_maximum() -> None:
@@ -82,9 +86,15 @@ def test_the_scale_puts_null_and_baseline_beside_the_score() -> None:
 
 
 ROW: dict[str, Any] = {
-    "label": "x", "explainer": "openai:m", "score": 0.5, "score_reason": None, "score_low": 0.4, "score_high": 0.6,
-    "score_null_p": 0.01, "baseline_token_lookup": 0.2,
-}  # fmt: skip
+    "label": "x",
+    "explainer": "openai:m",
+    "score": 0.5,
+    "score_reason": None,
+    "score_low": 0.4,
+    "score_high": 0.6,
+    "score_null_p": 0.01,
+    "baseline_token_lookup": 0.2,
+}
 
 
 @pytest.mark.parametrize(
@@ -258,8 +268,11 @@ def test_a_review_is_kept_with_who_wrote_it(http: TestClient, store: Store) -> N
     assert "the vowels &lt;a&gt;, &lt;e&gt;" in answer.text
     (review,) = reviews_of_label(store, 2, 2)
     assert (review.verdict, review.text, review.comment, review.reviewer) == (
-        "corrected", "the vowels <a>, <e>", "plainly", "local",
-    )  # fmt: skip
+        "corrected",
+        "the vowels <a>, <e>",
+        "plainly",
+        "local",
+    )
     http.post(f"{FEATURE}/reviews", data={"set": "2", "verdict": "accept", "text": ""}, headers=SAME_ORIGIN)
     assert [r.text for r in reviews_of_label(store, 2, 2)] == ["the vowels <a>, <e>", None]
 
@@ -274,9 +287,11 @@ def test_a_saved_field_is_what_it_is_for(http: TestClient, store: Store) -> None
     say(text="no button at all")
     kept = [(r.verdict, r.text, r.comment) for r in reviews_of_label(store, 2, 2)]
     assert kept == [
-        ("accept", None, "yes"), ("comment", None, "and in dates"), ("corrected", "a vowel", None),
+        ("accept", None, "yes"),
+        ("comment", None, "and in dates"),
+        ("corrected", "a vowel", None),
         ("corrected", "no button at all", None),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_review_is_withdrawn_on_the_page_and_stays_in_its_list(http: TestClient, store: Store) -> None:
@@ -308,12 +323,14 @@ def test_nobody_withdraws_what_another_said(http: TestClient, store: Store) -> N
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [({"verdict": "corrected", "text": " "}, "write the corrected text first"),
-     ({"verdict": "save", "text": " "}, "write a corrected text or a comment, then save it"),
-     ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
-     ({"verdict": "maybe"}, "choose accept, reject, corrected"),
-     ({"verdict": "save", "text": "x" * 201}, "at most 200 characters")],
-)  # fmt: skip
+    [
+        ({"verdict": "corrected", "text": " "}, "write the corrected text first"),
+        ({"verdict": "save", "text": " "}, "write a corrected text or a comment, then save it"),
+        ({"verdict": "accept", "text": "<typed>"}, "clear the field to accept the label as it is"),
+        ({"verdict": "maybe"}, "choose accept, reject, corrected"),
+        ({"verdict": "save", "text": "x" * 201}, "at most 200 characters"),
+    ],
+)
 def test_a_review_that_cannot_be_kept_comes_back_with_the_reason(
     http: TestClient, store: Store, said: dict[str, str], problem: str
 ) -> None:

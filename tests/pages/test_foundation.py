@@ -95,9 +95,13 @@ def test_a_cookie_changes_nothing_by_the_rest_interface(http: TestClient, store:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Origin": "http://127.0.0.1:9999"}, {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1"},
-     {"Sec-Fetch-Site": "same-site"}],
-)  # fmt: skip
+    [
+        {},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
 def test_a_form_of_another_page_is_not_taken(http: TestClient, headers: dict[str, str]) -> None:
     answer = http.post("/sign-in", data={"key": "k"}, headers=headers)
     assert answer.status_code == 403
@@ -155,13 +159,28 @@ def test_home_shows_the_jobs_that_are_under_way(http: TestClient, store: Store) 
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/saes/1?set=77", 404), ("/saes/1?set=x", 422), ("/saes/1?cursor=%F0%9F%99%82", 422), ("/saes/%D7%90", 422),
-        ("/saes/1/features/99999", 404), ("/saes/1/features/x", 422), ("/saes/1/features/2?set=77", 404),
-        ("/saes/1/features/2/prompts?set=77", 404), ("/sets/77/card", 404), ("/compare?a=1&b=77", 422), ("/compare?a=x", 422),
-        ("/search?q=%2B%2B", 422), ("/search?q=x&sae=lost", 422), ("/search?q=x&cursor=zz", 422), ("/jobs?cursor=zz", 422),
-        ("/jobs?state=lost", 422), ("/jobs/77", 404), ("/?cursor=zz", 422), ("/try/lost", 422), ("/jobs/new?evidence=lost", 200),
+        ("/saes/1?set=77", 404),
+        ("/saes/1?set=x", 422),
+        ("/saes/1?cursor=%F0%9F%99%82", 422),
+        ("/saes/%D7%90", 422),
+        ("/saes/1/features/99999", 404),
+        ("/saes/1/features/x", 422),
+        ("/saes/1/features/2?set=77", 404),
+        ("/saes/1/features/2/prompts?set=77", 404),
+        ("/sets/77/card", 404),
+        ("/compare?a=1&b=77", 422),
+        ("/compare?a=x", 422),
+        ("/search?q=%2B%2B", 422),
+        ("/search?q=x&sae=lost", 422),
+        ("/search?q=x&cursor=zz", 422),
+        ("/jobs?cursor=zz", 422),
+        ("/jobs?state=lost", 422),
+        ("/jobs/77", 404),
+        ("/?cursor=zz", 422),
+        ("/try/lost", 422),
+        ("/jobs/new?evidence=lost", 200),
     ],
-)  # fmt: skip
+)
 def test_odd_addresses_are_pages_that_say_why(http: TestClient, path: str, status: int) -> None:
     answer = http.get(path)
     assert answer.status_code == status

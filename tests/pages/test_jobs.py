@@ -73,12 +73,19 @@ def test_a_plan_above_the_budget_says_so(http: TestClient) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"evidence": "99"}, "evidence 99"), ({"evidence": ""}, "choose what to label"), ({"explainer": ""}, "asks an LLM; name it"), ({"features": "0-999"}, "out of range"),
-        ({"features": "@/etc/passwd"}, "cannot read a file"), ({"features": "density>2"}, "no feature is selected"),
-        ({"recipe": "../secret"}, "is not known"), ({"explainer": "claude"}, "openai:MODEL"), ({"budget_usd": "much"}, "budget.usd"),
-        ({"budget_usd": "-1"}, "budget.usd"), ({"priority": "11"}, "priority"),
+        ({"evidence": "99"}, "evidence 99"),
+        ({"evidence": ""}, "choose what to label"),
+        ({"explainer": ""}, "asks an LLM; name it"),
+        ({"features": "0-999"}, "out of range"),
+        ({"features": "@/etc/passwd"}, "cannot read a file"),
+        ({"features": "density>2"}, "no feature is selected"),
+        ({"recipe": "../secret"}, "is not known"),
+        ({"explainer": "claude"}, "openai:MODEL"),
+        ({"budget_usd": "much"}, "budget.usd"),
+        ({"budget_usd": "-1"}, "budget.usd"),
+        ({"priority": "11"}, "priority"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_and_the_form_is_kept(
     http: TestClient, store: Store, changes: dict[str, str], says: str
 ) -> None:
@@ -205,8 +212,9 @@ def test_the_lines_of_a_list_come_together_until_all_have_ended(http: TestClient
     lines = http.get(f"/jobs/lines?ids={ids[0]},{ids[1]}").text
     assert f'hx-get="/jobs/lines?ids={ids[1]}"' in lines
     assert re.findall(r'<td id="line-(\d+)" [^>]*hx-swap-oob="outerHTML">\s*<span class="tag (\w+)"', lines) == [
-        (str(ids[0]), "cancelled"), (str(ids[1]), "queued"),
-    ]  # fmt: skip
+        (str(ids[0]), "cancelled"),
+        (str(ids[1]), "queued"),
+    ]
     Jobs(store).cancel(ids[1])
     assert "hx-get" not in http.get(f"/jobs/lines?ids={ids[1]}").text
     for wrong, status in (("", 422), ("1,x", 422), (",".join("1" * 26), 422), ("999999999", 404)):

@@ -27,13 +27,15 @@ HOSTILE = "<script>window.hacked = 1</script>"
 ANSWER = {
     "n_firing": 2,
     "tokens": [
-        {"token": "Q", "n_firing": 1, "top": [[0, 5.0]]}, {"token": HOSTILE, "n_firing": 0, "top": []},
+        {"token": "Q", "n_firing": 1, "top": [[0, 5.0]]},
+        {"token": HOSTILE, "n_firing": 0, "top": []},
         {"token": "\n", "n_firing": 1, "top": [[3, 1.0]]},
     ],
     "features": [
-        {"feature_index": 0, "at": [0], "activations": [5.0]}, {"feature_index": 3, "at": [2], "activations": [1.0]},
+        {"feature_index": 0, "at": [0], "activations": [5.0]},
+        {"feature_index": 3, "at": [2], "activations": [1.0]},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -63,12 +65,16 @@ def test_a_token_is_painted_by_whatever_fires_on_it() -> None:
     answer = {
         "n_firing": 3,
         "tokens": [
-            {"token": "return", "n_firing": 2, "top": [[0, 10.0], [1, 1.0]]}, {"token": " x", "n_firing": 1, "top": [[2, 0.01]]},
-            {"token": "(", "n_firing": 1, "top": [[0, 10.0]]}, {"token": ")", "n_firing": 0, "top": []},
+            {"token": "return", "n_firing": 2, "top": [[0, 10.0], [1, 1.0]]},
+            {"token": " x", "n_firing": 1, "top": [[2, 0.01]]},
+            {"token": "(", "n_firing": 1, "top": [[0, 10.0]]},
+            {"token": ")", "n_firing": 0, "top": []},
         ],
-        "features": [{"feature_index": 0, "at": [0, 2], "activations": [10.0, 10.0]},
-                     {"feature_index": 1, "at": [0, 2], "activations": [1.0, 0.5]}],
-    }  # fmt: skip
+        "features": [
+            {"feature_index": 0, "at": [0, 2], "activations": [10.0, 10.0]},
+            {"feature_index": 1, "at": [0, 2], "activations": [1.0, 0.5]},
+        ],
+    }
     assert _heats(answer, {0: 100.0, 1: 1.0, 2: 5.0}) == [10, 1, 5, 0]
 
 
@@ -79,9 +85,11 @@ HALVES = {
         {"token": "\ufffd", "bytes": "90", "n_firing": 2, "top": [[3, 2.0], [0, 1.0]]},
         {"token": "x", "n_firing": 1, "top": [[3, 1.0]]},
     ],
-    "features": [{"feature_index": 0, "at": [0, 1], "activations": [5.0, 1.0]},
-                 {"feature_index": 3, "at": [1, 2], "activations": [2.0, 1.0]}],
-}  # fmt: skip
+    "features": [
+        {"feature_index": 0, "at": [0, 1], "activations": [5.0, 1.0]},
+        {"feature_index": 3, "at": [1, 2], "activations": [2.0, 1.0]},
+    ],
+}
 
 
 def test_a_character_of_two_tokens_is_one(queued: TestClient, store: Store) -> None:
@@ -135,9 +143,13 @@ def test_a_text_that_was_not_read_says_why_and_is_kept_in_the_form(queued: TestC
 
 @pytest.mark.parametrize(
     ("text", "sae", "status", "says"),
-    [("a" * 1_000_000, "1", 422, "the text has 1,000,000 characters"), ("  \n", "1", 422, "give some words"),
-     ("a", "77", 404, "SAE 77"), ("a", "", 422, "expected its id")],
-)  # fmt: skip
+    [
+        ("a" * 1_000_000, "1", 422, "the text has 1,000,000 characters"),
+        ("  \n", "1", 422, "give some words"),
+        ("a", "77", 404, "SAE 77"),
+        ("a", "", 422, "expected its id"),
+    ],
+)
 def test_what_cannot_be_read_is_refused_clearly(
     queued: TestClient, store: Store, text: str, sae: str, status: int, says: str
 ) -> None:

@@ -111,14 +111,14 @@ def test_a_recipe_without_measure_is_refused(tmp_path: Path, text: str, says: st
 def test_every_key_arrives() -> None:
     assert parse_recipe(EVERYTHING, "mine") == Recipe(
         ExplainerConfig("openai", "big", EXPLAINERS["contrastive"], 1.0, 300, best_of=3, revise=True),
-        SimulatorConfig(
-            "openai", "small", "logprobs-1", 5, max_tokens=900, simulate="top-and-random", top_logprobs=20
-        ),
+        SimulatorConfig("openai", "small", "logprobs-1", 5, max_tokens=900, simulate="top-and-random", top_logprobs=20),
         ContextsConfig(explain_top=10, explain_hard=4, min_firing_windows=(5, 6)),
         (ScorerConfig("detection", "big", contexts_per_request=20), ScorerConfig("embedding", "near")),
         TriageConfig(0.8),
-        n_null=50, confidence=0.9, seed=7,
-    )  # fmt: skip
+        n_null=50,
+        confidence=0.9,
+        seed=7,
+    )
 
 
 @pytest.mark.parametrize("name", known_recipes())
@@ -193,7 +193,10 @@ MODEL = "model = 'm'\n"
         (MODEL + "[explainer]\nmethod = 'output-centric'\nbest_of = 2", "all labels would be the same"),
         ("[explainer]\nmethod = 'contrastive'", "explainer names no model to ask: add --explainer openai:MODEL"),
         ("[explainer]\nmethod = 'lookup'\nbest_of = 2", "the look-up explainer has one label"),
-        (MODEL + "[simulator]\nmethod = 'dense'", "simulator.method is 'dense': known are lookup, sparse, logprobs, echo"),
+        (
+            MODEL + "[simulator]\nmethod = 'dense'",
+            "simulator.method is 'dense': known are lookup, sparse, logprobs, echo",
+        ),
         (MODEL + "[simulator]\nmax_tokens = -5", "simulator.max_tokens is -5: give 1 or more"),
         (MODEL + "[simulator]\ntemperature = -1", "simulator.temperature is -1.0: give 0 to 2"),
         (MODEL + "[[scorers]]\nkind = 'detection'\nmax_tokens = 0", "scorer.max_tokens is 0: give 1 or more"),
@@ -204,14 +207,17 @@ MODEL = "model = 'm'\n"
         (MODEL + "[scorers]\nkind = 'detection'", r"expected a list of tables; write \[\[scorers\]\] above each"),
         (MODEL + "[contexts]\nexplain_top = -1", "contexts.explain_top is -1: give 0 or more"),
         (MODEL + "[contexts]\nmin_firing_windows = 5", "contexts.min_firing_windows is 5: expected a list of 2"),
-        (MODEL + "[contexts]\nmin_firing_windows = [5, 'x']", r"min_firing_windows\[1\] is 'x': expected a whole number"),
+        (
+            MODEL + "[contexts]\nmin_firing_windows = [5, 'x']",
+            r"min_firing_windows\[1\] is 'x': expected a whole number",
+        ),
         (MODEL + "[contexts]\naside = ['choose']", "contexts.aside is no key of a recipe"),
         (MODEL + "[triage]\nkeep_lookup_from = 2", "triage.keep_lookup_from is 2.0: a score is between -1 and 1"),
         ("confidence = 95", "confidence is 95.0: give the share"),
         ("n_null = -1", "n_null is -1: give 0 or more"),
         ("contexts = 3", r"contexts is 3: expected a table; write \[contexts\] above its keys"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_names_its_key_and_what_to_do(text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"recipe mine: .*{message}"):
         parse_recipe(text, "mine")

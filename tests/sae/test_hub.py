@@ -56,17 +56,21 @@ def test_a_path_that_the_repository_does_not_hold() -> None:
 def test_a_release_is_looked_up_in_sae_lens(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = {
         "a-release": SimpleNamespace(
-            repo_id="owner/saes", saes_map={"layer_2/canonical": "layer_2/width_64"}, norm_scaling_factor={},
+            repo_id="owner/saes",
+            saes_map={"layer_2/canonical": "layer_2/width_64"},
+            norm_scaling_factor={},
             config_overrides=None,
         ),
         "centered": SimpleNamespace(
-            repo_id="owner/saes", saes_map={"one": "layers.1"}, norm_scaling_factor={"one": 2.0},
+            repo_id="owner/saes",
+            saes_map={"one": "layers.1"},
+            norm_scaling_factor={"one": 2.0},
             config_overrides={"dataset_path": "x", "model_from_pretrained_kwargs": {"center_writing_weights": True}},
         ),
         "odd": SimpleNamespace(
             repo_id="owner/saes", saes_map={"one": "layers.1"}, norm_scaling_factor={}, config_overrides={"k": 3}
         ),
-    }  # fmt: skip
+    }
     listing = ModuleType("sae_lens.loading.pretrained_saes_directory")
     listing.get_pretrained_saes_directory = lambda: directory  # type: ignore[attr-defined]
     for name in ("sae_lens", "sae_lens.loading"):

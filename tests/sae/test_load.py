@@ -155,9 +155,13 @@ HIDDEN = random(40, D, seed=9)
 
 def test_gated_of_dictionary_learning(tmp_path: Path) -> None:
     t = {
-        "decoder_bias": random(D, seed=1), "r_mag": random(F, seed=2) / 4, "gate_bias": random(F, seed=3),
-        "mag_bias": random(F, seed=4), "encoder.weight": random(F, D, seed=5), "decoder.weight": random(D, F, seed=6),
-    }  # fmt: skip
+        "decoder_bias": random(D, seed=1),
+        "r_mag": random(F, seed=2) / 4,
+        "gate_bias": random(F, seed=3),
+        "mag_bias": random(F, seed=4),
+        "encoder.weight": random(F, D, seed=5),
+        "decoder.weight": random(D, F, seed=6),
+    }
     torch.save(t, tmp_path / "ae.pt")
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "GatedAutoEncoder"}}))
     sae = load_sae(str(tmp_path))
@@ -190,9 +194,13 @@ def test_threshold_classes_of_dictionary_learning(tmp_path: Path, kind: str) -> 
 
 def test_topk_of_openai_normalises_its_input(tmp_path: Path) -> None:
     t = {
-        "pre_bias": random(D, seed=1), "latent_bias": random(F, seed=2), "encoder.weight": random(F, D, seed=3),
-        "decoder.weight": random(D, F, seed=4), "activation": "TopK", "activation_state_dict": {"k": 5},
-    }  # fmt: skip
+        "pre_bias": random(D, seed=1),
+        "latent_bias": random(F, seed=2),
+        "encoder.weight": random(F, D, seed=3),
+        "decoder.weight": random(D, F, seed=4),
+        "activation": "TopK",
+        "activation_state_dict": {"k": 5},
+    }
     torch.save(t, tmp_path / "8.pt")
     sae = load_sae(str(tmp_path / "8.pt"))
     mean = HIDDEN.mean(1, keepdim=True)
@@ -212,9 +220,12 @@ def test_sparsify_groupmax_skip_and_transcode(tmp_path: Path, activation: str, t
     folder, k = tmp_path / "layers.3.mlp", 4
     folder.mkdir()
     t = {
-        "encoder.weight": random(F, D, seed=1), "encoder.bias": random(F, seed=2), "W_dec": random(F, D, seed=3),
-        "b_dec": random(D, seed=4), "W_skip": random(D, D, seed=5),
-    }  # fmt: skip
+        "encoder.weight": random(F, D, seed=1),
+        "encoder.bias": random(F, seed=2),
+        "W_dec": random(F, D, seed=3),
+        "b_dec": random(D, seed=4),
+        "W_skip": random(D, D, seed=5),
+    }
     save_file(t, folder / "sae.safetensors")
     (folder / "cfg.json").write_text(
         json.dumps({"activation": activation, "k": k, "transcode": transcode, "skip_connection": True})

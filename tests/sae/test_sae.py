@@ -22,9 +22,15 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def make_sae(selection: Selection, n_features: int = 640, d: int = 24) -> SAE:
     return SAE(
-        random(n_features, d, seed=1) / d**0.5, random(n_features, seed=2) / 10, random(n_features, d, seed=3),
-        random(d, seed=4), selection, "made up", Source(Path("made-up"), "test", ""), centred=True,
-    )  # fmt: skip
+        random(n_features, d, seed=1) / d**0.5,
+        random(n_features, seed=2) / 10,
+        random(n_features, d, seed=3),
+        random(d, seed=4),
+        selection,
+        "made up",
+        Source(Path("made-up"), "test", ""),
+        centred=True,
+    )
 
 
 N = 640

@@ -22,9 +22,15 @@ from labeler.sae.train import OBJECTIVES, TrainConfig, TrainedSAE, TrainProgress
 D, N_DIRECTIONS, K, N_TOKENS = 32, 64, 4, 30_000
 OFFSET = 1.0  # of all hidden states, so that a decoder bias has something to learn
 CONFIG = TrainConfig(
-    n_features=128, n_tokens=4 * N_TOKENS, k=K, batch_tokens=512, learning_rate=2e-2, l1_coefficient=0.2,
-    target_density=K / 128, dead_steps=50,
-)  # fmt: skip
+    n_features=128,
+    n_tokens=4 * N_TOKENS,
+    k=K,
+    batch_tokens=512,
+    learning_rate=2e-2,
+    l1_coefficient=0.2,
+    target_density=K / 128,
+    dead_steps=50,
+)
 SAVED_AS = {"l1": "standard", "kl": "standard", "topk": "topk", "batchtopk": "jumprelu"}
 
 
@@ -93,9 +99,14 @@ def test_batchtopk_fires_k_on_average_and_more_where_there_is_more() -> None:
     assert fired.max() >= 2 * K
 
 
-@pytest.mark.parametrize(("objective", "field", "values"), [
-    ("l1", "l1_coefficient", (0.02, 0.4)), ("kl", "kl_coefficient", (0.1, 30.0)), ("kl", "target_density", (0.3, 0.01)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("objective", "field", "values"),
+    [
+        ("l1", "l1_coefficient", (0.02, 0.4)),
+        ("kl", "kl_coefficient", (0.1, 30.0)),
+        ("kl", "target_density", (0.3, 0.01)),
+    ],
+)
 def test_a_stronger_penalty_gives_fewer_firings(objective: str, field: str, values: tuple[float, float]) -> None:
     def l0(value: float) -> float:
         config = replace(CONFIG, objective=objective, n_tokens=N_TOKENS, **{field: value})  # type: ignore[arg-type]
@@ -312,16 +323,19 @@ def test_a_buffer_too_small_to_mix_is_refused() -> None:
         next(shuffled([torch.zeros(10, 1)], buffer_tokens=15, batch_tokens=10, seed=0))
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"objective": "l2"}, "choose one of l1, kl, topk, batchtopk"),
-    ({"dtype": "float16"}, "float32 or bfloat16"),
-    ({"k": 0}, "1 to n_features"),
-    ({"k": 129}, "1 to n_features"),
-    ({"batch_tokens": 10**9}, "1 to n_tokens"),
-    ({"target_density": 0.0}, "between 0 and 1"),
-    ({"warmup_share": 0.6, "decay_share": 0.6}, "at most 1 together"),
-    ({"learning_rate": 0.0}, "above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective": "l2"}, "choose one of l1, kl, topk, batchtopk"),
+        ({"dtype": "float16"}, "float32 or bfloat16"),
+        ({"k": 0}, "1 to n_features"),
+        ({"k": 129}, "1 to n_features"),
+        ({"batch_tokens": 10**9}, "1 to n_tokens"),
+        ({"target_density": 0.0}, "between 0 and 1"),
+        ({"warmup_share": 0.6, "decay_share": 0.6}, "at most 1 together"),
+        ({"learning_rate": 0.0}, "above 0"),
+    ],
+)
 def test_a_configuration_that_cannot_work_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(CONFIG, **values)  # type: ignore[arg-type]

@@ -34,9 +34,17 @@ CONFIG = TrainConfig(n_features=64, n_tokens=20_000, k=1, batch_tokens=512, lear
 
 def words(planted: Planted, out: Path, *more: object) -> list[object]:
     options = {
-        "subject": planted.subject, "hookpoint": "embed_in", "corpus": planted.corpus, "out": out, "features": 128,
-        "k": 1, "tokens": 60_000, "batch-tokens": 512, "learning-rate": 2e-2, "sequence-tokens": 96,
-    }  # fmt: skip
+        "subject": planted.subject,
+        "hookpoint": "embed_in",
+        "corpus": planted.corpus,
+        "out": out,
+        "features": 128,
+        "k": 1,
+        "tokens": 60_000,
+        "batch-tokens": 512,
+        "learning-rate": 2e-2,
+        "sequence-tokens": 96,
+    }
     return ["train", *(w for name, value in options.items() for w in (f"--{name}", value)), *more]
 
 
@@ -73,8 +81,13 @@ def trained(planted: Planted, out: Path, run, *more: object) -> SAE:  # type: ig
 
 @pytest.mark.parametrize(("objective", "least"), [("topk", 0.9), ("batchtopk", 0.7), ("l1", 0.9), ("kl", 0.7)])
 def test_the_command_finds_the_planted_directions(
-    run, planted: Planted, common: list[int], tmp_path: Path, objective: str, least: float  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
+    run,
+    planted: Planted,
+    common: list[int],
+    tmp_path: Path,
+    objective: str,
+    least: float,  # type: ignore[no-untyped-def]
+) -> None:
     sae = trained(planted, tmp_path / "sae", run, "--objective", objective, *SETTINGS[objective])
     assert recovery(torch.randn_like(sae.w_dec), common) < 0.45
     assert recovery(sae.w_dec, common) > least
@@ -85,8 +98,20 @@ def test_what_was_trained_is_gathered_and_labelled(run, planted: Planted, tmp_pa
     done = run(*words(planted, out))
     assert f"labeler gather --subject {planted.subject} --sae {out}" in done.out
     assert "variance explained" in done.out
-    gathered = run("gather", "--subject", planted.subject, "--sae", out, "--corpus", planted.corpus, "--out", evidence,
-                   "--sequence-tokens", 96, "--json")  # fmt: skip
+    gathered = run(
+        "gather",
+        "--subject",
+        planted.subject,
+        "--sae",
+        out,
+        "--corpus",
+        planted.corpus,
+        "--out",
+        evidence,
+        "--sequence-tokens",
+        96,
+        "--json",
+    )
     assert gathered.code == 0, gathered.err
     manifest = json.loads(gathered.out)
     assert manifest["hookpoint"] == HOOKPOINT
@@ -169,8 +194,12 @@ def test_an_sae_is_not_overwritten_silently(run, planted: Planted, tmp_path: Pat
     ],
 )
 def test_bad_input_is_one_clear_message(
-    run, planted: Planted, tmp_path: Path, more: list[str], says: str  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
+    run,
+    planted: Planted,
+    tmp_path: Path,
+    more: list[str],
+    says: str,  # type: ignore[no-untyped-def]
+) -> None:
     done = run(*words(planted, tmp_path / "sae", *more))
     assert done.code == 2
     assert says in done.err
@@ -186,8 +215,11 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(run, planted: Pl
 
 
 def test_ctrl_c_says_what_is_lost(
-    run, planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # type: ignore[no-untyped-def]
-) -> None:  # fmt: skip
+    run,
+    planted: Planted,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
     """The signal comes while the third batch of hidden states is read."""
     calls = iter((False, False, True))
     hidden = Subject.hidden
@@ -222,8 +254,15 @@ def test_no_more_than_a_buffer_is_read_ahead(subject: Subject) -> None:
     seen: list[int] = []
     corpus = Corpus("texts", lambda: (Document(str(i), "abcdefgh" * 100) for i in range(1_000)))
     config = replace(CONFIG, n_tokens=512 * 60)
-    train_on_corpus(subject, HOOKPOINT, corpus, config, ReadingConfig(64, buffer_tokens=2_048),
-                    on_read=read.append, on_progress=lambda p: seen.append(read[-1] - p.n_tokens))  # fmt: skip
+    train_on_corpus(
+        subject,
+        HOOKPOINT,
+        corpus,
+        config,
+        ReadingConfig(64, buffer_tokens=2_048),
+        on_read=read.append,
+        on_progress=lambda p: seen.append(read[-1] - p.n_tokens),
+    )
     assert seen[0] <= 2_048 + 32 * 64
     assert read[-1] >= 512 * 60
 

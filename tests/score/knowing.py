@@ -19,8 +19,17 @@ def context(
 ) -> Context:
     """A context of single characters in which a feature fires on one letter."""
     activations = tuple(5.0 if c == letter else 0.0 for c in text)
-    return Context(100 * document, document, Split.HELD_OUT, source, tuple(map(ord, text)), tuple(text), activations,
-                   2.0 if source in (Source.SAMPLED, Source.RANDOM) else None, stratum)  # fmt: skip
+    return Context(
+        100 * document,
+        document,
+        Split.HELD_OUT,
+        source,
+        tuple(map(ord, text)),
+        tuple(text),
+        activations,
+        2.0 if source in (Source.SAMPLED, Source.RANDOM) else None,
+        stratum,
+    )
 
 
 def held_out(n: int = 10) -> list[Context]:

@@ -62,9 +62,13 @@ def test_golden_correlations_of_another_library(case):
 
 @pytest.mark.parametrize(
     "name",
-    ["A_same_data_as_oai_A", "B_ANTICORRELATED_explanation_scores_positive", "C_negative_activations_are_clipped",
-     "D_constant_simulation"],
-)  # fmt: skip
+    [
+        "A_same_data_as_oai_A",
+        "B_ANTICORRELATED_explanation_scores_positive",
+        "C_negative_activations_are_clipped",
+        "D_constant_simulation",
+    ],
+)
 def test_we_report_the_plain_correlation_and_not_one_refitted_on_the_scored_tokens(name):
     case = golden("transluce")[name]
     truth = np.concatenate(case["true_top"] + case["true_random"])

@@ -65,8 +65,14 @@ def test_the_whole_prompt() -> None:
 
 
 def test_contexts_stand_on_one_line_and_a_random_one_may_be_of_either_kind() -> None:
-    items = detection_items([context("a\nQ", 0, Source.RANDOM), context("b\t", 1, Source.RANDOM),
-                             context("Q", 2, Source.SAMPLED), context("c", 3, Source.HARD)])  # fmt: skip
+    items = detection_items(
+        [
+            context("a\nQ", 0, Source.RANDOM),
+            context("b\t", 1, Source.RANDOM),
+            context("Q", 2, Source.SAMPLED),
+            context("c", 3, Source.HARD),
+        ]
+    )
     assert [(i.shown, i.rival) for i in items] == [("a¶Q", None), ("b⇥", "random"), ("Q", None), ("c", "hard")]
 
 
@@ -74,13 +80,21 @@ def test_a_perfect_reader_gets_every_context_right_in_one_request() -> None:
     llm = MatchingLLM(knows)
     scores, usage = detect(llm)
     assert {n: s.value for n, s in scores.items()} == {
-        "detection": 1.0, "detection_random": 1.0, "detection_hard": 1.0,
-        "detection_recall_weak": 1.0, "detection_recall_strong": 1.0, "detection_auroc": 1.0,
-    }  # fmt: skip
+        "detection": 1.0,
+        "detection_random": 1.0,
+        "detection_hard": 1.0,
+        "detection_recall_weak": 1.0,
+        "detection_recall_strong": 1.0,
+        "detection_auroc": 1.0,
+    }
     assert {n: s.n for n, s in scores.items()} == {
-        "detection": 40, "detection_random": 30, "detection_hard": 30,
-        "detection_recall_weak": 5, "detection_recall_strong": 15, "detection_auroc": 40,
-    }  # fmt: skip
+        "detection": 40,
+        "detection_random": 30,
+        "detection_hard": 30,
+        "detection_recall_weak": 5,
+        "detection_recall_strong": 15,
+        "detection_auroc": 40,
+    }
     assert scores["detection"].null_mean == 0.5
     assert (len(llm.prompts), usage) == (1, COST)
 

@@ -47,8 +47,10 @@ def test_contexts_near_the_label_are_told_from_the_others() -> None:
     llm = EmbeddingLLM(lambda text: (3.0, len(text)) if "Q" in text else (len(text), 4.0))
     scores, usage = score(llm)
     assert {n: s.value for n, s in scores.items()} == {
-        "embedding_auroc": 1.0, "embedding_auroc_random": 1.0, "embedding_auroc_hard": 1.0
-    }  # fmt: skip
+        "embedding_auroc": 1.0,
+        "embedding_auroc_random": 1.0,
+        "embedding_auroc_hard": 1.0,
+    }
     assert usage.requests == 4
     assert [len(p.texts) for p in llm.prompts] == [1, 15, 15, 10]
 

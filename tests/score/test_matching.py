@@ -148,8 +148,10 @@ def test_the_chances_of_a_list_multiply_to_the_chance_of_its_tokens() -> None:
 
 def test_without_probabilities_the_answer_itself_ranks() -> None:
     assert read_matches(Reply("12,0", "stop", COST, "m"), 3) == [
-        Answer(False, 0.0), Answer(True, 1.0), Answer(False, 0.0)
-    ]  # fmt: skip
+        Answer(False, 0.0),
+        Answer(True, 1.0),
+        Answer(False, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("cut", [["1", "2", ",", "0"], ["12,", "0"], ["13", ",", "0"]])

@@ -80,8 +80,12 @@ def test_everything_is_made_in_one_pass_and_what_it_cost_is_counted() -> None:
     assert (tested.usage.requests, tested.usage.tokens_in) == (7, 700)
     found = values(tested)
     assert [found[n] for n in ("simulation", "detection", "detection_hard", "fuzzing", "embedding_auroc")] == [
-        pytest.approx(1.0), 1.0, 1.0, 1.0, 1.0
-    ]  # fmt: skip
+        pytest.approx(1.0),
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+    ]
     assert len(found) == len(tested.scores)
 
 

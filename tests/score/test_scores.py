@@ -11,9 +11,17 @@ from labeler.score.agreement import abs_dev, pearson, rsquared
 from labeler.score.scores import simulation_scores
 
 _NAMES = [
-    "simulation", "simulation_top", "simulation_random", "simulation_weighted", "simulation_all", "rsquared", "abs_dev",
-    "auroc_token", "average_precision_token", "auroc_sequence",
-]  # fmt: skip
+    "simulation",
+    "simulation_top",
+    "simulation_random",
+    "simulation_weighted",
+    "simulation_all",
+    "rsquared",
+    "abs_dev",
+    "auroc_token",
+    "average_precision_token",
+    "auroc_sequence",
+]
 _N_TOKENS = 8
 
 
@@ -178,9 +186,10 @@ def test_null_and_baseline_are_scored_on_the_same_contexts(simulations):
         return pearson(
             *_pooled(
                 [replace(s, predicted=p) for s, p in zip(failed, predictions, strict=True) if s.predicted is not None],
-                Source.TOP, Source.RANDOM,
+                Source.TOP,
+                Source.RANDOM,
             )
-        )  # fmt: skip
+        )
 
     null_scores = [scored_on_main(p) for p in null]
     assert main.baseline_token_lookup == pytest.approx(scored_on_main(baseline), abs=1e-12)

@@ -32,9 +32,7 @@ def context(text: str, source: Source = Source.TOP) -> Context:
 
 # Seven contexts in requests of three: the last request holds one.
 CONTEXTS = [context(text) for text in ("Qua", "bcd", "aQQ x", "z\n7", "  a", "vwQ", "no")]
-PREDICTED = [
-    tuple({"Q": 10.0, "a": 4.0}.get(token, 0.0) for token in c.tokens) for c in CONTEXTS
-]  # fmt: skip
+PREDICTED = [tuple({"Q": 10.0, "a": 4.0}.get(token, 0.0) for token in c.tokens) for c in CONTEXTS]
 
 
 def simulate(

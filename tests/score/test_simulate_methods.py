@@ -104,8 +104,10 @@ def test_every_token_gets_its_expected_activation_in_one_request_for_several_con
     simulations, usage = simulate(llm)
     q, a = (9 * 0.8 + 8 * 0.1) / 0.9, 3.5
     assert [s.predicted for s in simulations] == [
-        pytest.approx((q, 0.0, a)), pytest.approx((0.0, 0.0, 0.0)), pytest.approx((a, q, q, 0.0, 0.0))
-    ]  # fmt: skip
+        pytest.approx((q, 0.0, a)),
+        pytest.approx((0.0, 0.0, 0.0)),
+        pytest.approx((a, q, q, 0.0, 0.0)),
+    ]
     assert [s.context for s in simulations] == CONTEXTS
     assert (usage.requests, len(llm.prompts)) == (2, 2)
     assert {p.top_logprobs for p in llm.prompts} == {20}
@@ -145,8 +147,12 @@ def test_a_real_byte_level_tokenizer_lines_up() -> None:
     def cut(text: str) -> Sequence[str]:
         return [tokenizer.decode([i], skip_special_tokens=False) for i in tokenizer.encode(text).ids]
 
-    odd = replace(context("Q    é\n", 5), tokens=("Q", "    ", "é", "\n", "\t'", " ·"), token_ids=(1, 2, 3, 4, 5, 6),
-                  activations=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0))  # fmt: skip
+    odd = replace(
+        context("Q    é\n", 5),
+        tokens=("Q", "    ", "é", "\n", "\t'", " ·"),
+        token_ids=(1, 2, 3, 4, 5, 6),
+        activations=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    )
     assert "\ufffd" in cut("¶")
     simulations, _ = simulate(ExpectingLLM(cut, SURE), contexts=[*CONTEXTS, odd], size=4)
     assert [s.reason for s in simulations] == [None] * 4

@@ -66,8 +66,9 @@ def test_a_label_by_a_person_is_found_beside_the_other(store: Store, label_set: 
     assert len(search_labels(store, "birthday", [label_set], 10).hits) == 1
     rows = [json.loads(line) for line in b"".join(encode_rows("jsonl", read_rows(store, label_set), dict)).splitlines()]
     assert [(row["label"], row["verdict"], row["person_label"]) for row in rows] == [
-        ("a number", None, "a birthday"), (None, "corrected", "a year, elsewhere"),
-    ]  # fmt: skip
+        ("a number", None, "a birthday"),
+        (None, "corrected", "a year, elsewhere"),
+    ]
     assert people_say(store, label_set) == {"accepted": 1, "rejected": 0, "corrected": 1, "labels": 2}
 
 

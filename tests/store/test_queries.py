@@ -128,9 +128,11 @@ QUERIES = [
 def reviewed(store: Store) -> dict[tuple[int, int], str]:
     """What people have said, at last, of labels as they are now."""
     said = {
-        **{(1, i): Verdict.ACCEPT for i in range(5)}, **{(1, i): Verdict.REJECT for i in range(5, 8)},
-        **{(2, i): Verdict.CORRECTED for i in range(12)}, (2, 31): Verdict.CORRECTED,
-    }  # fmt: skip
+        **{(1, i): Verdict.ACCEPT for i in range(5)},
+        **{(1, i): Verdict.REJECT for i in range(5, 8)},
+        **{(2, i): Verdict.CORRECTED for i in range(12)},
+        (2, 31): Verdict.CORRECTED,
+    }
     add_review(store, 1, 0, Verdict.REJECT, "ann")
     for (label_set, feature), verdict in said.items():
         add_review(

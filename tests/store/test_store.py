@@ -72,10 +72,14 @@ def context_of(stored: dict[str, Any]) -> Context:
 
 
 CHOSEN = Origin(
-    "contrastive", "the best of 2 labels on 10 contexts set aside for the choice", revised=True,
-    candidates=(Candidate("the token `x`", "best of K", True, 0.75, None, 10),
-                Candidate("`y`", "best of K", False, None, "the simulation is constant", 10)),
-)  # fmt: skip
+    "contrastive",
+    "the best of 2 labels on 10 contexts set aside for the choice",
+    revised=True,
+    candidates=(
+        Candidate("the token `x`", "best of K", True, 0.75, None, 10),
+        Candidate("`y`", "best of K", False, None, "the simulation is constant", 10),
+    ),
+)
 
 
 @pytest.mark.parametrize(

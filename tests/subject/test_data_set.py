@@ -79,11 +79,27 @@ def test_the_library_s_readers_of_files_are_no_data_sets(
 @pytest.mark.parametrize(
     "spec",
     [
-        "hf:/any/absolute/folder", "hf:folder", "hf:./folder", "hf:~", "hf:../folder", "hf:folder/below", "hf:link", "hf:", "hf:a/b/c",
-        "hf:C:\\folder", "hf:http://127.0.0.1:1/x", "hf:hf://datasets/a/b", "hf:a--b/c", "hf:a/..", "hf:buckets/a", "hf:owner/texts:train[:9]",
-        "hf:owner/texts:../x", "hf:a/b.", "hf:folder\x00",
+        "hf:/any/absolute/folder",
+        "hf:folder",
+        "hf:./folder",
+        "hf:~",
+        "hf:../folder",
+        "hf:folder/below",
+        "hf:link",
+        "hf:",
+        "hf:a/b/c",
+        "hf:C:\\folder",
+        "hf:http://127.0.0.1:1/x",
+        "hf:hf://datasets/a/b",
+        "hf:a--b/c",
+        "hf:a/..",
+        "hf:buckets/a",
+        "hf:owner/texts:train[:9]",
+        "hf:owner/texts:../x",
+        "hf:a/b.",
+        "hf:folder\x00",
     ],
-)  # fmt: skip
+)
 def test_a_path_is_no_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder" / "below").mkdir(parents=True)

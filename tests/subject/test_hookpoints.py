@@ -15,9 +15,15 @@ from labeler.subject.model import Subject
 
 D, HEADS, LAYERS, VOCABULARY = 16, 2, 3, 32
 _COMMON = {
-    "hidden_size": D, "intermediate_size": 24, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "num_key_value_heads": HEADS, "vocab_size": VOCABULARY, "head_dim": 8, "pad_token_id": 0,
-}  # fmt: skip
+    "hidden_size": D,
+    "intermediate_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "vocab_size": VOCABULARY,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": D, "n_layer": LAYERS, "n_head": HEADS, "vocab_size": VOCABULARY}),
     "gpt_neox": ("GPTNeoXConfig", _COMMON),
@@ -31,9 +37,17 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", _COMMON),
     "olmo2": ("Olmo2Config", _COMMON),
     "mixtral": ("MixtralConfig", {**_COMMON, "num_local_experts": 2}),
-    "gpt_neo": ("GPTNeoConfig", {"hidden_size": D, "num_layers": 2, "num_heads": HEADS, "vocab_size": VOCABULARY,
-                                 "attention_types": [[["global", "local"], 1]]}),
-}  # fmt: skip
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": D,
+            "num_layers": 2,
+            "num_heads": HEADS,
+            "vocab_size": VOCABULARY,
+            "attention_types": [[["global", "local"], 1]],
+        },
+    ),
+}
 RMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 IDS = torch.arange(1, 13).view(2, 6)
 

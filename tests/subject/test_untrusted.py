@@ -65,18 +65,29 @@ CODE_OF_ITS_OWN: dict[str, Callable[[Path], None]] = {
     )[0],
     "a pipeline as the tokenizer": lambda f: change(f / "tokenizer_config.json", tokenizer_class="AutoProcessor"),
     "a configuration within": lambda f: change(
-        f / "config.json", text_config={"auto_map": {"AutoModel": "canary.Model"}, "_attn_implementation": "x/kernels:run"},
+        f / "config.json",
+        text_config={"auto_map": {"AutoModel": "canary.Model"}, "_attn_implementation": "x/kernels:run"},
     ),
     "a composite of strangers": lambda f: change(
-        f / "config.json", model_type="llava",
-        text_config={"model_type": "t5", "auto_map": {"AutoModelForCausalLM": f"{f}--canary.Model", "AutoModel": f"{f}--canary.Model"}},
+        f / "config.json",
+        model_type="llava",
+        text_config={
+            "model_type": "t5",
+            "auto_map": {"AutoModelForCausalLM": f"{f}--canary.Model", "AutoModel": f"{f}--canary.Model"},
+        },
         vision_config={"model_type": "gpt_neox", "auto_map": {"AutoModel": f"{f}--canary.Model"}},
     ),
     "a kernel for attention": lambda f: change(f / "config.json", _attn_implementation="x/kernels:run"),
-    "a kernel by its plain name": lambda f: change(f / "config.json", attn_implementation="kernels-community/flash-attn"),
-    "a kernel behind its internal name": lambda f: change(f / "config.json", _attn_implementation_internal="x/kernels:run"),
+    "a kernel by its plain name": lambda f: change(
+        f / "config.json", attn_implementation="kernels-community/flash-attn"
+    ),
+    "a kernel behind its internal name": lambda f: change(
+        f / "config.json", _attn_implementation_internal="x/kernels:run"
+    ),
     "a kernel for experts": lambda f: change(f / "config.json", _experts_implementation="x/kernels:run"),
-    "kernels by configuration": lambda f: change(f / "config.json", use_kernels=True, kernel_config={"RMSNorm": "x/y:Z"}),
+    "kernels by configuration": lambda f: change(
+        f / "config.json", use_kernels=True, kernel_config={"RMSNorm": "x/y:Z"}
+    ),
     "generation": lambda f: change(f / "generation_config.json", custom_generate=str(f), trust_remote_code=True),
     "trust by configuration": lambda f: change(
         f / "config.json", trust_remote_code=True, auto_map={"AutoModelForCausalLM": "canary.Model"}
@@ -87,7 +98,7 @@ CODE_OF_ITS_OWN: dict[str, Callable[[Path], None]] = {
     "a template for chats": lambda f: change(
         f / "tokenizer_config.json", chat_template="{{ cycler.__init__.__globals__.os.system('touch CANARY') }}"
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -163,18 +174,30 @@ def index(shard: str) -> Callable[[Path], None]:
 
 HUGE = b'{"w":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
 HARMFUL: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "bitsandbytes": (lambda f: change(f / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}), "bitsandbytes"),
-    "another quantizer": (lambda f: change(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "gptq|optimum|GPTQ"),
+    "bitsandbytes": (
+        lambda f: change(f / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "bitsandbytes",
+    ),
+    "another quantizer": (
+        lambda f: change(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        "gptq|optimum|GPTQ",
+    ),
     "a pickle": (pickled, "weights"),
     "a raw pickle": (raw_pickle, "weights"),
     "brackets": (lambda f: (f / "config.json").write_text("[" * 200_000), "config.json: nested deeper"),
-    "brackets within": (lambda f: change(f / "config.json", x=json.loads("[" * 500 + "]" * 500)), "config.json: nested deeper"),
-    "brackets of the tokenizer": (lambda f: (f / "tokenizer.json").write_text("[" * 200_000), "tokenizer.json: nested deeper"),
+    "brackets within": (
+        lambda f: change(f / "config.json", x=json.loads("[" * 500 + "]" * 500)),
+        "config.json: nested deeper",
+    ),
+    "brackets of the tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("[" * 200_000),
+        "tokenizer.json: nested deeper",
+    ),
     "no object": (lambda f: (f / "config.json").write_text("[]"), "expected a JSON object"),
     "weights that are a FIFO": (fifo("model.safetensors"), "model.safetensors is a FIFO"),
     "a tokenizer that is a FIFO": (fifo("tokenizer.json"), "tokenizer.json is a FIFO"),
     "any FIFO": (fifo("notes.json"), "notes.json is a FIFO"),
-    "a device": (lambda f: ((f / "merges.txt").symlink_to("/dev/zero")), "merges.txt is a device"),
+    "a device": (lambda f: (f / "merges.txt").symlink_to("/dev/zero"), "merges.txt is a device"),
     "layers": (lambda f: change(f / "config.json", num_hidden_layers=1_000_000), "num_hidden_layers 1,000,000"),
     "layers as a fraction": (lambda f: change(f / "config.json", num_hidden_layers=1e9), "num_hidden_layers"),
     "layers within": (lambda f: change(f / "config.json", text_config={"n_layers": 10**12}), "n_layers"),
@@ -187,7 +210,7 @@ HARMFUL: dict[str, tuple[Callable[[Path], Any], str]] = {
     "an absurd header": (safetensors_of(2**62, b"{}"), "damaged"),
     "an absurd shape": (safetensors_of(len(HUGE), HUGE), "damaged"),
     "a header of brackets": (safetensors_of(200_000, b"[" * 200_000), "damaged"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -81,10 +81,15 @@ class Service:
         self.recipe = RECIPE
         self._workers: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **os.environ, "LABELER_DB": url, "LABELER_REDIS": redis.url, "OPENAI_BASE_URL": endpoint.base_url,
-            "LABELER_LEASE_SECONDS": str(LEASE_SECONDS), "LABELER_CONCURRENCY": "4", "PYTHONPATH": str(REPOSITORY),
+            **os.environ,
+            "LABELER_DB": url,
+            "LABELER_REDIS": redis.url,
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "LABELER_LEASE_SECONDS": str(LEASE_SECONDS),
+            "LABELER_CONCURRENCY": "4",
+            "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+        }
 
     def start_worker(self, queue: str = "label", processes: int = 1) -> subprocess.Popen[bytes]:
         return self.start_command([sys.executable, "-m", "workers", queue, "--processes", str(processes)])

@@ -43,9 +43,13 @@ def test_evidence_of_another_pass_is_not_taken_for_what_was_asked(
 
 def test_an_sae_that_explains_little_fails_the_job_unless_it_is_forced(planted: Planted, tmp_path: Path) -> None:
     asked = GatherRequest(
-        str(planted.subject), str(planted.sae), str(planted.corpus), str(tmp_path / "evidence"),
-        hookpoint="gpt_neox.layers.0.mlp", config=CONFIG,
-    )  # fmt: skip
+        str(planted.subject),
+        str(planted.sae),
+        str(planted.corpus),
+        str(tmp_path / "evidence"),
+        hookpoint="gpt_neox.layers.0.mlp",
+        config=CONFIG,
+    )
     worker = Resources(Settings(database=str(tmp_path / "labeler.db")))
 
     def prepare(request: GatherRequest) -> None:

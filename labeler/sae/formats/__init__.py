@@ -44,7 +44,20 @@ def layer_in_set(weights: Weights, form: Format) -> int | None:
 FORMATS = cast(
     "tuple[Format, ...]",
     (
-        temporal, cross_layer, circuit_tracer, gemma_scope_2, gemma_scope, llama_scope, sparsify, saelens, openmoss,
-        dictionary_learning, openai, goodfire, hook_z, qwen_scope, qresearch,
+        temporal,
+        cross_layer,
+        circuit_tracer,
+        gemma_scope_2,
+        gemma_scope,
+        llama_scope,
+        sparsify,
+        saelens,
+        openmoss,
+        dictionary_learning,
+        openai,
+        goodfire,
+        hook_z,
+        qwen_scope,
+        qresearch,
     ),
-)  # fmt: skip
+)

@@ -41,9 +41,18 @@ def read(weights: Weights) -> SAE:
     threshold = weights.take_if_there(_THRESHOLD)
     selection = Selection("relu") if threshold is None else Selection("threshold", threshold=threshold.squeeze())
     return SAE(
-        weights.take("W_enc"), weights.take("b_enc"), weights.take("W_dec"), weights.take("b_dec"), selection,
-        "relu" if threshold is None else "jumprelu", w_skip=weights.take_if_there("W_skip"), source=weights.finish(NAME),
+        weights.take("W_enc"),
+        weights.take("b_enc"),
+        weights.take("W_dec"),
+        weights.take("b_dec"),
+        selection,
+        "relu" if threshold is None else "jumprelu",
+        w_skip=weights.take_if_there("W_skip"),
+        source=weights.finish(NAME),
         hookpoint=f"blocks.{layer}.{hooks['feature_input_hook']}",
         output_hookpoint=f"blocks.{layer}.{hooks['feature_output_hook']}",
-        is_transcoder=True, prepend_bos=True, scan=scan_of(hooks), remarks=weights.remarks,
-    )  # fmt: skip
+        is_transcoder=True,
+        prepend_bos=True,
+        scan=scan_of(hooks),
+        remarks=weights.remarks,
+    )

@@ -48,14 +48,22 @@ def read(weights: Weights) -> SAE:
     b_dec = own_bias.new_zeros(w_dec.shape[1:])
     b_dec[0] = own_bias
     return SAE(
-        weights.take(f"W_enc_{layer}"), weights.take(f"b_enc_{layer}"), w_dec.flatten(1), b_dec.flatten(),
-        selection, "relu" if threshold is None else "jumprelu", _source(weights, decoders),
+        weights.take(f"W_enc_{layer}"),
+        weights.take(f"b_enc_{layer}"),
+        w_dec.flatten(1),
+        b_dec.flatten(),
+        selection,
+        "relu" if threshold is None else "jumprelu",
+        _source(weights, decoders),
         hookpoint=f"blocks.{layer}.{config['feature_input_hook']}",
         output_hookpoint=f"blocks.{layer}.{config['feature_output_hook']}",
         writes=tuple(f"blocks.{n}.{config['feature_output_hook']}" for n in layers),
         part=Part(weights.path.parent, layer, layers, tuple(range(layer + 1))),
-        is_transcoder=True, prepend_bos=True, scan=scan_of(config), remarks=weights.remarks,
-    )  # fmt: skip
+        is_transcoder=True,
+        prepend_bos=True,
+        scan=scan_of(config),
+        remarks=weights.remarks,
+    )
 
 
 def _config(weights: Weights) -> dict[str, Any]:

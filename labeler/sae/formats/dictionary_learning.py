@@ -14,9 +14,14 @@ from labeler.sae.weights import Weights, layer_of
 
 NAME = "dictionary_learning"
 _CLASSES = (
-    "AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
+    "AutoEncoder",
+    "AutoEncoderNew",
+    "GatedAutoEncoder",
+    "JumpReluAutoEncoder",
+    "AutoEncoderTopK",
+    "BatchTopKSAE",
     "MatryoshkaBatchTopKSAE",
-)  # fmt: skip
+)
 _HOOKS = {
     "resid_post": "hook_resid_post",
     "resid_pre": "hook_resid_pre",
@@ -52,10 +57,18 @@ def read(weights: Weights) -> SAE:
     # Of TopK the trained threshold, which its encoder does not use; of Matryoshka how the features are grouped.
     weights.ignore("threshold", "k", "group_sizes", "num_tokens_since_fired")
     return SAE(
-        w_enc.contiguous(), b_enc, w_dec.contiguous(), b_dec, selection, str(kind), weights.finish(NAME),
-        centred=kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"), hookpoint=_hookpoint(trainer, weights),
-        reads_input=_reads_input(trainer, weights), remarks=weights.remarks,
-    )  # fmt: skip
+        w_enc.contiguous(),
+        b_enc,
+        w_dec.contiguous(),
+        b_dec,
+        selection,
+        str(kind),
+        weights.finish(NAME),
+        centred=kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"),
+        hookpoint=_hookpoint(trainer, weights),
+        reads_input=_reads_input(trainer, weights),
+        remarks=weights.remarks,
+    )
 
 
 def _trainer(weights: Weights) -> dict[str, Any]:

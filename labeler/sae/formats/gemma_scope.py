@@ -28,10 +28,19 @@ def read(weights: Weights) -> SAE:
         root = math.sqrt(w_enc.shape[1])
         w_enc, w_dec = w_enc / root, w_dec * root
     return SAE(
-        w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
-        hookpoint=reads, output_hookpoint=writes, is_transcoder=writes is not None, prepend_bos=True,
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        Selection("threshold", threshold=threshold),
+        "jumprelu",
+        weights.finish(NAME),
+        hookpoint=reads,
+        output_hookpoint=writes,
+        is_transcoder=writes is not None,
+        prepend_bos=True,
         remarks=weights.remarks,
-    )  # fmt: skip
+    )
 
 
 def _place(origin: str) -> tuple[str | None, str | None]:

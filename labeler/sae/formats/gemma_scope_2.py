@@ -37,16 +37,37 @@ def read(weights: Weights) -> SAE:
     selection = Selection("threshold", threshold=threshold)
     skip = None if w_skip is None else w_skip.T.contiguous()
     if layer_in_set(weights) is not None:
-        return _layer_of_set(weights, config, SAE(
-            w_enc, b_enc, weights.take_mapped("w_dec"), b_dec, selection, "jumprelu", weights.finish(NAME), w_skip=skip,
-            prepend_bos=True,
-        ))  # fmt: skip
+        return _layer_of_set(
+            weights,
+            config,
+            SAE(
+                w_enc,
+                b_enc,
+                weights.take_mapped("w_dec"),
+                b_dec,
+                selection,
+                "jumprelu",
+                weights.finish(NAME),
+                w_skip=skip,
+                prepend_bos=True,
+            ),
+        )
     reads, writes = _places(weights, config)
     return SAE(
-        w_enc, b_enc, weights.take("w_dec"), b_dec, selection, "jumprelu", weights.finish(NAME), w_skip=skip,
-        hookpoint=reads, output_hookpoint=writes, is_transcoder=writes is not None or skip is not None,
-        prepend_bos=True, remarks=weights.remarks,
-    )  # fmt: skip
+        w_enc,
+        b_enc,
+        weights.take("w_dec"),
+        b_dec,
+        selection,
+        "jumprelu",
+        weights.finish(NAME),
+        w_skip=skip,
+        hookpoint=reads,
+        output_hookpoint=writes,
+        is_transcoder=writes is not None or skip is not None,
+        prepend_bos=True,
+        remarks=weights.remarks,
+    )
 
 
 def layer_in_set(weights: Weights) -> int | None:
@@ -74,12 +95,16 @@ def _layer_of_set(weights: Weights, config: dict[str, Any], sae: SAE) -> SAE:
     b_dec = torch.zeros(len(written), sae.w_dec.shape[2])
     b_dec[number - first] = sae.b_dec if sae.b_dec.ndim == 1 else sae.b_dec[number]
     return replace(
-        sae, w_dec=sae.w_dec.flatten(1)[:, first * sae.w_dec.shape[2] :], b_dec=b_dec.flatten(), is_transcoder=is_clt,
-        hookpoint=_at(reads, layers[number]), output_hookpoint=_at(writes, layers[number]) if is_clt else None,
+        sae,
+        w_dec=sae.w_dec.flatten(1)[:, first * sae.w_dec.shape[2] :],
+        b_dec=b_dec.flatten(),
+        is_transcoder=is_clt,
+        hookpoint=_at(reads, layers[number]),
+        output_hookpoint=_at(writes, layers[number]) if is_clt else None,
         writes=tuple(_at(writes if is_clt else reads, layer) for layer in written),
         part=Part(weights.path.parent, layers[number], written, layers[: number + 1] if is_clt else layers),
         remarks=weights.remarks,
-    )  # fmt: skip
+    )
 
 
 def _is_clt(weights: Weights, config: dict[str, Any]) -> bool:

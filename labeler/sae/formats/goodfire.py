@@ -15,8 +15,13 @@ def recognizes(weights: Weights) -> bool:
 def read(weights: Weights) -> SAE:
     layer = layer_of(weights.path.stem)
     return SAE(
-        weights.take("encoder_linear.weight"), weights.take("encoder_linear.bias"),
-        weights.take("decoder_linear.weight").T.contiguous(), weights.take("decoder_linear.bias"),
-        Selection("relu"), "relu", weights.finish(NAME),
-        hookpoint=None if layer is None else f"blocks.{layer}.hook_resid_post", remarks=weights.remarks,
-    )  # fmt: skip
+        weights.take("encoder_linear.weight"),
+        weights.take("encoder_linear.bias"),
+        weights.take("decoder_linear.weight").T.contiguous(),
+        weights.take("decoder_linear.bias"),
+        Selection("relu"),
+        "relu",
+        weights.finish(NAME),
+        hookpoint=None if layer is None else f"blocks.{layer}.hook_resid_post",
+        remarks=weights.remarks,
+    )

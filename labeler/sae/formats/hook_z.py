@@ -19,7 +19,15 @@ def _beside(weights: Weights) -> dict[str, object] | None:
 def read(weights: Weights) -> SAE:
     config = _beside(weights) or {}
     return SAE(
-        weights.take("W_enc").T.contiguous(), weights.take("b_enc"), weights.take("W_dec"), weights.take("b_dec"),
-        Selection("relu"), "relu", weights.finish(NAME), centred=True, prepend_bos=True,
-        hookpoint=str(config["act_name"]) if "act_name" in config else None, remarks=weights.remarks,
-    )  # fmt: skip
+        weights.take("W_enc").T.contiguous(),
+        weights.take("b_enc"),
+        weights.take("W_dec"),
+        weights.take("b_dec"),
+        Selection("relu"),
+        "relu",
+        weights.finish(NAME),
+        centred=True,
+        prepend_bos=True,
+        hookpoint=str(config["act_name"]) if "act_name" in config else None,
+        remarks=weights.remarks,
+    )

@@ -9,12 +9,37 @@ from labeler.sae.weights import Weights
 
 NAME = "llama_scope"
 _KNOWN = {
-    "d_model", "d_sae", "jump_relu_threshold", "dataset_average_activation_norm", "hook_point_in", "hook_point_out",
-    "norm_activation", "act_fn", "dtype", "device", "use_decoder_bias", "use_glu_encoder", "expansion_factor", "top_k",
-    "sparsity_include_decoder_norm", "use_ghost_grads", "tp_size", "ddp_size", "strict_loading", "sae_pretrained_name_or_path",
-    "apply_decoder_bias_to_pre_encoder", "init_decoder_norm", "init_encoder_norm", "init_encoder_with_decoder_transpose",
-    "decoder_exactly_fixed_norm", "decoder_bias_init_method", "lp", "l1_coefficient", "k_warmup_steps", "seed",
-}  # fmt: skip
+    "d_model",
+    "d_sae",
+    "jump_relu_threshold",
+    "dataset_average_activation_norm",
+    "hook_point_in",
+    "hook_point_out",
+    "norm_activation",
+    "act_fn",
+    "dtype",
+    "device",
+    "use_decoder_bias",
+    "use_glu_encoder",
+    "expansion_factor",
+    "top_k",
+    "sparsity_include_decoder_norm",
+    "use_ghost_grads",
+    "tp_size",
+    "ddp_size",
+    "strict_loading",
+    "sae_pretrained_name_or_path",
+    "apply_decoder_bias_to_pre_encoder",
+    "init_decoder_norm",
+    "init_encoder_norm",
+    "init_encoder_with_decoder_transpose",
+    "decoder_exactly_fixed_norm",
+    "decoder_bias_init_method",
+    "lp",
+    "l1_coefficient",
+    "k_warmup_steps",
+    "seed",
+}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -41,9 +66,19 @@ def read(weights: Weights) -> SAE:
     threshold = w_enc.new_tensor(float(config["jump_relu_threshold"]) * scale_in)
     transcodes = writes is not None and writes != reads
     sae = SAE(
-        w_enc, b_enc, w_dec, b_dec, Selection("threshold", threshold=threshold), "jumprelu", weights.finish(NAME),
-        hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
-        scales_input=config.get("norm_activation") == "dataset-wise", lacks_scale=found is None,
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        Selection("threshold", threshold=threshold),
+        "jumprelu",
+        weights.finish(NAME),
+        hookpoint=reads,
+        output_hookpoint=writes if transcodes else None,
+        is_transcoder=transcodes,
+        prepend_bos=True,
+        scales_input=config.get("norm_activation") == "dataset-wise",
+        lacks_scale=found is None,
         remarks=weights.remarks,
-    )  # fmt: skip
+    )
     return rescaled(sae, scale_in, scale_out)

@@ -36,7 +36,14 @@ def read(weights: Weights) -> SAE:
         Selection("topk", k=positive_int(state.get("k"), "k", path)) if activation == "TopK" else Selection("relu")
     )
     return SAE(
-        w_enc, weights.take("latent_bias"), w_dec, weights.take("pre_bias"), selection, str(activation),
-        weights.finish(NAME), centred=True, normalisation="layer_norm" if activation == "TopK" else "none",
+        w_enc,
+        weights.take("latent_bias"),
+        w_dec,
+        weights.take("pre_bias"),
+        selection,
+        str(activation),
+        weights.finish(NAME),
+        centred=True,
+        normalisation="layer_norm" if activation == "TopK" else "none",
         remarks=weights.remarks,
-    )  # fmt: skip
+    )

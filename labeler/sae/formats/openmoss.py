@@ -38,11 +38,21 @@ def read(weights: Weights) -> SAE:
     reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
     transcodes = writes is not None and writes != reads
     sae = SAE(
-        w_enc, b_enc, w_dec, b_dec, selection, selection.kind, weights.finish(NAME),
-        hookpoint=reads, output_hookpoint=writes if transcodes else None, is_transcoder=transcodes, prepend_bos=True,
-        scales_input=config.get("norm_activation") == "dataset-wise", lacks_scale=found is None,
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        selection,
+        selection.kind,
+        weights.finish(NAME),
+        hookpoint=reads,
+        output_hookpoint=writes if transcodes else None,
+        is_transcoder=transcodes,
+        prepend_bos=True,
+        scales_input=config.get("norm_activation") == "dataset-wise",
+        lacks_scale=found is None,
         remarks=weights.remarks,
-    )  # fmt: skip
+    )
     return sae if found is None else rescaled(sae, *found)
 
 
@@ -72,10 +82,19 @@ def _crosscoder(weights: Weights, config: dict[str, Any]) -> SAE:
         gates = threshold / w_dec.norm(dim=2).clamp_min(1e-12)
     selection = Selection("relu") if gates is None else Selection("threshold", threshold=gates.amin(0))
     return SAE(
-        w_enc.flatten(0, 1).T.contiguous(), weights.take("b_E").sum(0), w_dec.transpose(0, 1).flatten(1).contiguous(),
-        weights.take("b_D").flatten(), selection, kind, weights.finish(NAME), hookpoint="+".join(places),
-        writes=tuple(places) if len(places) > 1 else (), gates=gates, prepend_bos=True, remarks=weights.remarks,
-    )  # fmt: skip
+        w_enc.flatten(0, 1).T.contiguous(),
+        weights.take("b_E").sum(0),
+        w_dec.transpose(0, 1).flatten(1).contiguous(),
+        weights.take("b_D").flatten(),
+        selection,
+        kind,
+        weights.finish(NAME),
+        hookpoint="+".join(places),
+        writes=tuple(places) if len(places) > 1 else (),
+        gates=gates,
+        prepend_bos=True,
+        remarks=weights.remarks,
+    )
 
 
 def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selection:

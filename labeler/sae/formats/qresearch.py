@@ -16,7 +16,13 @@ def recognizes(weights: Weights) -> bool:
 def read(weights: Weights) -> SAE:
     layer = layer_of(weights.path.stem)
     return SAE(
-        weights.take("encoder.weight"), weights.take("encoder.bias"), weights.take("decoder.weight").T.contiguous(),
-        weights.take("decoder.bias"), Selection("relu"), "relu", weights.finish(NAME),
-        hookpoint=None if layer is None else f"blocks.{layer}.hook_resid_post", remarks=weights.remarks,
-    )  # fmt: skip
+        weights.take("encoder.weight"),
+        weights.take("encoder.bias"),
+        weights.take("decoder.weight").T.contiguous(),
+        weights.take("decoder.bias"),
+        Selection("relu"),
+        "relu",
+        weights.finish(NAME),
+        hookpoint=None if layer is None else f"blocks.{layer}.hook_resid_post",
+        remarks=weights.remarks,
+    )

@@ -23,9 +23,16 @@ def read(weights: Weights) -> SAE:
     b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
     layer = layer_of(weights.path.name)
     return SAE(
-        w_enc, b_enc, w_dec, b_dec, Selection("topk", k=_k(weights, config)), "topk", weights.finish(NAME),
-        hookpoint=_place(config, layer), remarks=weights.remarks,
-    )  # fmt: skip
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        Selection("topk", k=_k(weights, config)),
+        "topk",
+        weights.finish(NAME),
+        hookpoint=_place(config, layer),
+        remarks=weights.remarks,
+    )
 
 
 def _k(weights: Weights, config: dict[str, Any]) -> int:

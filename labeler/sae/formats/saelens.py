@@ -19,22 +19,38 @@ from labeler.sae.weights import Weights
 NAME = "saelens"
 WEIGHTS = "sae_weights.safetensors"
 _KINDS = {
-    "standard": "relu", "transcoder": "relu", "skip_transcoder": "relu",
-    "topk": "topk", "topk_transcoder": "topk", "abstopk": "abstopk",
-    "jumprelu": "threshold", "jumprelu_transcoder": "threshold", "jumprelu_skip_transcoder": "threshold",
-    "gated": "gated", "matching_pursuit": "pursuit",
-}  # fmt: skip
+    "standard": "relu",
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "topk": "topk",
+    "topk_transcoder": "topk",
+    "abstopk": "abstopk",
+    "jumprelu": "threshold",
+    "jumprelu_transcoder": "threshold",
+    "jumprelu_skip_transcoder": "threshold",
+    "gated": "gated",
+    "matching_pursuit": "pursuit",
+}
 _NORMALISATIONS = {
-    None: "none", "none": "none", False: "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm_rescale",
+    None: "none",
+    "none": "none",
+    False: "none",
+    "layer_norm": "layer_norm",
+    "constant_norm_rescale": "constant_norm_rescale",
     # The factor was folded into the weights when the SAE was saved.
-    "expected_average_only_in": "none", True: "none",
-}  # fmt: skip
+    "expected_average_only_in": "none",
+    True: "none",
+}
 # Keys that change what a feature is, with the values at which they do not.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
-    "hook_head_index": (None,), "hook_point_head_index": (None,), "activation_fn_str": ("relu", "topk", None),
-    "activation_fn": ("relu", "topk", None), "finetuning_scaling_factor": (False, None), "noise_scale": (0, 0.0, None),
+    "hook_head_index": (None,),
+    "hook_point_head_index": (None,),
+    "activation_fn_str": ("relu", "topk", None),
+    "activation_fn": ("relu", "topk", None),
+    "finetuning_scaling_factor": (False, None),
+    "noise_scale": (0, 0.0, None),
     "model_kwargs": ({}, None),
-}  # fmt: skip
+}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -81,14 +97,26 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     _check_scaling_factor(weights)
     w_skip = weights.take("W_skip") if "skip" in architecture else None
     return SAE(
-        w_enc, b_enc, w_dec, weights.take("b_dec"), selection, architecture, weights.finish(NAME),
+        w_enc,
+        b_enc,
+        w_dec,
+        weights.take("b_dec"),
+        selection,
+        architecture,
+        weights.finish(NAME),
         centred=bool(cfg.get("apply_b_dec_to_input", True)) and "transcoder" not in architecture,
-        normalisation=_NORMALISATIONS[normalisation], rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
-        w_skip=w_skip, hookpoint=_place(metadata), output_hookpoint=_place(metadata, "_out"),
-        is_transcoder="transcoder" in architecture, prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
+        normalisation=_NORMALISATIONS[normalisation],
+        rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
+        w_skip=w_skip,
+        hookpoint=_place(metadata),
+        output_hookpoint=_place(metadata, "_out"),
+        is_transcoder="transcoder" in architecture,
+        prepend_bos=metadata.get("prepend_bos"),
+        remarks=weights.remarks,
         scales_input=normalisation in ("expected_average_only_in", True),
-        excluded_tokens=_excluded(metadata, folder), positions=_positions(metadata, folder),
-    )  # fmt: skip
+        excluded_tokens=_excluded(metadata, folder),
+        positions=_positions(metadata, folder),
+    )
 
 
 def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], normalisation: str) -> SAE:
@@ -105,14 +133,25 @@ def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], no
         raise FormatError(f"SAE {weights.path}: residual_threshold is {least!r}; expected a number")
     centred = bool(cfg.get("apply_b_dec_to_input", True))
     selection = Selection(
-        "pursuit", k=int(w_dec.shape[1]) if steps is None else positive_int(steps, "max_iterations", weights.path),
-        threshold=torch.tensor(float(least)), stops_at_known=bool(cfg.get("stop_on_duplicate_support", True)),
-    )  # fmt: skip
+        "pursuit",
+        k=int(w_dec.shape[1]) if steps is None else positive_int(steps, "max_iterations", weights.path),
+        threshold=torch.tensor(float(least)),
+        stops_at_known=bool(cfg.get("stop_on_duplicate_support", True)),
+    )
     return SAE(
-        w_dec, torch.zeros(len(w_dec)), w_dec, b_dec if centred else torch.zeros_like(b_dec), selection, "matching_pursuit",
-        weights.finish(NAME), centred=centred, normalisation=normalisation, hookpoint=_place(metadata),
-        prepend_bos=metadata.get("prepend_bos"), remarks=weights.remarks,
-    )  # fmt: skip
+        w_dec,
+        torch.zeros(len(w_dec)),
+        w_dec,
+        b_dec if centred else torch.zeros_like(b_dec),
+        selection,
+        "matching_pursuit",
+        weights.finish(NAME),
+        centred=centred,
+        normalisation=normalisation,
+        hookpoint=_place(metadata),
+        prepend_bos=metadata.get("prepend_bos"),
+        remarks=weights.remarks,
+    )
 
 
 def _place(metadata: dict[str, Any], side: str = "") -> str | None:

@@ -12,14 +12,32 @@ from labeler.sae.weights import Weights
 
 NAME = "sparsify"
 _KNOWN = {
-    "activation", "k", "transcode", "skip_connection", "d_in", "num_latents", "expansion_factor", "normalize_decoder",
-    "multi_topk", "signed",
-}  # fmt: skip
+    "activation",
+    "k",
+    "transcode",
+    "skip_connection",
+    "d_in",
+    "num_latents",
+    "expansion_factor",
+    "normalize_decoder",
+    "multi_topk",
+    "signed",
+}
 # Of sparsify's siblings (clt-training), what changes an encoder or its decoders.
 _REFUSED = (
-    "gram_lookup", "embed_skip", "normalize_io", "n_targets", "n_sources", "post_encoder_scale", "matryoshka",
-    "per_source_tied", "coalesce_topk", "topk_coalesced", "secondary_target_tied", "divide_cross_layer",
-)  # fmt: skip
+    "gram_lookup",
+    "embed_skip",
+    "normalize_io",
+    "n_targets",
+    "n_sources",
+    "post_encoder_scale",
+    "matryoshka",
+    "per_source_tied",
+    "coalesce_topk",
+    "topk_coalesced",
+    "secondary_target_tied",
+    "divide_cross_layer",
+)
 
 
 def recognizes(weights: Weights) -> bool:
@@ -41,10 +59,20 @@ def read(weights: Weights) -> SAE:
     # Published skip transcoders do not say `transcode`: their input is centered, and they aim at the module's output.
     transcodes = bool(config.get("transcode")) or w_skip is not None
     return SAE(
-        w_enc, b_enc, w_dec, b_dec, Selection(activation, k=positive_int(config.get("k"), "k", weights.path.parent)),
-        activation, weights.finish(NAME), centred=not config.get("transcode"), w_skip=w_skip,
-        hookpoint=_hookpoint(weights), is_transcoder=transcodes, reads_input=transcodes, remarks=weights.remarks,
-    )  # fmt: skip
+        w_enc,
+        b_enc,
+        w_dec,
+        b_dec,
+        Selection(activation, k=positive_int(config.get("k"), "k", weights.path.parent)),
+        activation,
+        weights.finish(NAME),
+        centred=not config.get("transcode"),
+        w_skip=w_skip,
+        hookpoint=_hookpoint(weights),
+        is_transcoder=transcodes,
+        reads_input=transcodes,
+        remarks=weights.remarks,
+    )
 
 
 def _hookpoint(weights: Weights) -> str:

@@ -90,8 +90,10 @@ def prepare(subject: Subject, target: Target, folder: EvidenceFolder, config: St
         ids = torch.cat([torch.full((len(ids), 1), bos), ids], dim=1)
     longest = subject.max_positions
     if longest is not None and ids.shape[1] + config.new_tokens > longest:
-        raise InputError(f"prompts and texts of {ids.shape[1] + config.new_tokens} tokens are longer than the "
-                         f"{longest} positions of {subject.id}: choose fewer")  # fmt: skip
+        raise InputError(
+            f"prompts and texts of {ids.shape[1] + config.new_tokens} tokens are longer than the "
+            f"{longest} positions of {subject.id}: choose fewer"
+        )
     return Steering(subject, place, ids.to(subject.device), config)
 
 

@@ -11,11 +11,20 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 PAGES = {
-    "home": "/", "sae": "/saes/1?set=1", "feature": "/saes/1/features/2?set=2", "hostile": "/saes/1/features/1?set=3",
-    "silent": "/saes/1/features/9?set=3", "embedded": "/saes/1/features/2?set=2&embed=1",
-    "prompts": "/saes/1/features/2/prompts?set=2", "search": "/search?q=Q", "compare": "/compare?a=1&b=2",
-    "card": "/sets/2/card", "REST API": "/docs", "sign in": "/sign-in", "not there": "/saes/77",
-}  # fmt: skip
+    "home": "/",
+    "sae": "/saes/1?set=1",
+    "feature": "/saes/1/features/2?set=2",
+    "hostile": "/saes/1/features/1?set=3",
+    "silent": "/saes/1/features/9?set=3",
+    "embedded": "/saes/1/features/2?set=2&embed=1",
+    "prompts": "/saes/1/features/2/prompts?set=2",
+    "search": "/search?q=Q",
+    "compare": "/compare?a=1&b=2",
+    "card": "/sets/2/card",
+    "REST API": "/docs",
+    "sign in": "/sign-in",
+    "not there": "/saes/77",
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -244,9 +253,16 @@ def test_enter_saves_what_the_field_is_for(page: Page, site: str, scripts: bool)
 
 # The first button of a form is what Enter presses: none of these spends, judges, or ends anything.
 _HARMLESS = {
-    ("/search", "Search"), ("/search", ""), ("/saes/1", "Filter"), ("/saes/1", ""), ("/compare", "Compare"), ("/try", "Read it"),
-    ("/sign-in", "Sign in"), ("/jobs/new#plan", "Show the plan"), ("", "Close"),
-}  # fmt: skip
+    ("/search", "Search"),
+    ("/search", ""),
+    ("/saes/1", "Filter"),
+    ("/saes/1", ""),
+    ("/compare", "Compare"),
+    ("/try", "Read it"),
+    ("/sign-in", "Sign in"),
+    ("/jobs/new#plan", "Show the plan"),
+    ("", "Close"),
+}
 
 
 def test_enter_does_no_harm_in_any_form(reader: Page) -> None:
