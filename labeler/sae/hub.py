@@ -38,5 +38,5 @@ def _unreachable(name: str, repo: str, path: str | None, error: Exception) -> No
 
 
 def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
-    release, sae_id = registered(name)
-    return in_repository(name, release.repo_id, release.saes_map[sae_id], None)
+    entry = registered(name)
+    return in_repository(name, entry.repository, entry.path, None)

@@ -63,6 +63,11 @@ class Subject:
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
+    @cached_property
+    def has_layer_norm(self) -> bool:
+        """Return True if the model has LayerNorm, whose output does not depend on the mean of its input."""
+        return any(isinstance(module, nn.LayerNorm) for module in self.model.modules())
+
     def hookpoint(self, name: str, reads: str | None = None) -> Hookpoint:
         return find_hookpoint(self.model, name, model_type=self.model_type, reads=reads)
 
