@@ -14,7 +14,7 @@ from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
 from labeler.sae import SAE, identity_sae, load_layers, load_sae
 from labeler.sae.load import is_set_of_layers, to
-from labeler.subject.hookpoints import CENTERED, Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
+from labeler.subject.hookpoints import CENTERED, FAMILIES, Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
 from labeler.subject.model import Subject
 
 
@@ -56,7 +56,14 @@ def _centered_as_the_file_says(subject: Subject, read: Hookpoint, sae: SAE, give
     """
     if parse_hookpoint(sae.hookpoint or "")[2] != CENTERED or (given and parse_hookpoint(given)[2]):
         return read, sae
-    if subject.has_layer_norm:
+    family = FAMILIES.get(subject.model_type)
+    if family is None:
+        raise InputError(
+            f"the SAE was trained with TransformerLens' centered weights, and what those do in a {subject.model_type!r} model was "
+            f"not checked (known: {', '.join(FAMILIES)}): give --hookpoint '{replace(read, adjust=CENTERED)}' if its hidden states have no mean "
+            "over d there"
+        )
+    if family.has_layer_norm:
         return replace(read, adjust=CENTERED), sae
     remark = "the hidden states are not centered: TransformerLens does so only in models with LayerNorm"
     return replace(read, adjust=""), replace(sae, remarks=(*sae.remarks, remark))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from labeler.errors import FormatError
+from labeler.errors import FormatError, InputError
 from labeler.evidence.target import choose_target
 from labeler.sae import load_sae
 from labeler.sae.sae import SAE
@@ -65,21 +66,33 @@ def test_another_checkpoint_of_the_model_stands_on_the_card(tmp_path: Path) -> N
     assert any("checkpoint_index: 7; give that as the subject" in remark for remark in sae.remarks)
 
 
-@pytest.mark.parametrize(("norm", "adjust"), [(torch.nn.LayerNorm, "centered"), (torch.nn.RMSNorm, "")])
+class Model(torch.nn.Module):
+    def __init__(self, model_type: str) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
+        text = SimpleNamespace(model_type=model_type)
+        self.config = SimpleNamespace(get_text_config=lambda: text)
+
+
+@pytest.mark.parametrize(("model_type", "adjust"), [("gpt2", "centered"), ("olmo", "centered"), ("llama", "")])
 @pytest.mark.parametrize("given", [None, "layers.1:input"])
 def test_only_models_with_layer_norm_are_centered_also_at_a_place_that_the_user_names(
-    tmp_path: Path, norm: type, adjust: str, given: str | None
+    tmp_path: Path, model_type: str, adjust: str, given: str | None
 ) -> None:
-    class Model(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = torch.nn.ModuleList([norm(16), norm(16)])
-            self.config = type("C", (), {"get_text_config": lambda self: type("T", (), {"model_type": "gpt2"})()})()
-
-    subject = Subject("m", "r", Model(), None, "cpu")
+    subject = Subject("m", "r", Model(model_type), None, "cpu")
     sae = loaded(tmp_path, "blocks.1.hook_resid_pre", {"center_writing_weights": True}, in_metadata=True)
     target = choose_target(subject, sae, given)
     assert (target.hookpoint.path, target.hookpoint.reads) == ("layers.1", "input")
     assert target.hookpoint.adjust == adjust
     assert any("not centered" in remark for remark in target.sae.remarks) == (adjust == "")
     assert choose_target(subject, sae, "layers.1:input|centered").hookpoint.adjust == "centered"
+
+
+def test_a_family_whose_centering_was_not_checked_asks(tmp_path: Path) -> None:
+    # TransformerLens leaves the bias of Bloom's first norm in, so that no hidden state of it is without a mean.
+    subject = Subject("m", "r", Model("bloom"), None, "cpu")
+    sae = loaded(tmp_path, "blocks.1.hook_resid_pre", {"center_writing_weights": True}, in_metadata=True)
+    with pytest.raises(
+        InputError, match=r"in a 'bloom' model was not checked .* give --hookpoint 'layers\.1:input\|centered'"
+    ):
+        choose_target(subject, sae, None)

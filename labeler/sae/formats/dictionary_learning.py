@@ -23,7 +23,7 @@ _CLASSES = (
     "BatchTopKSAE",
     "MatryoshkaBatchTopKSAE",
 )
-_HOOKS = {
+SUBMODULES = {
     "resid_post": "hook_resid_post",
     "resid_pre": "hook_resid_pre",
     "mlp_out": "hook_mlp_out",
@@ -129,7 +129,7 @@ def _hookpoint(trainer: dict[str, Any], weights: Weights) -> str | None:
         return None
     if layer is None:
         layer = layer_of(str(name))
-    for prefix, hook in _HOOKS.items():
+    for prefix, hook in SUBMODULES.items():
         if str(name).startswith(prefix):
             return None if layer is None else f"blocks.{layer}.{hook}"
     return str(name)
