@@ -27,11 +27,7 @@ _SMALL = {
     "num_experts_per_tok": 1,
     "shared_expert_intermediate_size": 8,
 }
-MODEL_TYPES = (
-    "apertus arcee biogpt bitnet bloom cohere cohere2 diffllama ernie4_5 exaone4 gemma4_text glm glm4 gpt_bigcode gpt_oss granite "
-    "helium hunyuan_v1_dense lfm2 llama4_text minimax ministral mistral mixtral mpt nemotron olmo olmo2 olmo3 opt phi phi3 qwen2_moe "
-    "qwen3_5_text qwen3_moe qwen3_next recurrent_gemma seed_oss smollm3 stablelm starcoder2 xglm"
-).split()
+MODEL_TYPES = ["apertus", "arcee", "biogpt", "bitnet", "bloom", "cohere", "cohere2", "diffllama", "ernie4_5", "exaone4", "gemma4_text", "glm", "glm4", "gpt_bigcode", "gpt_oss", "granite", "helium", "hunyuan_v1_dense", "lfm2", "llama4_text", "minimax", "ministral", "mistral", "mixtral", "mpt", "nemotron", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2_moe", "qwen3_5_text", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm"]
 MULTIMODAL = ("gemma3", "llama4", "mistral3", "qwen2_5_vl", "qwen3_vl")
 IDS = torch.tensor([[5, 9, 2, 17, 30, 11]])
 
