@@ -16,7 +16,7 @@ from labeler.files import check_folder, check_regular, read_json
 from labeler.recipe import check_dtype
 from labeler.sae.files import DAMAGED, check_finite, checked, listed
 from labeler.sae.formats import FORMATS, Format, layer_in_set
-from labeler.sae.hub import download
+from labeler.sae.hub import download, is_set_on_hub
 from labeler.sae.matrices import moved
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
@@ -32,7 +32,7 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
     `hookpoint` chooses where a folder holds several. Raises NotFoundError, FormatError or InputError.
     """
-    path, revision = _located(name)
+    path, revision = _located(name, hookpoint=hookpoint)
     with _named(path):
         weights, form = _the_one(path, hookpoint)
         return _loaded(weights, form, name, revision, dtype, device)
@@ -46,7 +46,7 @@ def load_layers(
     All of them, or those of `layers`. Raises NotFoundError, FormatError or InputError; the latter also for an SAE that is no
     such set.
     """
-    path, revision = _located(name)
+    path, revision = _located(name, layers=layers)
     with _named(path):
         found = _set_at(path)
         if not found:
@@ -59,17 +59,21 @@ def load_layers(
 
 def is_set_of_layers(name: str) -> bool:
     """Say whether a name is of a folder with a file for each of several layers of one set."""
+    if name.startswith(("hf:", "sae-lens:")):
+        return is_set_on_hub(name)
     path, _ = _located(name)
     with _named(path):
         return len(_set_at(path)) > 1
 
 
-def _located(name: str) -> tuple[Path, str | None]:
+def _located(
+    name: str, *, hookpoint: str | None = None, layers: Collection[int] | None = None
+) -> tuple[Path, str | None]:
     revision = None
     if name in PATHS:
         path = PATHS[name]
     elif name.startswith(("hf:", "sae-lens:")):
-        path, revision = download(name)
+        path, revision = download(name, hookpoint=hookpoint, layers=layers)
     else:
         path = Path(name).expanduser()
     if not path.exists():

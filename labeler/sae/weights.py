@@ -6,6 +6,7 @@ understands may be the one that decides what a feature is.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,9 @@ class Weights:
     @cached_property
     def origin(self) -> str:
         """Repository and path as far as the folders say, such as `google/gemma-scope-2b-pt-att/layer_0/params.npz`."""
-        parts = list(self.path.resolve().parts)
+        # A hub's cache links its files to others, whose names say nothing; other links lead to the folder that says it.
+        given = list(Path(os.path.abspath(self.path)).parts)
+        parts = given if any(_CACHE.fullmatch(part) for part in given) else list(self.path.resolve().parts)
         # A hub's cache keeps `models--OWNER--REPO/snapshots/COMMIT/PATH`.
         for i in range(len(parts) - 1, -1, -1):
             if match := _CACHE.fullmatch(parts[i]):
@@ -143,15 +146,6 @@ class Weights:
         if not self.path.exists():
             return Source(self.path, format_name, state_hash(self.tensors))
         return source_of(self.path, format_name)
-
-
-def layer_of(origin: str) -> int | None:
-    """The layer that a repository and path name, as `layer_12`, `layer12`, `L12R` or `layers.12`."""
-    for pattern in (r"layers?[_.\-]?(\d+)", r"(?:^|[/_\-])[lL](\d+)(?=[A-Z]?(?:[-_/.]|$))"):
-        found = re.findall(pattern, origin)
-        if found:
-            return int(found[-1])
-    return None
 
 
 _READERS = {".safetensors": read_safetensors, ".npz": read_npz, ".pt": read_pt, ".pth": read_pt}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from labeler.errors import FormatError
+from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "circuit_tracer"
 _THRESHOLD = "activation_function.threshold"

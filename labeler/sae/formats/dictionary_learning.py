@@ -10,8 +10,9 @@ import torch
 from labeler.errors import FormatError
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.matrices import unit_decoder
+from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "dictionary_learning"
 _CLASSES = (

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from labeler.errors import FormatError
+from labeler.sae.places_in_names import gemma_scope_2_place, spelled
 from labeler.sae.sae import SAE, Part, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "gemma_scope_2"
 _PART = re.compile(r"params_layer_(\d+)\.safetensors")
@@ -147,32 +148,5 @@ def _at(template: str, layer: int) -> str:
 def _places(weights: Weights, config: dict[str, Any]) -> tuple[str | None, str | None]:
     reads, writes = (spelled(config.get(f"hf_hook_point_{side}")) for side in ("in", "out"))
     if reads is None:
-        reads, writes = _from_path(weights.origin)
+        reads, writes = gemma_scope_2_place(weights.origin)
     return reads, writes if writes != reads else None
-
-
-def _from_path(origin: str) -> tuple[str | None, str | None]:
-    """The place as the path names it, where there is no configuration."""
-    layer = layer_of(origin)
-    if "gemma-scope-2" not in origin or layer is None:
-        return None, None
-    block = f"model.layers.{layer}"
-    if "transcoder" in origin or "/clt" in origin:
-        return f"{block}.pre_feedforward_layernorm:output", f"{block}.post_feedforward_layernorm:output"
-    places = {
-        "resid_post": f"{block}:output",
-        "attn_out": f"{block}.self_attn.o_proj:input",
-        "mlp_out": f"{block}.post_feedforward_layernorm:output",
-    }
-    return next((place for name, place in places.items() if name in origin), None), None
-
-
-def spelled(name: Any) -> str | None:
-    """`model.layers.3.output` as `model.layers.3:output`; a bare module path is its output."""
-    if not name:
-        return None
-    text = str(name)
-    for side in ("input", "output"):
-        if text.endswith(f".{side}"):
-            return f"{text.removesuffix(f'.{side}')}:{side}"
-    return f"{text}:output"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "goodfire"
 

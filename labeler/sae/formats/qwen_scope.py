@@ -7,8 +7,9 @@ from typing import Any
 
 from labeler.errors import FormatError
 from labeler.sae.files import positive_int
+from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "qwen_scope"
 

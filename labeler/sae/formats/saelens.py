@@ -15,6 +15,7 @@ from labeler.files import clear_disk_errors, write_atomically
 from labeler.sae.files import checked, positive_int, read_config
 from labeler.sae.loading import read_loading
 from labeler.sae.matrices import unit_decoder
+from labeler.sae.places_in_names import spelled
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -166,8 +167,6 @@ def _pursuit(
 
 def _place(metadata: dict[str, Any], side: str = "") -> str | None:
     """The module path where the metadata has one, which says more than a lens name; else the lens name."""
-    from labeler.sae.formats.gemma_scope_2 import spelled
-
     if module := metadata.get(f"hf_hook_name{side}"):
         return spelled(module)
     name = metadata.get(f"hook_name{side}") or (metadata.get("hook_point") if not side else None)
