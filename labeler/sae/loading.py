@@ -61,6 +61,10 @@ def read_loading(values: Any, place: str | None, where: str) -> tuple[bool, tupl
             f"{where}: the subject was loaded with {', '.join(changed + unknown)}, and what {place} held then is not supported; "
             f"known are {CENTERING}, {', '.join(sorted(_HARMLESS))}"
         )
+    if CENTERING in given and place is None:
+        raise FormatError(
+            f"{where}: the subject was loaded with {CENTERING}, and nothing says which hook was read: add hook_name to cfg.json"
+        )
     remarks = tuple(
         f"trained on another state of the model, {name}: {given[name]}; give that as the subject"
         for name in sorted(_OTHER_MODEL & set(given))

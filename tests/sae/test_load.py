@@ -249,14 +249,6 @@ def test_sparsify_groupmax_skip_and_transcode(tmp_path: Path, activation: str, t
     assert sae.hookpoint == "layers.3.mlp"
 
 
-def test_older_saelens_names(topk: Path) -> None:
-    reference = load_sae(str(topk)).encode(HIDDEN)
-    cfg = json.loads((topk / "cfg.json").read_text())
-    del cfg["k"], cfg["architecture"]
-    (topk / "cfg.json").write_text(json.dumps(cfg | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}))
-    torch.testing.assert_close(load_sae(str(topk)).encode(HIDDEN), reference)
-
-
 def test_neurons_are_an_sae_whose_encoder_is_the_identity() -> None:
     sae = identity_sae(D, "layers.0.mlp")
     torch.testing.assert_close(sae.encode(HIDDEN), HIDDEN.relu())
