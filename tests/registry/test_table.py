@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -115,14 +116,28 @@ def test_without_sae_lens_a_release_says_what_to_install(monkeypatch: pytest.Mon
         load_sae("sae-lens:a/b")
 
 
+def counts_of(page: str) -> dict[str, tuple[int, int, int]]:
+    """(SAEs, read, misread) of each converter."""
+    row = r"^\| `(\w+)` \| \d+ \| ([\d,]+) \| ([\d,]+) \| [^|]* \| (\d+) \|"
+    return {
+        name: (int(n.replace(",", "")), int(read.replace(",", "")), int(misread))
+        for name, n, read, misread in re.findall(row, page, re.MULTILINE)
+    }
+
+
+INSTALLED = registry.registry_file()
+
+
+@pytest.mark.skipif(INSTALLED is None, reason="sae-lens, whose registry the page counts, is not installed")
+def test_the_page_counts_what_the_installed_sae_lens_lists() -> None:
+    assert INSTALLED is not None
+    listed = Counter(entry.converter or "sae_lens" for entry in all_registered(INSTALLED))
+    assert {name: n for name, (n, _, _) in counts_of(PAGE.read_text()).items()} == listed
+
+
 def test_the_page_counts_every_converter(offline: Path) -> None:
     written = PAGE.read_text()
-    counts = {
-        name: (int(n.replace(",", "")), int(read.replace(",", "")), int(misread))
-        for name, n, read, misread in re.findall(
-            r"^\| `(\w+)` \| \d+ \| ([\d,]+) \| ([\d,]+) \| [^|]* \| (\d+) \|", written, re.MULTILINE
-        )
-    }
+    counts = counts_of(written)
     assert set(counts) == {entry.converter or "sae_lens" for entry in ENTRIES}
     assert sum(n for n, _, _ in counts.values()) == 13_857
     assert sum(read for _, read, _ in counts.values()) >= 13_500

@@ -214,6 +214,24 @@ def test_topk_of_openai_normalises_its_input(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"k": 7}, "it holds k: 4, and config.json says 7"),
+        ({"layer": 3}, "layer: 3 and submodule_name: 'resid_post_layer_1'"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_or_its_tensors_is_refused(
+    tmp_path: Path, changes: dict[str, int], why: str
+) -> None:
+    folder = tmp_path / "sae"
+    shutil.copytree(GOLDEN / "dl_AutoEncoderTopK", folder)
+    trainer = json.loads((folder / "config.json").read_text())["trainer"]
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer | changes}))
+    with pytest.raises(FormatError, match=why):
+        load_sae(str(folder))
+
+
 def test_a_signed_sparsify_sae_keeps_negative_activations_and_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "layers.1"
     shutil.copytree(GOLDEN / "sparsify_topk" / "layers.1", folder)

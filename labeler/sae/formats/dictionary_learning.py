@@ -89,7 +89,13 @@ def _trainer(weights: Weights) -> dict[str, Any]:
 def _selection(kind: str, trainer: dict[str, Any], weights: Weights) -> Selection:
     if kind == "AutoEncoderTopK":
         # Older files have k in the configuration alone.
-        return Selection("topk", k=positive_int(weights.tensors.get("k", trainer.get("k")), "k", weights.path.parent))
+        found = weights.tensors.get("k", trainer.get("k"))
+        k = positive_int(found, "k", weights.path.parent)
+        if trainer.get("k") not in (None, k):
+            raise FormatError(
+                f"SAE {weights.path}: it holds k: {k}, and config.json says {trainer['k']!r}; keep the right one"
+            )
+        return Selection("topk", k=k)
     if kind in ("JumpReluAutoEncoder", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         threshold = weights.take("threshold")
         if threshold.ndim == 0 and float(threshold) < 0:
@@ -128,8 +134,13 @@ def _hookpoint(trainer: dict[str, Any], weights: Weights) -> str | None:
         name = match[0] if match else None
     if not name:
         return None
+    named = layer_of(str(name))
     if layer is None:
-        layer = layer_of(str(name))
+        layer = named
+    elif trainer.get("submodule_name") and named is not None and str(layer) != str(named):
+        raise FormatError(
+            f"SAE {weights.path.parent}: config.json says layer: {layer!r} and submodule_name: {name!r}; keep the right one"
+        )
     for prefix, hook in SUBMODULES.items():
         if str(name).startswith(prefix):
             return None if layer is None else f"blocks.{layer}.{hook}"
