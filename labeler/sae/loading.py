@@ -11,6 +11,8 @@ from typing import Any
 from labeler.errors import FormatError
 
 CENTERING = "center_writing_weights"
+# SAELens folds the factor in when it saves an SAE; of earlier ones only its registry has it.
+FOLDED = "normalize_activations: expected_average_only_in: its factor is taken to be in the weights already"
 # What changes no hidden state that an SAE is trained on, apart from its precision.
 _HARMLESS = {
     "attn_implementation",

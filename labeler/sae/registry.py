@@ -15,7 +15,7 @@ from typing import Any
 
 from labeler.errors import FormatError, NotFoundError
 from labeler.places import release_of_saelens
-from labeler.sae.loading import CENTERING, read_loading
+from labeler.sae.loading import CENTERING, FOLDED, read_loading
 from labeler.sae.sae import SAE, rescaled
 
 # Entries that change nothing of what a feature is.
@@ -129,7 +129,8 @@ def as_registered(sae: SAE, name: str) -> SAE:
         raise FormatError(f"SAE {name!r}: sae-lens' registry sets {', '.join(left)}, which is not supported")
     if entry.factor is not None and sae.scales_input:
         scale = entry.factor / sae.input_scale
-        sae = rescaled(replace(sae, lacks_scale=False), scale, scale)
+        kept = tuple(remark for remark in sae.remarks if FOLDED not in remark)
+        sae = rescaled(replace(sae, lacks_scale=False, remarks=kept), scale, scale)
     return sae
 
 

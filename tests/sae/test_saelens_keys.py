@@ -17,6 +17,7 @@ from torch import Tensor
 
 from labeler.errors import FormatError
 from labeler.sae import load_sae
+from labeler.sae.registry import Registered, as_registered
 from labeler.sae.sae import SAE
 
 D, F = 16, 32
@@ -138,6 +139,18 @@ def test_keys_that_change_a_feature_and_are_not_read_are_refused_by_name(
 ) -> None:
     with pytest.raises(FormatError, match=why):
         read(tmp_path / "sae", cfg, *more)
+
+
+def test_a_factor_that_is_taken_to_be_folded_in_is_remarked_unless_the_registry_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = read(tmp_path / "sae", {"normalize_activations": "expected_average_only_in"})
+    assert [remark for remark in sae.remarks if "taken to be in the weights already" in remark]
+    entry = Registered("a", "one", "owner/saes", "one", None, {}, 2.0)
+    monkeypatch.setattr("labeler.sae.registry.registered", lambda _: entry)
+    scaled = as_registered(sae, entry.name)
+    assert not [remark for remark in scaled.remarks if "taken to be" in remark]
+    torch.testing.assert_close(scaled.encode(HIDDEN), relu(HIDDEN * 2), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["standard", "matching_pursuit"])

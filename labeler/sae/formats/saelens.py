@@ -13,7 +13,7 @@ from torch import Tensor
 from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.sae.files import checked, positive_int, read_config
-from labeler.sae.loading import read_loading
+from labeler.sae.loading import FOLDED, read_loading
 from labeler.sae.matrices import unit_decoder
 from labeler.sae.places_in_names import spelled
 from labeler.sae.sae import SAE, Selection
@@ -100,6 +100,9 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     is_centered, remarks = read_loading(metadata.get("model_from_pretrained_kwargs"), place, f"SAE {folder}: cfg.json")
     for remark in (*(["center_writing_weights"] if is_centered else []), *remarks):
         weights.remark(f"by cfg.json: {remark}")
+    scales_input = normalisation in ("expected_average_only_in", True)
+    if scales_input:
+        weights.remark(f"by cfg.json: {FOLDED}")
     if is_centered:
         place = f"{place}|centered"
     if kind == "pursuit":
@@ -128,7 +131,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
-        scales_input=normalisation in ("expected_average_only_in", True),
+        scales_input=scales_input,
         excluded_tokens=_excluded(metadata, folder),
         positions=_positions(metadata, folder),
     )
