@@ -81,7 +81,10 @@ def constant_norm(x: Tensor) -> Tensor:
         ({"normalize_activations": "layer_norm"}, layer_norm),
         ({"normalize_activations": "constant_norm_rescale"}, constant_norm),
         # The metadata of version 6 are of the subject: what decides the encoder is beside them.
-        ({"metadata": {"sae_lens_version": "6.5.0", "normalize_activations": "layer_norm"}}, relu),
+        (
+            {"architecture": "standard", "metadata": VERSION_6["metadata"] | {"normalize_activations": "layer_norm"}},
+            relu,
+        ),
         (TOPK, top4),
         (TOPK | {"architecture": "topk", "k": 4}, top4),
         ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 4, "use_sparse_activations": True}}, top4),
