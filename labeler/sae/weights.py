@@ -6,7 +6,6 @@ understands may be the one that decides what a feature is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from labeler.errors import FormatError
+from labeler.published.names import origin_of
 from labeler.sae.files import (
     as_float,
     check_stored,
@@ -31,7 +31,6 @@ from labeler.sae.sae import Source
 from labeler.tensors import state_hash
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
-_CACHE = re.compile(r"(?:models--)?([\w.\-]+?)--([\w.\-]+)")
 
 
 @dataclass
@@ -65,13 +64,7 @@ class Weights:
     @cached_property
     def origin(self) -> str:
         """Repository and path as far as the folders say, such as `google/gemma-scope-2b-pt-att/layer_0/params.npz`."""
-        parts = list(self.path.resolve().parts)
-        # A hub's cache keeps `models--OWNER--REPO/snapshots/COMMIT/PATH`.
-        for i in range(len(parts) - 1, -1, -1):
-            if match := _CACHE.fullmatch(parts[i]):
-                inside = parts[i + 3 :] if parts[i].startswith("models--") else parts[i + 1 :]
-                return "/".join([match[1], match[2], *inside])
-        return "/".join(parts[1:])
+        return origin_of(self.path)
 
     def has(self, *names: str) -> bool:
         return set(names) <= self.names
@@ -145,15 +138,6 @@ class Weights:
         if not self.path.exists():
             return Source(self.path, format_name, state_hash(self.tensors))
         return source_of(self.path, format_name)
-
-
-def layer_of(origin: str) -> int | None:
-    """The layer that a repository and path name, as `layer_12`, `layer12`, `L12R` or `layers.12`."""
-    for pattern in (r"layers?[_.\-]?(\d+)", r"(?:^|[/_\-])[lL](\d+)(?=[A-Z]?(?:[-_/.]|$))"):
-        found = re.findall(pattern, origin)
-        if found:
-            return int(found[-1])
-    return None
 
 
 _READERS = {".safetensors": read_safetensors, ".npz": read_npz, ".pt": read_pt, ".pth": read_pt}

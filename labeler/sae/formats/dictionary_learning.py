@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.files import positive_int, read_config, unit_decoder
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "dictionary_learning"
 _CLASSES = (
@@ -22,12 +22,6 @@ _CLASSES = (
     "BatchTopKSAE",
     "MatryoshkaBatchTopKSAE",
 )
-_HOOKS = {
-    "resid_post": "hook_resid_post",
-    "resid_pre": "hook_resid_pre",
-    "mlp_out": "hook_mlp_out",
-    "attn_out": "hook_attn_out",
-}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -65,7 +59,7 @@ def read(weights: Weights) -> SAE:
         str(kind),
         weights.finish(NAME),
         centred=kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"),
-        hookpoint=_hookpoint(trainer, weights),
+        hookpoint=places.dictionary_learning(trainer, weights.origin),
         reads_input=_reads_input(trainer, weights),
         remarks=weights.remarks,
     )
@@ -116,19 +110,3 @@ def _reads_input(trainer: dict[str, Any], weights: Weights) -> bool:
 def _buffer(weights: Weights) -> dict[str, Any]:
     found = (weights.config("config.json") or {}).get("buffer")
     return found if isinstance(found, dict) else {}
-
-
-def _hookpoint(trainer: dict[str, Any], weights: Weights) -> str | None:
-    """`resid_post_layer_8` and the like, as the library names submodules; other names are module paths already."""
-    name, layer = trainer.get("submodule_name"), trainer.get("layer")
-    if not name:
-        match = re.search(r"(resid_post|resid_pre|mlp_out|attn_out)_layer_\d+", weights.origin)
-        name = match[0] if match else None
-    if not name:
-        return None
-    if layer is None:
-        layer = layer_of(str(name))
-    for prefix, hook in _HOOKS.items():
-        if str(name).startswith(prefix):
-            return None if layer is None else f"blocks.{layer}.{hook}"
-    return str(name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.sae import SAE, Selection
-from labeler.sae.weights import Weights, layer_of
+from labeler.sae.weights import Weights
 
 NAME = "gemma_scope"
 
@@ -22,7 +22,7 @@ def read(weights: Weights) -> SAE:
     threshold = weights.take("threshold")
     if "scaling_factor" in weights.names and not bool((weights.take("scaling_factor") == 1).all()):
         raise FormatError(f"SAE {weights.path}: scaling_factor is not 1, which changes what a feature is")
-    reads, writes = _place(weights.origin)
+    reads, writes = places.gemma_scope(weights.origin)
     if "embedding" in weights.origin:
         # Trained on embeddings times sqrt(d), which is what transformers' scaled embedding module gives.
         root = math.sqrt(w_enc.shape[1])
@@ -41,24 +41,3 @@ def read(weights: Weights) -> SAE:
         prepend_bos=True,
         remarks=weights.remarks,
     )
-
-
-def _place(origin: str) -> tuple[str | None, str | None]:
-    """Return the place that the path names, and for a transcoder its aim, as in `gemma-scope-2b-pt-mlp/layer_12/...`."""
-    match = re.search(r"gemma-scope-\d+b-(?:pt|it)-(res|mlp|att|transcoders)", origin)
-    layer = layer_of(origin)
-    if match is None:
-        return None, None
-    if match[1] == "res" and "embedding" in origin:
-        return "model.embed_tokens", None
-    if layer is None:
-        return None, None
-    block = f"model.layers.{layer}"
-    if match[1] == "transcoders":
-        return f"{block}.pre_feedforward_layernorm:output", f"{block}.post_feedforward_layernorm:output"
-    places = {
-        "res": f"{block}:output",
-        "mlp": f"{block}.post_feedforward_layernorm:output",
-        "att": f"{block}.self_attn.o_proj:input",
-    }
-    return places[match[1]], None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
+from labeler.published import places
 from labeler.sae.files import checked, positive_int, read_config, unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
@@ -108,8 +109,8 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         normalisation=_NORMALISATIONS[normalisation],
         rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
         w_skip=w_skip,
-        hookpoint=_place(metadata),
-        output_hookpoint=_place(metadata, "_out"),
+        hookpoint=places.saelens(metadata),
+        output_hookpoint=places.saelens(metadata, "_out"),
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
@@ -148,20 +149,10 @@ def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], no
         weights.finish(NAME),
         centred=centred,
         normalisation=normalisation,
-        hookpoint=_place(metadata),
+        hookpoint=places.saelens(metadata),
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
     )
-
-
-def _place(metadata: dict[str, Any], side: str = "") -> str | None:
-    """The module path where the metadata has one, which says more than a lens name; else the lens name."""
-    from labeler.sae.formats.gemma_scope_2 import spelled
-
-    if module := metadata.get(f"hf_hook_name{side}"):
-        return spelled(module)
-    name = metadata.get(f"hook_name{side}") or (metadata.get("hook_point") if not side else None)
-    return None if name is None else str(name)
 
 
 def _excluded(metadata: dict[str, Any], folder: Path) -> bool | tuple[int, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
@@ -68,17 +68,11 @@ def read(weights: Weights) -> SAE:
         weights.finish(NAME),
         centred=not config.get("transcode"),
         w_skip=w_skip,
-        hookpoint=_hookpoint(weights),
+        hookpoint=places.sparsify(weights.path.parent.as_posix()),
         is_transcoder=transcodes,
         reads_input=transcodes,
         remarks=weights.remarks,
     )
-
-
-def _hookpoint(weights: Weights) -> str:
-    """The folder is called after the module path; with several seeds there is one more folder for each."""
-    folder = weights.path.parent
-    return folder.parent.name if re.fullmatch(r"seed\d+", folder.name) else folder.name
 
 
 def _refuse_siblings(weights: Weights, config: dict[str, Any]) -> None:
