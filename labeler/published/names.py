@@ -38,6 +38,12 @@ def _in_repository(parts: tuple[str, ...]) -> str | None:
     return None
 
 
+def root_of(path: Path) -> Path | None:
+    """The folder of the hub's cache that holds the files of this one's repository, if it lies there."""
+    folders = [folder for folder in Path(os.path.abspath(path)).parents if folder.parent.name == "snapshots"]
+    return folders[0] if folders and _CACHED.fullmatch(folders[0].parent.parent.name) else None
+
+
 def layer_of(origin: str) -> int | None:
     """The layer that a repository and path name, as `layer_12`, `layer12`, `L12R` or `layers.12`."""
     for pattern in _LAYERS:

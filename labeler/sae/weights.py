@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from labeler.errors import FormatError
-from labeler.published.names import origin_of
+from labeler.published.names import origin_of, root_of
 from labeler.sae.files import (
     as_float,
     check_stored,
@@ -29,8 +29,6 @@ from labeler.sae.files import (
 )
 from labeler.sae.sae import Source
 from labeler.tensors import state_hash
-
-SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
 
 
 @dataclass
@@ -105,6 +103,13 @@ class Weights:
             if path.is_file():
                 return read_yaml(path) if path.suffix in (".yaml", ".yml") else read_config(path)
         return None
+
+    def config_of_repository(self, name: str) -> dict[str, Any] | None:
+        """The JSON file of this name beside the weights, else the one at the root of their repository."""
+        root = root_of(self.path)
+        if (beside := self.config(name)) is None and root is not None and (root / name).is_file():
+            return read_config(root / name)
+        return beside
 
     def remark(self, text: str) -> None:
         """Say something that a reader of the card should know."""

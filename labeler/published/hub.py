@@ -1,0 +1,156 @@
+"""A repository on the hub: its list of files, the files that are asked for, and what the hub's cache holds without a network.
+
+Only files that are named are downloaded, never a whole repository.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from labeler.errors import FormatError, LabelerError, NotFoundError
+from labeler.files import clear_disk_errors
+
+_HTTP_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
+_NO_ENTRY = (401, 403)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The files of a repository at a revision, with their sizes in bytes."""
+
+    name: str  # OWNER/REPO
+    revision: str | None  # as it was asked for
+    sizes: dict[str, int | None]
+    cached: Path | None = None  # the cache's folder, where the hub itself could not be asked
+
+    def fetch(self, files: Sequence[str], what: str) -> Path:
+        """Download these files, and return the folder of the cache that holds the repository's files, called after its commit.
+
+        Raises NotFoundError.
+        """
+        if self.cached is not None:
+            return self.cached
+        from huggingface_hub import snapshot_download
+
+        with _clear_errors(self.name, self.revision, what, files):
+            exactly = [glob.escape(file) for file in files]
+            return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=exactly))
+
+    def shapes(self, file: str, what: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of a `.safetensors` file's tensors, for which only its header is read. Raises NotFoundError or FormatError."""
+        if self.cached is not None:
+            return shapes_in(self.cached / file)
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import SafetensorsParsingError
+
+        with _clear_errors(self.name, self.revision, what, [file]):
+            try:
+                header = HfApi().parse_safetensors_file_metadata(self.name, file, revision=self.revision)
+            except SafetensorsParsingError as error:
+                raise FormatError(f"{what}: {file} is damaged, not readable as safetensors") from error
+        return {name: tuple(info.shape) for name, info in header.tensors.items()}
+
+
+def open_repository(repository: str, revision: str | None, what: str) -> Repository:
+    """Ask the hub which files a repository holds; without a network, the hub's cache. Raises NotFoundError."""
+    from huggingface_hub import HfApi, RepoFile
+
+    try:
+        with _clear_errors(repository, revision, what, ()):
+            # First a request that is not tried again and again: without a network the cache should answer at once.
+            commit = HfApi().model_info(repository, revision=revision, timeout=30).sha
+            entries = HfApi().list_repo_tree(repository, recursive=True, revision=commit)
+            return Repository(repository, revision, {e.path: e.size for e in entries if isinstance(e, RepoFile)})
+    except NotFoundError as error:
+        cached = _snapshot(repository, revision)
+        if cached is None or _says_that_it_is_not_there(error.__cause__):
+            raise
+        found = sorted(path for path in cached.rglob("*") if path.is_file())
+        sizes: dict[str, int | None] = {path.relative_to(cached).as_posix(): path.stat().st_size for path in found}
+        return Repository(repository, revision, sizes, cached)
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a `.safetensors` file on this machine. Raises FormatError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FormatError(f"{path} is damaged, not readable as safetensors ({error})") from error
+
+
+def _snapshot(repository: str, revision: str | None) -> Path | None:
+    """The folder in the hub's cache that holds this revision, where there is one."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE).expanduser() / f"models--{repository.replace('/', '--')}"
+    wanted = revision or constants.DEFAULT_REVISION
+    reference = folder / "refs" / wanted
+    commit = reference.read_text().strip() if reference.is_file() else wanted
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def _says_that_it_is_not_there(error: BaseException | None) -> bool:
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    return isinstance(error, RevisionNotFoundError)
+
+
+@contextmanager
+def _clear_errors(repository: str, revision: str | None, what: str, files: Sequence[str]) -> Iterator[None]:
+    """Turn what the hub's library raises into a NotFoundError that says what to do, and a full disk into a StorageError."""
+    try:
+        with clear_disk_errors("the hub's cache"):
+            yield
+    except LabelerError:
+        raise
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"{what}: {_why(error, repository, revision, files)}") from error
+    except Exception as error:
+        # The hub's HTTP library raises connection errors of its own kind, which derive from Exception alone.
+        if type(error).__module__.split(".")[0] not in (*_HTTP_LIBRARIES, "huggingface_hub"):
+            raise
+        raise NotFoundError(f"{what}: {_why(error, repository, revision, files)}") from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error, or the one that it was raised from, was answered with."""
+    while error is not None:
+        if (response := getattr(error, "response", None)) is not None:
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _why(error: Exception, repository: str, revision: str | None, files: Sequence[str]) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    status = _status(error)
+    if isinstance(error, RevisionNotFoundError):
+        return f"the repository {repository} has no revision {revision!r}; give a branch, a tag or a commit of it after the @"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"the repository {repository} is gated: accept its terms on its page on the hub, then log in with `hf auth login` or set "
+            "HF_TOKEN"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"the hub shows no repository {repository}: compare the name with that of its page; for a private one log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    if status in _NO_ENTRY:
+        return f"the hub refuses {repository} to this login (HTTP {status}): log in anew with `hf auth login`, or correct HF_TOKEN"
+    if status == 429:
+        return "the hub takes no more requests for now (HTTP 429): try again in some minutes, or log in with `hf auth login`"
+    named = f"{', '.join(files[:4])}{' and others' if len(files) > 4 else ''}" if files else "the SAE's files"
+    return (
+        f"cannot be fetched from here ({type(error).__name__}{f', HTTP {status}' if status else ''}). Download {named} of the "
+        f"repository {repository} on a machine with a network, put them in a folder, and give that folder as --sae"
+    )
