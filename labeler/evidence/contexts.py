@@ -80,20 +80,31 @@ def concatenate(parts: Sequence[Contexts]) -> Contexts:
     )
 
 
-def keep_best(contexts: Contexts, k: int, first_feature: int) -> Contexts:
-    """Return the `k` contexts of lowest rank of each feature, sorted by (feature, rank, start)."""
+def keep_best(contexts: Contexts, k: int, first_feature: int, n_sorted: int = 0) -> Contexts:
+    """Return the `k` contexts of lowest rank of each feature, sorted by (feature, rank, start).
+
+    The first `n_sorted` of the given ones are in this order already.
+    """
     local = (contexts.feature - first_feature).astype(np.uint64)
     key = (local << np.uint64(_RANK_BITS)) | contexts.rank
-    order = _argsort_with_ties(key, contexts.start)
+    order = _argsort_with_ties(key, contexts.start, n_sorted)
     first = boundaries(contexts.feature[order])
     place = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
     return contexts.take(order[place < k])
 
 
-def _argsort_with_ties(key: np.ndarray, start: np.ndarray) -> np.ndarray:
-    # numpy's default sort of 64-bit keys is vectorized and several times faster than a lexsort over both arrays,
-    # but not stable; equal keys (copies of one text) are put in order of position afterwards.
-    order = np.argsort(key)
+def _argsort_with_ties(key: np.ndarray, start: np.ndarray, n_sorted: int) -> np.ndarray:
+    # numpy's default sort of 64-bit keys is several times faster than a lexsort over both arrays, but not stable; equal
+    # keys (copies of one text) are put in order of position afterwards.
+    order = n_sorted + np.argsort(key[n_sorted:])
+    if n_sorted:
+        # What is in order takes the places that the others leave: sorting it anew would cost several times the merge.
+        places = np.searchsorted(key[:n_sorted], key[order]) + np.arange(len(order))
+        is_old = np.ones(len(key), dtype=bool)
+        is_old[places] = False
+        merged = np.empty(len(key), dtype=np.int64)
+        merged[places], merged[is_old] = order, np.arange(n_sorted)
+        order = merged
     ordered = key[order]
     same_as_next = ordered[1:] == ordered[:-1]
     if same_as_next.any():
@@ -128,14 +139,16 @@ class Reservoir:
             self._pending[block].append(contexts.slice(low, high, int(entry_starts[low]), int(entry_starts[high])))
             self._n_pending[block] += high - low
             kept = self._kept[block]
-            if self._n_pending[block] > max(8 * BLOCK_FEATURES, (len(kept) if kept else 0) // 4):
+            if self._n_pending[block] > max(8 * BLOCK_FEATURES, (len(kept) if kept else 0) // 2):
                 self._compact(int(block))
 
     def _compact(self, block: int) -> None:
         parts = [p for p in (self._kept[block], *self._pending[block]) if p is not None]
         if not parts or (len(parts) == 1 and parts[0] is self._kept[block]):
             return
-        kept = keep_best(concatenate(parts), self.k, block * BLOCK_FEATURES)
+        before = self._kept[block]
+        n_sorted = 0 if before is None else len(before)
+        kept = keep_best(concatenate(parts), self.k, block * BLOCK_FEATURES, n_sorted)
         self._kept[block], self._pending[block], self._n_pending[block] = kept, [], 0
         self.n_bytes += kept.n_bytes - sum(p.n_bytes for p in parts)
         self.tighten(kept)

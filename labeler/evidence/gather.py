@@ -56,7 +56,8 @@ def gather_shard(
     index, n_shards = shard
     chunks = range(index - 1, n_chunks(corpus, config), n_shards)
     works = [ShardFolder.open(shard_folder(out, shard), corpus, t, config) for out, t in targets.items()]
-    budgets = [memory_bytes or _memory_of(target) for target in targets.values()]
+    n_features = sum(target.sae.n_features for target in targets.values())
+    budgets = [memory_bytes or _memory_of(target, n_features) for target in targets.values()]
     bos = _common_bos(subject, list(targets.values()), config)
     first = min(w.next_chunk for w in works)
     total = sum(tokens_of_chunk(corpus, c, config) for c in chunks)
@@ -94,9 +95,11 @@ def gather_shard(
             work.checkpoint(n_chunks(corpus, config), complete=True)
 
 
-def _memory_of(target: Target) -> int:
+def _memory_of(target: Target, n_features_of_all: int) -> int:
+    """Return the bytes of contexts that one of the pass's SAEs may hold; what a batch needs is there once for all."""
     n_features = target.sae.n_features
-    return max(_BYTES_AT_LEAST, min(_BYTES_A_FEATURE * n_features, (16 << 10) * n_features - _BYTES_OF_A_BATCH))
+    rest = (16 << 10) * n_features_of_all - _BYTES_OF_A_BATCH
+    return max(_BYTES_AT_LEAST, min(_BYTES_A_FEATURE * n_features, rest * n_features // n_features_of_all))
 
 
 def _common_bos(subject: Subject, targets: Sequence[Target], config: GatherConfig) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zipfile
 from collections.abc import Iterable
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from labeler.errors import FormatError, NotFoundError
 from labeler.files import check_archive, check_regular, parse_yaml, read_json, read_small
+from labeler.sae.matrices import is_finite
 from labeler.sae.sae import SAE, Source
 
-_ROWS = 4096  # looked at together
+_SMALL_ARRAY = 1 << 20  # bytes: one that is read and not mapped
 _MOST_YAML = 64 << 10  # bytes: a configuration has one thousand, and YAML reads some 50,000 a second
 # All that torch, numpy and zipfile raise over a damaged file, and our readers over one of another kind than it looks.
 DAMAGED = (
@@ -57,7 +59,7 @@ def read_pt(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a damaged file torch first says that its version is unusual
-            value = torch.load(path, weights_only=True, map_location="cpu")
+            value = torch.load(path, weights_only=True, map_location="cpu", mmap=_can_be_mapped(path))
     except FileNotFoundError as error:
         raise NotFoundError(f"SAE {path}: no such file") from error
     except pickle.UnpicklingError as error:
@@ -73,20 +75,49 @@ def read_pt(path: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def read_npz(path: Path) -> dict[str, Tensor]:
-    import zlib
+def _can_be_mapped(path: Path) -> bool:
+    """Return True for an archive whose parts are stored as they are; a mapped part is taken for numbers without a look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        return False  # written by torch before 1.6, or damaged
 
-    import numpy as np
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Return the arrays of an archive of numpy's, those that are not packed mapped into memory."""
+    import zlib
 
     check_archive(path)
     try:
-        # Opened here, since numpy leaves a damaged archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{broken} is not what was written: its checksum differs")
+            return {part.filename.removesuffix(".npy"): _npz_array(path, archive, part) for part in archive.infolist()}
     except FileNotFoundError as error:
         raise NotFoundError(f"SAE {path}: no such file") from error
     except (*DAMAGED, zlib.error) as error:
         raise FormatError(f"SAE {path}: damaged, or needs pickle, which is refused ({error})") from error
+
+
+def _npz_array(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> Tensor:
+    import numpy as np
+
+    with archive.open(part) as file:
+        if part.compress_type != zipfile.ZIP_STORED or part.file_size < _SMALL_ARRAY:
+            return torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, is_fortran, dtype = read_header[version](file)
+        header = file.tell()
+    if dtype.hasobject or header + dtype.itemsize * math.prod(shape) != part.file_size:
+        raise ValueError(f"{part.filename} says {dtype} of {shape}, and holds {part.file_size - header:,} bytes")
+    with path.open("rb") as raw:
+        raw.seek(part.header_offset + 26)  # the lengths of the name and of what follows it
+        name, extra = struct.unpack("<HH", raw.read(4))
+    start = part.header_offset + 30 + name + extra + header
+    array = np.memmap(path, dtype, mode="c", offset=start, shape=shape, order="F" if is_fortran else "C")
+    return torch.from_numpy(array)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -139,12 +170,6 @@ def positive_int(value: Any, name: str, where: Path) -> int:
     return int(value)
 
 
-def unit_decoder(w_enc: Tensor, b_enc: Tensor, w_dec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same SAE with decoder rows of norm 1 and activations scaled to match; a row of zeros stays one."""
-    norm = w_dec.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    return w_enc * norm, b_enc * norm[:, 0], w_dec / norm
-
-
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -158,7 +183,7 @@ def source_of(path: Path, format_name: str) -> Source:
 
 
 def checked(sae: SAE) -> SAE:
-    """The SAE, if its tensors fit each other and are finite. Raises FormatError naming the one that is not."""
+    """Return the SAE if its tensors fit each other. Raises FormatError naming the one that does not."""
     for name, weight in (("encoder weight", sae.w_enc), ("decoder weight", sae.w_dec)):
         if weight.ndim != 2 or 0 in weight.shape:
             raise FormatError(f"SAE {sae.source.path}: {name} has shape {tuple(weight.shape)}, expected a matrix")
@@ -182,10 +207,6 @@ def checked(sae: SAE) -> SAE:
             continue
         if tuple(value.shape) != shape:
             raise FormatError(f"SAE {sae.source.path}: {name} has shape {tuple(value.shape)}, expected {shape}")
-        if not _is_finite(value):
-            raise FormatError(
-                f"SAE {sae.source.path}: {name} holds NaN or infinity: this training run or file is broken"
-            )
     if d_out % sae.n_places:
         raise FormatError(f"SAE {sae.source.path}: {d_out} columns do not divide into {sae.n_places} places")
     if sae.centred and d_in != d_out:
@@ -197,7 +218,21 @@ def checked(sae: SAE) -> SAE:
     return sae
 
 
-def _is_finite(value: Tensor) -> bool:
-    """Return False where a tensor holds NaN or infinity; a large one is read in parts, so that it needs no copy."""
-    rows = value if value.ndim else value[None]
-    return all(bool(torch.isfinite(part).all()) for part in rows.split(_ROWS))
+def check_finite(sae: SAE) -> None:
+    """Raise FormatError naming a tensor that holds NaN or infinity."""
+    for holder in (sae, sae.selection):
+        for name, value in vars(holder).items():
+            if isinstance(value, Tensor) and not is_finite(value):
+                raise FormatError(
+                    f"SAE {sae.source.path}: {_SPOKEN.get(name, name.replace('_', ' '))} holds NaN or infinity: this training run or "
+                    "file is broken"
+                )
+
+
+_SPOKEN = {
+    "w_enc": "encoder weight",
+    "b_enc": "encoder bias",
+    "w_dec": "decoder weight",
+    "b_dec": "decoder bias",
+    "w_skip": "skip weight",
+}

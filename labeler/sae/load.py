@@ -16,9 +16,10 @@ from labeler.files import check_folder, check_regular, read_json
 from labeler.numbers import ranges
 from labeler.published.layouts import SUFFIXES, fitting
 from labeler.recipe import check_dtype
-from labeler.sae.files import DAMAGED, checked, listed
+from labeler.sae.files import DAMAGED, check_finite, checked, listed
 from labeler.sae.formats import FORMATS, Format, layer_in_set
 from labeler.sae.hub import download, download_layers, is_set_on_hub
+from labeler.sae.matrices import moved
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
 from labeler.sae.weights import Weights
@@ -241,13 +242,19 @@ def identity_sae(d: int, hookpoint: str) -> SAE:
 
 
 def to(sae: SAE, dtype: torch.dtype, device: str) -> SAE:
-    """The SAE on `device`, its encoder in `dtype`. All else stays float32: a rounded threshold is another SAE."""
+    """Return the SAE on `device`, its encoder in `dtype`. All else becomes float32: a rounded threshold is another SAE.
 
-    def move(value: object) -> object:
-        return value.to(device) if isinstance(value, torch.Tensor) else value
+    Raises FormatError naming a tensor that is not finite.
+    """
 
-    # A decoder with several places may not fit: its rows move as they are needed.
-    moved = {name: value if name == "w_dec" and sae.writes else move(value) for name, value in vars(sae).items()}
-    moved["selection"] = Selection(**{name: move(value) for name, value in vars(sae.selection).items()})  # type: ignore[arg-type]
-    moved |= {"w_enc": sae.w_enc.to(device, dtype), "b_enc": sae.b_enc.to(device, dtype)}
-    return SAE(**moved)  # type: ignore[arg-type]
+    def move(name: str, value: object) -> object:
+        # A decoder with several places may not fit: its rows move as they are needed.
+        if not isinstance(value, torch.Tensor) or (name == "w_dec" and sae.writes):
+            return value
+        return moved(value, dtype if name in ("w_enc", "b_enc") else torch.float32, device)
+
+    tensors = {name: move(name, value) for name, value in vars(sae).items()}
+    tensors["selection"] = Selection(**{name: move(name, value) for name, value in vars(sae.selection).items()})  # type: ignore[arg-type]
+    there = SAE(**tensors)  # type: ignore[arg-type]
+    check_finite(there)
+    return there

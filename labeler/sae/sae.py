@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labeler.errors import MismatchError
+from labeler.sae.matrices import over, times
 
 _CHUNK_TOKENS = 256  # so that the pre-activations of a chunk stay in cache between the product and the selection
 _CHUNK_VALUES = 1 << 25  # and so that those of a million features still fit in memory
@@ -330,8 +331,8 @@ def rescaled(sae: SAE, scale_in: float, scale_out: float) -> SAE:
     skip = None if sae.w_skip is None else sae.w_skip * (scale_in / scale_out)
     return replace(
         sae,
-        w_enc=sae.w_enc * scale_in,
-        w_dec=sae.w_dec / scale_out,
+        w_enc=times(sae.w_enc, scale_in),
+        w_dec=over(sae.w_dec, scale_out),
         b_dec=sae.b_dec / scale_out,
         w_skip=skip,
         input_scale=sae.input_scale * scale_in,

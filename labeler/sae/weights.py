@@ -73,21 +73,19 @@ class Weights:
 
     def take(self, *names: str) -> Tensor:
         """The first of these tensors that is there, in float32. Raises FormatError naming what was looked for."""
+        return as_float(self.take_matrix(*names))
+
+    def take_matrix(self, *names: str) -> Tensor:
+        """Return the first of these tensors that is there as the file holds it: in its own dtype, mapped, not copied.
+
+        For encoders and decoders, which may fill the memory; `load.to` makes them float32. Raises FormatError without one.
+        """
         for name in names:
             if isinstance(value := self.tensors.get(name), Tensor):
                 check_stored(value, f"SAE {self.path}: {name}")
                 self._taken.add(name)
-                return as_float(value)
+                return value
         raise FormatError(f"SAE {self.path}: no tensor {' or '.join(map(repr, names))} among {listed(self.names)}")
-
-    def take_mapped(self, name: str) -> Tensor:
-        """Return a tensor as the file holds it, in its own dtype and without a copy. Raises FormatError without it."""
-        value = self.tensors.get(name)
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise FormatError(f"SAE {self.path}: no tensor {name!r} of numbers among {listed(self.names)}")
-        check_stored(value, f"SAE {self.path}: {name}")
-        self._taken.add(name)
-        return value
 
     def take_if_there(self, name: str) -> Tensor | None:
         return self.take(name) if name in self.names else None

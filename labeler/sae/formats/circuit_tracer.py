@@ -43,9 +43,9 @@ def read(weights: Weights) -> SAE:
     threshold = weights.take_if_there(_THRESHOLD)
     selection = Selection("relu") if threshold is None else Selection("threshold", threshold=threshold.squeeze())
     return SAE(
-        weights.take("W_enc"),
+        weights.take_matrix("W_enc"),
         weights.take("b_enc"),
-        weights.take("W_dec"),
+        weights.take_matrix("W_dec"),
         weights.take("b_dec"),
         selection,
         "relu" if threshold is None else "jumprelu",

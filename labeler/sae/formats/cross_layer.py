@@ -38,7 +38,7 @@ def read(weights: Weights) -> SAE:
     decoders = Weights(weights.path.with_name(f"W_dec_{layer}.safetensors"))
     if not decoders.path.is_file():
         raise NotFoundError(f"SAE {weights.path}: its decoders are missing: {decoders.path.name} should lie beside it")
-    w_dec = decoders.take_mapped(f"W_dec_{layer}")
+    w_dec = decoders.take_matrix(f"W_dec_{layer}")
     if w_dec.ndim != 3:
         raise FormatError(f"SAE {decoders.path}: W_dec_{layer} has shape {tuple(w_dec.shape)}, expected [F, layers, d]")
     layers = tuple(range(layer, layer + w_dec.shape[1]))
@@ -49,7 +49,7 @@ def read(weights: Weights) -> SAE:
     b_dec = own_bias.new_zeros(w_dec.shape[1:])
     b_dec[0] = own_bias
     return SAE(
-        weights.take(f"W_enc_{layer}"),
+        weights.take_matrix(f"W_enc_{layer}"),
         weights.take(f"b_enc_{layer}"),
         w_dec.flatten(1),
         b_dec.flatten(),

@@ -8,7 +8,8 @@ import torch
 
 from labeler.errors import FormatError
 from labeler.published import places
-from labeler.sae.files import positive_int, read_config, unit_decoder
+from labeler.sae.files import positive_int, read_config
+from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -40,8 +41,8 @@ def read(weights: Weights) -> SAE:
             f"SAE {weights.path.parent}: dict_class {kind!r} is not supported; known are {', '.join(_CLASSES)}"
         )
     has_matrices = "W_enc" in weights.names  # JumpReLU and Matryoshka; the others hold nn.Linear layers
-    w_enc = weights.take("W_enc").T if has_matrices else weights.take("encoder.weight")
-    w_dec = weights.take("W_dec") if has_matrices else weights.take("decoder.weight").T
+    w_enc = weights.take_matrix("W_enc").T if has_matrices else weights.take_matrix("encoder.weight")
+    w_dec = weights.take_matrix("W_dec") if has_matrices else weights.take_matrix("decoder.weight").T
     b_enc = weights.take("b_enc", "encoder.bias") if kind != "GatedAutoEncoder" else torch.zeros(len(w_enc))
     if kind == "AutoEncoder":
         # The library brings decoder columns to unit norm when it loads this class, and scales the encoder to match.
@@ -51,9 +52,9 @@ def read(weights: Weights) -> SAE:
     # Of TopK the trained threshold, which its encoder does not use; of Matryoshka how the features are grouped.
     weights.ignore("threshold", "k", "group_sizes", "num_tokens_since_fired")
     return SAE(
-        w_enc.contiguous(),
+        w_enc,
         b_enc,
-        w_dec.contiguous(),
+        w_dec,
         b_dec,
         selection,
         str(kind),

@@ -6,6 +6,7 @@ import math
 
 from labeler.errors import FormatError
 from labeler.published import places
+from labeler.sae.matrices import over, times
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -17,7 +18,7 @@ def recognizes(weights: Weights) -> bool:
 
 
 def read(weights: Weights) -> SAE:
-    w_enc, w_dec = weights.take("W_enc", "w_enc").T.contiguous(), weights.take("W_dec", "w_dec")
+    w_enc, w_dec = weights.take_matrix("W_enc", "w_enc").T, weights.take_matrix("W_dec", "w_dec")
     b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
     threshold = weights.take("threshold")
     if "scaling_factor" in weights.names and not bool((weights.take("scaling_factor") == 1).all()):
@@ -26,7 +27,7 @@ def read(weights: Weights) -> SAE:
     if "embedding" in weights.origin:
         # Trained on embeddings times sqrt(d), which is what transformers' scaled embedding module gives.
         root = math.sqrt(w_enc.shape[1])
-        w_enc, w_dec = w_enc / root, w_dec * root
+        w_enc, w_dec = over(w_enc, root), times(w_dec, root)
     return SAE(
         w_enc,
         b_enc,

@@ -27,7 +27,7 @@ def read(weights: Weights) -> SAE:
         raise FormatError(
             f"SAE {weights.path}: architecture {config['architecture']!r} is not supported; known is jump_relu"
         )
-    w_enc = weights.take("w_enc").T.contiguous()
+    w_enc = weights.take_matrix("w_enc").T
     w_skip = weights.take_if_there("affine_skip_connection")
     if bool(config.get("affine_connection")) != (w_skip is not None):
         raise FormatError(
@@ -36,7 +36,7 @@ def read(weights: Weights) -> SAE:
         )
     b_enc, b_dec, threshold = weights.take("b_enc"), weights.take("b_dec"), weights.take("threshold")
     selection = Selection("threshold", threshold=threshold)
-    skip = None if w_skip is None else w_skip.T.contiguous()
+    skip = None if w_skip is None else w_skip.T
     if layer_in_set(weights) is not None:
         return _layer_of_set(
             weights,
@@ -44,7 +44,7 @@ def read(weights: Weights) -> SAE:
             SAE(
                 w_enc,
                 b_enc,
-                weights.take_mapped("w_dec"),
+                weights.take_matrix("w_dec"),
                 b_dec,
                 selection,
                 "jumprelu",
@@ -57,7 +57,7 @@ def read(weights: Weights) -> SAE:
     return SAE(
         w_enc,
         b_enc,
-        weights.take("w_dec"),
+        weights.take_matrix("w_dec"),
         b_dec,
         selection,
         "jumprelu",

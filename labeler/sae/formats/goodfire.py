@@ -15,9 +15,9 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     return SAE(
-        weights.take("encoder_linear.weight"),
+        weights.take_matrix("encoder_linear.weight"),
         weights.take("encoder_linear.bias"),
-        weights.take("decoder_linear.weight").T.contiguous(),
+        weights.take_matrix("decoder_linear.weight").T,
         weights.take("decoder_linear.bias"),
         Selection("relu"),
         "relu",

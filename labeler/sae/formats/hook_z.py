@@ -19,9 +19,9 @@ def _beside(weights: Weights) -> dict[str, object] | None:
 def read(weights: Weights) -> SAE:
     config = _beside(weights) or {}
     return SAE(
-        weights.take("W_enc").T.contiguous(),
+        weights.take_matrix("W_enc").T,
         weights.take("b_enc"),
-        weights.take("W_dec"),
+        weights.take_matrix("W_dec"),
         weights.take("b_dec"),
         Selection("relu"),
         "relu",

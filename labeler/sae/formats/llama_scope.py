@@ -60,11 +60,11 @@ def read(weights: Weights) -> SAE:
     )
     found = scales(weights, config)
     scale_in, scale_out = found or (1.0, 1.0)
-    w_enc, b_enc = weights.take("encoder.weight"), weights.take("encoder.bias")
-    w_dec, b_dec = weights.take("decoder.weight").T.contiguous(), weights.take("decoder.bias")
+    w_enc, b_enc = weights.take_matrix("encoder.weight"), weights.take("encoder.bias")
+    w_dec, b_dec = weights.take_matrix("decoder.weight").T, weights.take("decoder.bias")
     reads, writes = places.openmoss(config)
     # The threshold is in units of the hidden state, and the encoder reads the scaled one.
-    threshold = w_enc.new_tensor(float(config["jump_relu_threshold"]) * scale_in)
+    threshold = b_enc.new_tensor(float(config["jump_relu_threshold"]) * scale_in)
     sae = SAE(
         w_enc,
         b_enc,

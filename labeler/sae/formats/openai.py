@@ -29,9 +29,9 @@ def read(weights: Weights) -> SAE:
         "latents_activation_frequency",
         "latents_mean_square",
     )
-    w_enc = weights.take("encoder.weight")
+    w_enc = weights.take_matrix("encoder.weight")
     # Tied SAEs store the encoder alone.
-    w_dec = weights.take("decoder.weight").T.contiguous() if "decoder.weight" in weights.names else w_enc
+    w_dec = weights.take_matrix("decoder.weight").T if "decoder.weight" in weights.names else w_enc
     selection = (
         Selection("topk", k=positive_int(state.get("k"), "k", path)) if activation == "TopK" else Selection("relu")
     )

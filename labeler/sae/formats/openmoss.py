@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from labeler.errors import FormatError
 from labeler.published import places
 from labeler.sae.files import positive_int
+from labeler.sae.matrices import row_norms
 from labeler.sae.sae import SAE, Selection, rescaled
 from labeler.sae.weights import Weights
 
@@ -30,8 +33,8 @@ def read(weights: Weights) -> SAE:
     if config.get("sae_type") == "crosscoder":
         return _crosscoder(weights, config)
     older = "encoder.weight" in weights.names
-    w_enc = weights.take("encoder.weight") if older else weights.take("W_E").T.contiguous()
-    w_dec = weights.take("decoder.weight").T.contiguous() if older else weights.take("W_D")
+    w_enc = weights.take_matrix("encoder.weight") if older else weights.take_matrix("W_E").T
+    w_dec = weights.take_matrix("decoder.weight").T if older else weights.take_matrix("W_D")
     b_enc = weights.take("encoder.bias", "b_E")
     b_dec = weights.take("decoder.bias", "b_D")
     found = scales(weights, config)
@@ -73,18 +76,18 @@ def _crosscoder(weights: Weights, config: dict[str, Any]) -> SAE:
             f"SAE {weights.path}: a crosscoder with act_fn {kind!r} and norm_activation {config.get('norm_activation')!r} is not "
             "supported; known are relu and jumprelu on inputs as they are"
         )
-    w_enc, w_dec = weights.take("W_E"), weights.take("W_D")  # [P, d, F], [P, F, d]
+    w_enc, w_dec = weights.take_matrix("W_E"), weights.take_matrix("W_D")  # [P, d, F], [P, F, d]
     if w_enc.ndim != 3 or len(w_enc) != len(places):
         raise FormatError(f"SAE {weights.path}: W_E has shape {tuple(w_enc.shape)}, expected [{len(places)}, d, F]")
     gates = None
     if kind == "jumprelu":
         threshold = weights.take(*_THRESHOLDS).exp().expand(len(places), w_dec.shape[1])
-        gates = threshold / w_dec.norm(dim=2).clamp_min(1e-12)
+        gates = threshold / torch.stack([row_norms(place)[:, 0] for place in w_dec])
     selection = Selection("relu") if gates is None else Selection("threshold", threshold=gates.amin(0))
     return SAE(
-        w_enc.flatten(0, 1).T.contiguous(),
+        w_enc.flatten(0, 1).T,
         weights.take("b_E").sum(0),
-        w_dec.transpose(0, 1).flatten(1).contiguous(),
+        w_dec.transpose(0, 1).flatten(1),
         weights.take("b_D").flatten(),
         selection,
         kind,
@@ -103,7 +106,7 @@ def _selection(weights: Weights, config: dict[str, Any], w_dec: Any) -> Selectio
         threshold = weights.take(*_THRESHOLDS).exp()
         # Newer files pick features by pre-activation times decoder norm, and keep the plain activation.
         if "W_D" in weights.names and config.get("sparsity_include_decoder_norm", True):
-            threshold = threshold / w_dec.norm(dim=1).clamp_min(1e-12)
+            threshold = threshold / row_norms(w_dec)[:, 0]
         return Selection("threshold", threshold=threshold)
     if kind == "relu":
         return Selection("relu")

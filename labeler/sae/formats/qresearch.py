@@ -16,9 +16,9 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     return SAE(
-        weights.take("encoder.weight"),
+        weights.take_matrix("encoder.weight"),
         weights.take("encoder.bias"),
-        weights.take("decoder.weight").T.contiguous(),
+        weights.take_matrix("decoder.weight").T,
         weights.take("decoder.bias"),
         Selection("relu"),
         "relu",

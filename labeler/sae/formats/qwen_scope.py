@@ -20,7 +20,7 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     config = weights.config_of_repository("config.json") or {}
-    w_enc, w_dec = weights.take("W_enc"), weights.take("W_dec").T.contiguous()
+    w_enc, w_dec = weights.take_matrix("W_enc"), weights.take_matrix("W_dec").T
     b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
     return SAE(
         w_enc,

@@ -13,7 +13,8 @@ from torch import Tensor
 from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.published import places
-from labeler.sae.files import checked, positive_int, read_config, unit_decoder
+from labeler.sae.files import checked, positive_int, read_config
+from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -90,7 +91,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     kind = _KINDS[architecture]
     if kind == "pursuit":
         return _pursuit(weights, cfg, metadata, _NORMALISATIONS[normalisation])
-    w_enc, w_dec = weights.take("W_enc").T.contiguous(), weights.take("W_dec")
+    w_enc, w_dec = weights.take_matrix("W_enc").T, weights.take_matrix("W_dec")
     b_enc = torch.zeros(len(w_enc)) if kind == "gated" else weights.take("b_enc")
     if cfg.get("rescale_acts_by_decoder_norm"):
         w_enc, b_enc, w_dec = unit_decoder(w_enc, b_enc, w_dec)
@@ -127,7 +128,7 @@ def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], no
             f"SAE {weights.path}: matching pursuit with normalize_activations 'expected_average_only_in' is not supported: its "
             "factor cannot be folded into an encoder that is the decoder too"
         )
-    w_dec, b_dec = weights.take("W_dec"), weights.take("b_dec")
+    w_dec, b_dec = weights.take_matrix("W_dec"), weights.take("b_dec")
     steps = cfg.get("max_iterations")
     least = cfg.get("residual_threshold", 1e-2)
     if isinstance(least, bool) or not isinstance(least, int | float):

@@ -51,8 +51,8 @@ def read(weights: Weights) -> SAE:
         raise FormatError(f"SAE {weights.path}: activation {activation!r} is not supported; known are topk, groupmax")
     _refuse_siblings(weights, config)
     weights.check_keys(config, _KNOWN, "cfg.json")
-    w_enc, b_enc = weights.take("encoder.weight"), weights.take("encoder.bias")
-    w_dec, b_dec = weights.take("W_dec"), weights.take("b_dec")
+    w_enc, b_enc = weights.take_matrix("encoder.weight"), weights.take("encoder.bias")
+    w_dec, b_dec = weights.take_matrix("W_dec"), weights.take("b_dec")
     w_skip = weights.take_if_there("W_skip")
     if bool(config.get("skip_connection")) and w_skip is None:
         raise FormatError(f"SAE {weights.path}: cfg.json says skip_connection, and the file has no W_skip")
