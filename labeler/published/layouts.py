@@ -75,7 +75,7 @@ def saes_among(files: Iterable[str]) -> list[PublishedSAE]:
     for file in files:
         folder, _, name = file.rpartition("/")
         in_folder[folder].add(name)
-    found = [sae for folder in sorted(in_folder) for sae in _in_folder(folder, in_folder)]
+    found = [sae for folder in sorted(in_folder, key=_natural) for sae in _in_folder(folder, in_folder)]
     alone = Counter(sae.folder for sae in found)
     return [_named(sae, alone[sae.folder] == 1 and (sae.folder != "" or len(found) == 1)) for sae in found]
 
@@ -89,14 +89,17 @@ def _in_folder(folder: str, in_folder: Mapping[str, Collection[str]]) -> Iterato
     """Yield the SAEs of a folder. Weights of no known name count only where there are none of a known one."""
     names = in_folder[folder]
     grouped = dict(_grouped(names))
-    found = [_described(folder, name, shards, in_folder) for name, shards in sorted(grouped.items(), key=_natural)]
+    found = [
+        _described(folder, name, shards, in_folder)
+        for name, shards in sorted(grouped.items(), key=lambda item: _natural(item[0]))
+    ]
     known = [sae for sae in found if sae.layout]
     yield from known or found
 
 
-def _natural(item: tuple[str, object]) -> list[tuple[int, str]]:
+def _natural(name: str) -> list[tuple[int, str]]:
     """Sort `layer_2` before `layer_10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", item[0])]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _grouped(names: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:

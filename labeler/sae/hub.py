@@ -11,7 +11,7 @@ from labeler.numbers import ranges
 from labeler.places import in_repository, sae_on_hub
 from labeler.published.hub import Repository, open_repository
 from labeler.published.layouts import SUFFIXES, PublishedSAE, at, fitting, is_set, saes_among
-from labeler.sae.registry import registered
+from labeler.sae.registry import path_of, registered
 
 _MOST_NAMED = 8  # in an error; `labeler saes` lists all
 
@@ -103,6 +103,4 @@ def _listed(repository: Repository, saes: Sequence[PublishedSAE], n_all: int | N
 
 def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
     release, sae_id = registered(name)
-    path = str(release.saes_map[sae_id])
-    # The registry names a layer of a cross-layer transcoder by its number alone.
-    return in_repository(name, release.repo_id, f"W_enc_{path}.safetensors" if path.isdecimal() else path, None)
+    return in_repository(name, release.repo_id, path_of(release, sae_id), None)

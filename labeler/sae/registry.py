@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,30 @@ _HARMLESS = {"dataset_path", "model_name", "neuronpedia_id", "context_size"}
 def registered(name: str) -> tuple[Any, str]:
     """Return the release and the SAE's id in it. Raises NotFoundError."""
     release, sae_id = release_of_saelens(name)
+    directory = _directory(name)
+    if release not in directory or sae_id not in directory[release].saes_map:
+        raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
+    return directory[release], sae_id
+
+
+def release_of(name: str) -> Any:
+    """Return the release of `sae-lens:RELEASE`. Raises NotFoundError."""
+    directory, release = _directory(name), name.removeprefix("sae-lens:").rstrip("/")
+    if release not in directory:
+        near = difflib.get_close_matches(release, list(directory), n=5, cutoff=0.4)
+        has = f"; it has {', '.join(near)}" if near else ""
+        raise NotFoundError(f"{name!r}: sae-lens lists no such release{has}")
+    return directory[release]
+
+
+def path_of(release: Any, sae_id: str) -> str:
+    """Return where the repository holds the SAE of this id."""
+    path = str(release.saes_map[sae_id])
+    # The registry names a layer of a cross-layer transcoder by its number alone.
+    return f"W_enc_{path}.safetensors" if path.isdecimal() else path
+
+
+def _directory(name: str) -> Any:
     try:
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
     except ImportError as error:
@@ -26,10 +51,7 @@ def registered(name: str) -> tuple[Any, str]:
             f"SAE {name!r}: releases are listed by the package sae-lens, which is not installed: pip install sae-lens, or name the "
             "repository itself with hf:OWNER/REPO/PATH"
         ) from error
-    directory = get_pretrained_saes_directory()
-    if release not in directory or sae_id not in directory[release].saes_map:
-        raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
-    return directory[release], sae_id
+    return get_pretrained_saes_directory()
 
 
 def as_registered(sae: SAE, name: str) -> SAE:

@@ -8,21 +8,13 @@ import torch
 
 from labeler.errors import FormatError
 from labeler.published import places
+from labeler.published.refusals import DICTIONARY_CLASSES as _CLASSES
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
 NAME = "dictionary_learning"
-_CLASSES = (
-    "AutoEncoder",
-    "AutoEncoderNew",
-    "GatedAutoEncoder",
-    "JumpReluAutoEncoder",
-    "AutoEncoderTopK",
-    "BatchTopKSAE",
-    "MatryoshkaBatchTopKSAE",
-)
 
 
 def recognizes(weights: Weights) -> bool:

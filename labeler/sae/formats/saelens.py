@@ -13,6 +13,8 @@ from torch import Tensor
 from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.published import places
+from labeler.published.refusals import SAELENS_KINDS as _KINDS
+from labeler.published.refusals import saelens_architecture
 from labeler.sae.files import checked, positive_int, read_config
 from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
@@ -20,19 +22,6 @@ from labeler.sae.weights import Weights
 
 NAME = "saelens"
 WEIGHTS = "sae_weights.safetensors"
-_KINDS = {
-    "standard": "relu",
-    "transcoder": "relu",
-    "skip_transcoder": "relu",
-    "topk": "topk",
-    "topk_transcoder": "topk",
-    "abstopk": "abstopk",
-    "jumprelu": "threshold",
-    "jumprelu_transcoder": "threshold",
-    "jumprelu_skip_transcoder": "threshold",
-    "gated": "gated",
-    "matching_pursuit": "pursuit",
-}
 _NORMALISATIONS = {
     None: "none",
     "none": "none",
@@ -81,7 +70,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     """The SAE of a configuration and tensors, from files or from memory."""
     folder = weights.path.parent
     metadata = {**cfg, **_object(cfg, "metadata", folder)}
-    architecture = _architecture(cfg)
+    architecture = saelens_architecture(cfg)
     if architecture not in _KINDS:
         raise FormatError(f"SAE {folder}: {_unsupported(architecture)}; known are {', '.join(_KINDS)}")
     weights.refuse_keys(metadata, _HARMLESS, "cfg.json")
@@ -193,12 +182,6 @@ def _unsupported(architecture: str) -> str:
             "inference with SAELens, which gives each feature a threshold (it is not supported as it is)"
         )
     return f"architecture {architecture!r} is not supported"
-
-
-def _architecture(cfg: dict[str, Any]) -> str:
-    # Before SAELens 4 a TopK SAE was a "standard" one with another activation function.
-    name = str(cfg.get("architecture", "standard"))
-    return "topk" if name == "standard" and cfg.get("activation_fn_str", cfg.get("activation_fn")) == "topk" else name
 
 
 def _check_scaling_factor(weights: Weights) -> None:
