@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from labeler.errors import InputError, NotFoundError
 from labeler.sae import load_layers, load_sae
 from labeler.sae.load import is_set_of_layers
-from tests.hub_server import COMMIT, Hub, hub_at
+from tests.hub_server import COMMIT, Hub, connect, hub_at
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = GOLDEN / "published" / "hub"
@@ -38,12 +38,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         (folder / "README.md").write_text("A card.")
         (folder / "optimizer_state.safetensors").write_bytes(b"0" * 1000)
     with hub_at(repositories) as served:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{served.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        )
+        connect(served, tmp_path / "cache", monkeypatch)
         yield served
 
 
