@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labeler.errors import FormatError, LabelerError, NotFoundError
-from labeler.files import clear_disk_errors
+from labeler.files import check_regular, clear_disk_errors
+from labeler.published.headers import HEAD, Shapes, shapes_of_pt, shapes_of_safetensors
 
 _HTTP_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
 _NO_ENTRY = (401, 403)
+TORCH = (".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,39 @@ class Repository:
             exactly = [glob.escape(file) for file in files]
             return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=exactly))
 
-    def shapes(self, file: str, what: str) -> dict[str, tuple[int, ...]]:
-        """The shapes of a `.safetensors` file's tensors, for which only its header is read. Raises NotFoundError or FormatError."""
+    def shapes(self, file: str, what: str) -> Shapes:
+        """The shapes of a file's tensors, for which only its beginning is read. Raises NotFoundError or FormatError."""
         if self.cached is not None:
-            return shapes_in(self.cached / file)
+            return shapes_at(self.cached / file)
+        with _clear_errors(self.name, self.revision, what, [file]):
+            return self._shapes_of_pt(file) if file.endswith(TORCH) else self._shapes_of_safetensors(file, what)
+
+    def _shapes_of_safetensors(self, file: str, what: str) -> Shapes:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import SafetensorsParsingError
 
-        with _clear_errors(self.name, self.revision, what, [file]):
-            try:
-                header = HfApi().parse_safetensors_file_metadata(self.name, file, revision=self.revision)
-            except SafetensorsParsingError as error:
-                raise FormatError(f"{what}: {file} is damaged, not readable as safetensors") from error
+        try:
+            header = HfApi().parse_safetensors_file_metadata(self.name, file, revision=self.revision)
+        except SafetensorsParsingError as error:
+            raise FormatError(f"{what}: {file} is damaged, not readable as safetensors") from error
         return {name: tuple(info.shape) for name, info in header.tensors.items()}
+
+    def _shapes_of_pt(self, file: str) -> Shapes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+        headers = {**build_hf_headers(), "Range": f"bytes=0-{HEAD - 1}"}
+        # Streamed: a server that does not know ranges would send all of the weights.
+        with get_session().stream(
+            "GET", hf_hub_url(self.name, file, revision=self.revision), headers=headers
+        ) as answer:
+            hf_raise_for_status(answer)
+            head = b""
+            for part in answer.iter_bytes():
+                head += part
+                if len(head) >= HEAD:
+                    break
+        return shapes_of_pt(head[:HEAD])
 
 
 def open_repository(repository: str, revision: str | None, what: str) -> Repository:
@@ -74,15 +96,13 @@ def open_repository(repository: str, revision: str | None, what: str) -> Reposit
         return Repository(repository, revision, sizes, cached)
 
 
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a `.safetensors` file on this machine. Raises FormatError."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FormatError(f"{path} is damaged, not readable as safetensors ({error})") from error
+def shapes_at(path: Path) -> Shapes:
+    """The shapes of the tensors of a `.safetensors`, `.pt` or `.pth` file on this machine. Raises FormatError."""
+    if path.suffix not in TORCH:
+        return shapes_of_safetensors(path)
+    check_regular(path)
+    with path.open("rb") as file:
+        return shapes_of_pt(file.read(HEAD))
 
 
 def _snapshot(repository: str, revision: str | None) -> Path | None:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from labeler.errors import FormatError, LabelerError
 from labeler.files import SMALL, parse_yaml, read_json, read_small
 from labeler.published import places
-from labeler.published.hub import shapes_in
+from labeler.published.headers import Shapes
+from labeler.published.hub import TORCH, shapes_at
 from labeler.published.layouts import SUFFIXES, PublishedSAE, at, is_set, saes_among
 from labeler.published.names import l0_in, origin_of, width_in
 from labeler.published.refusals import refusal
@@ -37,7 +38,7 @@ class Files(Protocol):
 
     def fetch(self, files: Sequence[str], what: str) -> Path: ...
 
-    def shapes(self, file: str, what: str) -> dict[str, tuple[int, ...]]: ...
+    def shapes(self, file: str, what: str) -> Shapes: ...
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Folder:
     def fetch(self, files: Sequence[str], what: str) -> Path:
         return self.folder
 
-    def shapes(self, file: str, what: str) -> dict[str, tuple[int, ...]]:
-        return shapes_in(self.folder / file)
+    def shapes(self, file: str, what: str) -> Shapes:
+        return shapes_at(self.folder / file)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def spelled_in(spelling: str, path: str) -> str:
     return spelling.replace("{}", f"/{path}" if path else "")
 
 
-def _sets(saes: Sequence[PublishedSAE], spelled: str) -> dict[str, tuple[int, ...]]:
+def _sets(saes: Sequence[PublishedSAE], spelled: str) -> Shapes:
     by_folder: dict[str, list[PublishedSAE]] = {}
     for sae in saes:
         by_folder.setdefault(sae.folder, []).append(sae)
@@ -172,14 +173,13 @@ def _described(
         if refused := refusal(sae.layout, config):
             return replace(row, refused=refused)
         config = config or {}
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: Shapes = {}
         n_features = _stated_width(config)
-        if sae.weights[0].endswith(".safetensors") and (
-            n_features is None or sae.layout in ("", "openmoss", "saelens")
-        ):
+        has_header = sae.weights[0].endswith((".safetensors", *TORCH))
+        if has_header and (n_features is None or sae.layout in ("", "openmoss", "saelens")):
             shapes = files.shapes(sae.weights[0], what)
             n_features = _width(shapes, sae.layer) or n_features
-        layout = sae.layout or _told_by(shapes, sae.companions)
+        layout = sae.layout or _told_by(shapes, sae, config)
         if not layout and shapes:
             return replace(row, refused="its tensors are those of no layout that is read")
         if layout != sae.layout and (refused := refusal(layout, config)):
@@ -225,26 +225,31 @@ def _stated_width(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _width(shapes: Mapping[str, tuple[int, ...]], layer: int | None) -> int | None:
+def _width(shapes: Shapes, layer: int | None) -> int | None:
     for name in (*_BIASES, f"b_enc_{layer}"):
         if name in shapes and len(shapes[name]) >= 1:
             return shapes[name][-1]
     return None
 
 
-def _told_by(shapes: Mapping[str, tuple[int, ...]], companions: Collection[str]) -> str:
-    """The layout of a `.safetensors` file of any name, by its tensors."""
+def _told_by(shapes: Shapes, sae: PublishedSAE, config: Mapping[str, Any]) -> str:
+    """The layout of a file of any name, by its tensors."""
     names = set(shapes)
+    linear = {"encoder.weight", "decoder.weight"}
+    if {"pre_bias", "latent_bias"} <= names:
+        return "openai"
+    if {"encoder_linear.weight", "decoder_linear.weight"} <= names:
+        return "goodfire"
+    if sae.weights[0].endswith(TORCH):
+        if "trainer" in config and names & {"encoder.weight", "W_enc"}:
+            return "dictionary_learning"
+        return "qresearch" if names == {*linear, "encoder.bias", "decoder.bias"} else ""
     if any(name.startswith("attn_layers.") for name in names):
         return "temporal"
     if {"w_enc", "w_dec", "threshold"} <= names:
         return "gemma_scope_2"
-    configured = any(file.rpartition("/")[2] == "config.json" for file in companions)
-    if configured and ({"encoder.weight", "decoder.weight"} <= names or {"W_E", "W_D"} <= names):
-        return "openmoss"
-    if {"pre_bias", "latent_bias"} <= names:
-        return "openai"
-    return "goodfire" if {"encoder_linear.weight", "decoder_linear.weight"} <= names else ""
+    configured = any(file.rpartition("/")[2] == "config.json" for file in sae.companions)
+    return "openmoss" if configured and (linear <= names or {"W_E", "W_D"} <= names) else ""
 
 
 def _lacks_norm(layout: str, config: Mapping[str, Any], shapes: Mapping[str, object]) -> str:
@@ -278,14 +283,14 @@ def _place(layout: str, sae: PublishedSAE, origin: str, config: Mapping[str, Any
     if layout == "saelens":
         metadata = config.get("metadata")
         return places.saelens({**config, **(metadata if isinstance(metadata, dict) else {})})
-    trainer = config.get("trainer")
-    if layout == "dictionary_learning" or isinstance(trainer, dict):
+    if layout == "dictionary_learning":
+        trainer = config.get("trainer")
         return places.dictionary_learning(trainer if isinstance(trainer, dict) else {}, origin)
     if layout == "hook_z":
         return str(config["act_name"]) if "act_name" in config else None
     if layout == "qwen_scope":
         return places.qwen_scope(file, config)
-    return None if layout == "openai" else places.residual(file.rpartition(".")[0])
+    return None if layout in ("", "openai") else places.residual(file.rpartition(".")[0])
 
 
 def _place_in_set(number: int, origin: str, config: Mapping[str, Any]) -> str:
