@@ -75,7 +75,7 @@ def _listing(where: str, words: list[str], limit: int) -> Listing:
         raise NotFoundError(
             f"{where!r}: no folder here, and no repository; give OWNER/REPO, hf:OWNER/REPO/PATH, a folder, or sae-lens:RELEASE"
         )
-    repo, path_there, revision = sae_on_hub(name)
+    repo, path_there, revision = sae_on_hub(name.rstrip("/"))
     repository = open_repository(repo, revision, where)
     spelling = f"hf:{repo}{{}}{f'@{revision}' if revision else ''}"
     return list_saes(repository, spelling, repo, path_there or "", words=words, most=limit, what=where)
@@ -133,7 +133,7 @@ def _below(where: str, words: list[str], found: Listing) -> list[str]:
     """Say what the table is of, what belongs together, and what is not read."""
     from labeler.numbers import ranges
 
-    named = f" with {' and '.join(map(repr, words))} in their names" if words else ""
+    named = f" with {' and '.join(map(repr, words))} in the name" if words else ""
     lines = [""] if found.saes else []
     if found.n_found > found.n_looked_at:
         lines.append(

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labeler.errors import FormatError, LabelerError, NotFoundError
 from labeler.files import check_regular, clear_disk_errors
 from labeler.published.headers import HEAD, Shapes, shapes_of_pt, shapes_of_safetensors
+from labeler.published.layouts import SUFFIXES
 
 _HTTP_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
 _NO_ENTRY = (401, 403)
@@ -38,9 +40,10 @@ class Repository:
             return self.cached
         from huggingface_hub import snapshot_download
 
+        shown: dict[str, Any] = {} if any(file.endswith(SUFFIXES) for file in files) else {"tqdm_class": _no_bar()}
         with _clear_errors(self.name, self.revision, what, files):
             exactly = [glob.escape(file) for file in files]
-            return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=exactly))
+            return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=exactly, **shown))
 
     def shapes(self, file: str, what: str) -> Shapes:
         """The shapes of a file's tensors, for which only its beginning is read. Raises NotFoundError or FormatError."""
@@ -75,6 +78,17 @@ class Repository:
                 if len(head) >= HEAD:
                     break
         return shapes_of_pt(head[:HEAD])
+
+
+def _no_bar() -> type:
+    """A progress bar that shows nothing: a few configurations come at once."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class NoBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **{**settings, "disable": True})
+
+    return NoBar
 
 
 def open_repository(repository: str, revision: str | None, what: str) -> Repository:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from labeler.errors import FormatError, LabelerError
+from labeler.errors import FormatError, LabelerError, NotFoundError
 from labeler.files import SMALL, parse_yaml, read_json, read_small
 from labeler.published import places
 from labeler.published.headers import Shapes
@@ -97,6 +97,9 @@ def list_saes(
     a release's names for paths, these are listed and spelled.
     """
     everything = saes_among(files.sizes)
+    if path and not any(file == path or file.startswith(f"{path}/") for file in files.sizes):
+        all_of_it = spelled_in(spelled, "")
+        raise NotFoundError(f"{what}: no such file or folder as {path} there; `labeler saes {all_of_it}` lists all")
     under = at(everything, path) if ids is None else _of_release(everything, ids)
     found = [sae for sae in under if all(word.lower() in f"{origin}/{sae.path}".lower() for word in words)]
     shown = found[:most]

@@ -30,15 +30,19 @@ def download(name: str, hookpoint: str | None = None) -> tuple[Path, str]:
 def download_layers(name: str, layers: Collection[int] | None) -> tuple[Path, str]:
     """(folder, commit) of a set with a file for each layer, of which `layers` are there. Raises NotFoundError or InputError."""
     repository, saes, _ = _found(name)
-    if not is_set(saes) and (len(saes) > 1 or saes[0].layer is None):
-        raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
-    held = {sae.layer: sae for sae in saes if sae.layer is not None}
-    if missing := sorted(set(layers or ()) - set(held)):
-        raise InputError(f"SAE {name!r}: no layers {ranges(missing)} there; it holds {ranges(sorted(held))}")
-    wanted = sorted(held if layers is None else layers)
-    files = dict.fromkeys(file for layer in wanted for file in held[layer].files)
+    chosen = _chosen_layers(name, saes, layers)
+    files = dict.fromkeys(file for sae in chosen for file in sae.files)
     folder = repository.fetch(list(files), f"SAE {name!r}")
     return folder / saes[0].folder, folder.name
+
+
+def check_on_hub(name: str, hookpoint: str | None, layers: Collection[int] | None) -> None:
+    """Raise NotFoundError or InputError for a name that leads to no SAE, or to several; nothing is downloaded."""
+    repository, saes, path = _found(name)
+    if layers is not None:
+        _chosen_layers(name, saes, layers)
+    elif hookpoint is not None or not is_set(saes):
+        _chosen(name, repository, saes, path, hookpoint)
 
 
 def is_set_on_hub(name: str) -> bool:
@@ -72,6 +76,15 @@ def _chosen(
     raise InputError(
         f"SAE {name!r}: {_held(repository)} {len(saes):,} SAEs{where}{which}; name one of them: {_listed(repository, saes)}"
     )
+
+
+def _chosen_layers(name: str, saes: Sequence[PublishedSAE], layers: Collection[int] | None) -> list[PublishedSAE]:
+    if not is_set(saes) and (len(saes) > 1 or saes[0].layer is None):
+        raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
+    held = {sae.layer: sae for sae in saes if sae.layer is not None}
+    if missing := sorted(set(layers or ()) - set(held)):
+        raise InputError(f"SAE {name!r}: no layers {ranges(missing)} there; it holds {ranges(sorted(held))}")
+    return [held[layer] for layer in sorted(held if layers is None else layers)]
 
 
 def _nothing(repository: Repository, saes: Sequence[PublishedSAE], path: str | None) -> str:

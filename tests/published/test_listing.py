@@ -95,15 +95,24 @@ def test_a_repository_that_was_downloaded_is_listed_without_a_network(  # type: 
 def test_the_table_has_the_name_to_type_and_the_next_command(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
     done = run("saes", "google/gemma-scope-2-4b-pt", "affine")
     head, row, *rest = done.out.splitlines()
+    assert done.err == ""
     assert head.split() == ["PLACE", "FEATURES", "L0", "FORMAT", "SAE"]
     name = "hf:google/gemma-scope-2-4b-pt/transcoder/layer_17_width_16k_l0_big_affine"
     assert row.split() == ["model.layers.17.pre_feedforward_layernorm:output", "64", "big", "gemma_scope_2", name]
-    assert "1 SAE with 'affine' in their names in google/gemma-scope-2-4b-pt" in rest
+    assert "1 SAE with 'affine' in the name in google/gemma-scope-2-4b-pt" in rest
     assert rest[-1] == f"Next: labeler gather --sae {name} --subject MODEL --corpus TEXTS --out EVIDENCE"
     few = run("saes", "mntss/clt", "--limit", 1).out
     assert "3 SAEs in mntss/clt, of which these are the first 1: --limit N lists more" in few
     assert "layers 0-2 belong together: --sae hf:mntss/clt gathers all, and --layers 0 with it only one" in few
-    assert run("saes", "mntss/clt", "layer_9").out == "no SAEs with 'layer_9' in their names in mntss/clt\n"
+    assert run("saes", "mntss/clt", "layer_9").out == "no SAEs with 'layer_9' in the name in mntss/clt\n"
+
+
+def test_a_path_that_is_not_there_is_an_error(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
+    done = run("saes", "mntss/clt/layer_3")
+    assert done.code == 2
+    assert "no such file or folder as layer_3 there; `labeler saes hf:mntss/clt` lists all" in done.err
+    assert run("saes", "mntss/clt/features/").code == 2
+    assert run("saes", "mntss/clt/W_enc_1.safetensors").out.count("hf:mntss/clt/W_enc_1.safetensors") == 2
 
 
 def test_what_cannot_be_read_is_listed_by_its_reason(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
