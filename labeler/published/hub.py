@@ -29,7 +29,13 @@ class Repository:
     name: str  # OWNER/REPO
     revision: str | None  # as it was asked for
     sizes: dict[str, int | None]
-    cached: Path | None = None  # the cache's folder, where the hub itself could not be asked
+    cached: Path | None = None  # the cache's folder, where the hub itself could not be asked: `sizes` are what it holds
+    listed: frozenset[str] = frozenset()  # files that the hub named when they were downloaded, in the cache or not
+
+    @property
+    def files(self) -> frozenset[str]:
+        """All files as far as they are known, also those that the cache does not hold."""
+        return self.listed | frozenset(self.sizes)
 
     def fetch(self, files: Sequence[str], what: str) -> Path:
         """Download these files, and return the folder of the cache that holds the repository's files, called after its commit.
@@ -37,6 +43,11 @@ class Repository:
         Raises NotFoundError.
         """
         if self.cached is not None:
+            if missing := [file for file in files if file not in self.sizes]:
+                raise NotFoundError(
+                    f"{what}: the hub cannot be asked now, and of the repository {self.name} the cache of this machine does not hold "
+                    f"{_some(missing)}; `labeler saes {self.name}` lists what it holds"
+                )
             return self.cached
         from huggingface_hub import snapshot_download
 
@@ -107,7 +118,20 @@ def open_repository(repository: str, revision: str | None, what: str) -> Reposit
             raise
         found = sorted(path for path in cached.rglob("*") if path.is_file())
         sizes: dict[str, int | None] = {path.relative_to(cached).as_posix(): path.stat().st_size for path in found}
-        return Repository(repository, revision, sizes, cached)
+        return Repository(repository, revision, sizes, cached, _listed_before(repository, cached.name))
+
+
+def _listed_before(repository: str, commit: str) -> frozenset[str]:
+    """The files that the hub named at the last download of this commit; none where its library did not keep them."""
+    try:
+        from huggingface_hub import get_cached_repo_tree
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+    except ImportError:  # an older huggingface_hub
+        return frozenset()
+    try:
+        return frozenset(entry.path for entry in get_cached_repo_tree(repository, revision=commit))
+    except CachedRepoTreeNotFoundError:
+        return frozenset()
 
 
 def shapes_at(path: Path) -> Shapes:
@@ -183,8 +207,12 @@ def _why(error: Exception, repository: str, revision: str | None, files: Sequenc
         return f"the hub refuses {repository} to this login (HTTP {status}): log in anew with `hf auth login`, or correct HF_TOKEN"
     if status == 429:
         return "the hub takes no more requests for now (HTTP 429): try again in some minutes, or log in with `hf auth login`"
-    named = f"{', '.join(files[:4])}{' and others' if len(files) > 4 else ''}" if files else "the SAE's files"
+    named = _some(files) if files else "the SAE's files"
     return (
         f"cannot be fetched from here ({type(error).__name__}{f', HTTP {status}' if status else ''}). Download {named} of the "
         f"repository {repository} on a machine with a network, put them in a folder, and give that folder as --sae"
     )
+
+
+def _some(files: Sequence[str]) -> str:
+    return ", ".join(files[:4]) + (f" and {len(files) - 4:,} more" if len(files) > 4 else "")

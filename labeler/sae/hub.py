@@ -54,7 +54,7 @@ def _found(name: str) -> tuple[Repository, list[PublishedSAE], str]:
     """The repository, the SAEs that the name can mean, and the path that it says."""
     repo, path, revision = (_from_saelens_directory if name.startswith("sae-lens:") else sae_on_hub)(name)
     repository = open_repository(repo, revision, f"SAE {name!r}")
-    saes = saes_among(repository.sizes)
+    saes = saes_among(repository.files)
     found = at(saes, path or "")
     if not found:
         raise NotFoundError(f"SAE {name!r}: {_nothing(repository, saes, path)}")
@@ -89,7 +89,7 @@ def _chosen_layers(name: str, saes: Sequence[PublishedSAE], layers: Collection[i
 
 def _nothing(repository: Repository, saes: Sequence[PublishedSAE], path: str | None) -> str:
     if not saes:
-        files = sorted(repository.sizes)
+        files = sorted(repository.files)
         shown = ", ".join(files[:_MOST_NAMED]) + (
             f" and {len(files) - _MOST_NAMED:,} more" if files[_MOST_NAMED:] else ""
         )

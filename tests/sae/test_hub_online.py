@@ -166,13 +166,32 @@ def test_each_refusal_says_what_to_do(hub: Hub, name: str, says: str) -> None:
 def test_without_a_network_what_was_downloaded_is_found(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_sae("hf:owner/saes/layers.1")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    again = load_sae("hf:owner/saes")
+    again = load_sae("hf:owner/saes/layers.1")
     assert (again.source.revision, again.source.sha256) == (first.source.revision, first.source.sha256)
-    with pytest.raises(
-        NotFoundError, match=r"the hub cannot be asked now, and .* the cache of this machine holds no such"
-    ):
+    # A name means the same with and without a network, whatever the cache holds.
+    with pytest.raises(InputError, match="holds 2 SAEs; name one of them"):
+        load_sae("hf:owner/saes")
+    with pytest.raises(NotFoundError, match=r"cannot be asked now, .* does not hold layer_2/width_64/params\.npz"):
         load_sae("hf:owner/saes/layer_2")
     with pytest.raises(
-        NotFoundError, match=r"cannot be fetched from here \(\w+\). Download the SAE's files of the repository"
+        NotFoundError, match=r"the hub cannot be asked now, and .* holds no such file or folder as layer_3"
     ):
+        load_sae("hf:owner/saes/layer_3")
+    with pytest.raises(NotFoundError, match=r"cannot be fetched from here \(\w+\)\. Download the SAE's files"):
         load_sae("hf:google/gemma-scope-2-4b-pt")
+
+
+def test_a_set_of_which_the_cache_holds_a_part_is_not_taken_for_the_whole(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_layers(CLT, [1])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert len(load_layers(CLT, [1])) == 1
+    assert is_set_of_layers(CLT)
+    with pytest.raises(NotFoundError, match=r"does not hold W_enc_0\.safetensors, W_dec_0\.safetensors, W_enc_2"):
+        load_layers(CLT)
+
+
+def test_an_sae_at_the_root_is_not_placed_by_the_name_of_the_commit(hub: Hub) -> None:
+    shutil.copytree(GOLDEN / "sae" / "sparsify_topk" / "layers.1", hub.folder / "owner--root")
+    assert load_sae("hf:owner/root").hookpoint is None
