@@ -53,13 +53,13 @@ def _listing(where: str, words: list[str], limit: int) -> Listing:
 
     folder = Path(where).expanduser()
     if where.startswith("sae-lens:"):
-        from labeler.sae.registry import path_of, release_of
+        from labeler.sae.registry import registered_in
 
-        release = release_of(where)
-        ids = {sae_id: path_of(release, sae_id) for sae_id in release.saes_map}
-        repository = open_repository(release.repo_id, None, where)
+        entries = registered_in(where)
+        ids = {entry.sae_id: entry.path for entry in entries}
+        repository = open_repository(entries[0].repository, None, where)
         spelling = f"{where.rstrip('/')}{{}}"
-        return list_saes(repository, spelling, release.repo_id, words=words, most=limit, what=where, ids=ids)
+        return list_saes(repository, spelling, repository.name, words=words, most=limit, what=where, ids=ids)
     if not where.startswith("hf:") and folder.exists():
         within = folder if folder.is_dir() else folder.parent
         files = Folder(within, _sizes(within, where))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from labeler.errors import InputError, MismatchError
 from labeler.recipe import GatherConfig
 from labeler.sae import SAE, identity_sae, load_layers, load_sae
 from labeler.sae.load import is_set_of_layers, to
-from labeler.subject.hookpoints import Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
+from labeler.subject.hookpoints import CENTERED, FAMILIES, Hookpoint, is_lens_name, parse_hookpoint, reads_an_input
 from labeler.subject.model import Subject
 
 
@@ -45,7 +45,28 @@ def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str 
         )
     _ask_for_a_side(hookpoint, sae)
     read = subject.hookpoint(name, reads=reads or _side(name, sae))
+    read, sae = _centered_as_the_file_says(subject, read, sae, hookpoint)
     return Target(read, sae, _aim(subject, sae, read), writes=tuple(subject.hookpoint(place) for place in sae.writes))
+
+
+def _centered_as_the_file_says(subject: Subject, read: Hookpoint, sae: SAE, given: str | None) -> tuple[Hookpoint, SAE]:
+    """Take the mean over d away where the SAE was trained without it, also at a place that the user names.
+
+    TransformerLens takes it away in models with LayerNorm only: RMSNorm would give other values without it.
+    """
+    if parse_hookpoint(sae.hookpoint or "")[2] != CENTERED or (given and parse_hookpoint(given)[2]):
+        return read, sae
+    family = FAMILIES.get(subject.model_type)
+    if family is None:
+        raise InputError(
+            f"the SAE was trained with TransformerLens' centered weights, and what those do in a {subject.model_type!r} model was "
+            f"not checked (known: {', '.join(FAMILIES)}): give --hookpoint '{replace(read, adjust=CENTERED)}' if its hidden states have no mean "
+            "over d there"
+        )
+    if family.has_layer_norm:
+        return replace(read, adjust=CENTERED), sae
+    remark = "the hidden states are not centered: TransformerLens does so only in models with LayerNorm"
+    return replace(read, adjust=""), replace(sae, remarks=(*sae.remarks, remark))
 
 
 def _side(name: str, sae: SAE) -> str | None:

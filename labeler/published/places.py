@@ -14,7 +14,7 @@ from labeler.published.names import layer_of
 # CLTs and transcoder sets of circuit-tracer whose repository has no configuration are of the same kind as their siblings.
 CLT_HOOKS = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
 SET_HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
-_SUBMODULES = {
+SUBMODULES = {
     "resid_post": "hook_resid_post",
     "resid_pre": "hook_resid_pre",
     "mlp_out": "hook_mlp_out",
@@ -146,7 +146,7 @@ def dictionary_learning(trainer: Mapping[str, Any], origin: str) -> str | None:
         return None
     if layer is None:
         layer = layer_of(str(name))
-    for prefix, hook in _SUBMODULES.items():
+    for prefix, hook in SUBMODULES.items():
         if str(name).startswith(prefix):
             return None if layer is None else f"blocks.{layer}.{hook}"
     return str(name)

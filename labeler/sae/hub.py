@@ -11,7 +11,7 @@ from labeler.numbers import ranges
 from labeler.places import in_repository, sae_on_hub
 from labeler.published.hub import Repository, open_repository
 from labeler.published.layouts import SUFFIXES, PublishedSAE, at, fitting, is_set, saes_among
-from labeler.sae.registry import path_of, registered
+from labeler.sae.registry import registered
 
 _MOST_NAMED = 8  # in an error; `labeler saes` lists all
 
@@ -52,7 +52,7 @@ def is_set_on_hub(name: str) -> bool:
 
 def _found(name: str) -> tuple[Repository, list[PublishedSAE], str]:
     """The repository, the SAEs that the name can mean, and the path that it says."""
-    repo, path, revision = (_from_saelens_directory if name.startswith("sae-lens:") else sae_on_hub)(name)
+    repo, path, revision = (_from_registry if name.startswith("sae-lens:") else sae_on_hub)(name)
     repository = open_repository(repo, revision, f"SAE {name!r}")
     saes = saes_among(repository.files)
     found = at(saes, path or "")
@@ -114,6 +114,6 @@ def _listed(repository: Repository, saes: Sequence[PublishedSAE], n_all: int | N
     return ", ".join(shown) + (f" and {more:,} more" if more else "") + every
 
 
-def _from_saelens_directory(name: str) -> tuple[str, str | None, str | None]:
-    release, sae_id = registered(name)
-    return in_repository(name, release.repo_id, path_of(release, sae_id), None)
+def _from_registry(name: str) -> tuple[str, str | None, str | None]:
+    entry = registered(name)
+    return in_repository(name, entry.repository, entry.path, None)

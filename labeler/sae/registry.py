@@ -1,80 +1,156 @@
 """What sae-lens' registry says of an SAE beside its files: where they lie, a norm, overrides, how the subject was loaded.
 
-`sae-lens:RELEASE/ID` reads the registry of the installed sae-lens. An entry that we cannot apply is refused by name.
+`sae-lens:RELEASE/ID` reads the registry of the installed sae-lens, its YAML file alone: importing the package takes
+seconds. An entry that we cannot apply is refused by name.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from labeler.errors import FormatError, NotFoundError
 from labeler.places import release_of_saelens
+from labeler.sae.loading import CENTERING, read_loading
 from labeler.sae.sae import SAE, rescaled
 
 # Entries that change nothing of what a feature is.
 _HARMLESS = {"dataset_path", "model_name", "neuronpedia_id", "context_size"}
+_FILE = "pretrained_saes.yaml"
 
 
-def registered(name: str) -> tuple[Any, str]:
-    """Return the release and the SAE's id in it. Raises NotFoundError."""
+@dataclass(frozen=True)
+class Registered:
+    """One SAE of the registry."""
+
+    release: str
+    sae_id: str
+    repository: str
+    path: str  # of the file, or of the folder that holds its files
+    converter: str | None  # the function by which sae-lens reads it; None for files of its own
+    overrides: dict[str, Any]
+    factor: float | None  # by which the input is scaled
+
+    @property
+    def name(self) -> str:
+        return f"sae-lens:{self.release}/{self.sae_id}"
+
+
+def registered(name: str) -> Registered:
+    """Return the entry of `sae-lens:RELEASE/ID`. Raises NotFoundError."""
     release, sae_id = release_of_saelens(name)
-    directory = _directory(name)
-    if release not in directory or sae_id not in directory[release].saes_map:
+    releases = _releases(_installed_file(name))
+    found = [entry for entry in _entries(release, releases.get(release) or {}) if entry.sae_id == sae_id]
+    if not found:
         raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
-    return directory[release], sae_id
+    return found[-1]
 
 
-def release_of(name: str) -> Any:
-    """Return the release of `sae-lens:RELEASE`. Raises NotFoundError."""
-    directory, release = _directory(name), name.removeprefix("sae-lens:").rstrip("/")
-    if release not in directory:
-        near = difflib.get_close_matches(release, list(directory), n=5, cutoff=0.4)
+def registered_in(name: str) -> list[Registered]:
+    """Return all entries of `sae-lens:RELEASE`. Raises NotFoundError."""
+    file, release = _installed_file(name), name.removeprefix("sae-lens:").rstrip("/")
+    releases = _releases(file)
+    if release not in releases:
+        near = difflib.get_close_matches(release, list(releases), n=5, cutoff=0.4)
         has = f"; it has {', '.join(near)}" if near else ""
         raise NotFoundError(f"{name!r}: sae-lens lists no such release{has}")
-    return directory[release]
+    return list(_entries(release, releases[release]))
 
 
-def path_of(release: Any, sae_id: str) -> str:
-    """Return where the repository holds the SAE of this id."""
-    path = str(release.saes_map[sae_id])
-    # The registry names a layer of a cross-layer transcoder by its number alone.
-    return f"W_enc_{path}.safetensors" if path.isdecimal() else path
-
-
-def _directory(name: str) -> Any:
-    try:
-        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-    except ImportError as error:
+def _installed_file(name: str) -> Path:
+    file = registry_file()
+    if file is None:
         raise NotFoundError(
             f"SAE {name!r}: releases are listed by the package sae-lens, which is not installed: pip install sae-lens, or name the "
             "repository itself with hf:OWNER/REPO/PATH"
-        ) from error
-    return get_pretrained_saes_directory()
+        )
+    return file
+
+
+def all_registered(file: Path) -> Iterator[Registered]:
+    """Yield each SAE that a registry's file lists."""
+    for release, values in _releases(file).items():
+        yield from _entries(release, values)
+
+
+def registry_file() -> Path | None:
+    """Return the registry of the installed sae-lens, without importing it; None where it is not installed."""
+    try:
+        spec = find_spec("sae_lens")
+    except (ImportError, ValueError):
+        return None
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    return next((Path(folder) / _FILE for folder in folders if (Path(folder) / _FILE).is_file()), None)
+
+
+@lru_cache(1)
+def _releases(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        # A file of an installed package, and of megabytes: the limits for files of strangers are not for it.
+        values = yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise FormatError(f"{file}: the registry of sae-lens cannot be read ({error})") from error
+    if not isinstance(values, dict) or not all(isinstance(v, dict) and "saes" in v for v in values.values()):
+        raise FormatError(f"{file}: not laid out as the registry of sae-lens 4 and later; update sae-lens")
+    return values
+
+
+def _entries(release: str, values: dict[str, Any]) -> Iterator[Registered]:
+    for sae in values.get("saes") or ():
+        converter = values.get("conversion_func")
+        yield Registered(
+            release,
+            str(sae["id"]),
+            str(values["repo_id"]),
+            _path(str(sae["path"]), converter),
+            converter,
+            dict(values.get("config_overrides") or {}),
+            sae.get("norm_scaling_factor"),
+        )
+
+
+def _path(path: str, converter: str | None) -> str:
+    """Return the file that a number or a name without its ending stands for: layers of cross-layer transcoders."""
+    if converter == "mntss_clt_layer_transcoder":
+        return f"W_enc_{path}.safetensors"
+    return f"{path}.safetensors" if converter == "gemma_3" and "clt" in path else path
 
 
 def as_registered(sae: SAE, name: str) -> SAE:
     """Apply what the registry says to the SAE that was read from its files. Raises FormatError for what we cannot apply."""
-    entry, sae_id = registered(name)
-    overrides = dict(entry.config_overrides or {})
-    if overrides.pop("normalize_activations", None) == "constant_norm_rescale":
-        sae = _remarked(
-            replace(sae, normalisation="constant_norm_rescale"), "normalize_activations: constant_norm_rescale"
+    entry = registered(name)
+    overrides = dict(entry.overrides)
+    normalisation = overrides.pop("normalize_activations", sae.normalisation)
+    if normalisation == "constant_norm_rescale":
+        sae = _remarked(replace(sae, normalisation=normalisation), f"normalize_activations: {normalisation}")
+    elif normalisation not in (sae.normalisation, None, "none"):
+        raise FormatError(
+            f"SAE {name!r}: sae-lens' registry sets normalize_activations to {normalisation!r}, which is not supported; known is "
+            "constant_norm_rescale"
         )
     if hook := overrides.pop("hook_name", None):
         sae = _remarked(replace(sae, hookpoint=str(hook)), f"hook_name: {hook}")
     if "prepend_bos" in overrides:
         sae = replace(sae, prepend_bos=bool(overrides.pop("prepend_bos")))
-    loading = dict(overrides.pop("model_from_pretrained_kwargs", None) or {})
-    if loading.pop("center_writing_weights", False):
-        # TransformerLens' centered weights leave the hidden state without its mean over d.
-        sae = _remarked(replace(sae, hookpoint=f"{sae.hookpoint}|centered"), "center_writing_weights")
-    if left := sorted({*overrides, *loading} - _HARMLESS - {"normalize_activations", "hook_name"}):
+    is_centered, remarks = read_loading(
+        overrides.pop("model_from_pretrained_kwargs", None), sae.hookpoint, f"SAE {name!r}: sae-lens' registry"
+    )
+    for remark in (*([CENTERING] if is_centered else []), *remarks):
+        sae = _remarked(sae, remark)
+    if is_centered and not str(sae.hookpoint).endswith("|centered"):
+        sae = replace(sae, hookpoint=f"{sae.hookpoint}|centered")
+    if left := sorted({*overrides} - _HARMLESS):
         raise FormatError(f"SAE {name!r}: sae-lens' registry sets {', '.join(left)}, which is not supported")
-    factor = entry.norm_scaling_factor.get(sae_id)
-    if factor is not None and sae.scales_input:
-        sae = rescaled(replace(sae, lacks_scale=False), factor / sae.input_scale, factor / sae.input_scale)
+    if entry.factor is not None and sae.scales_input:
+        scale = entry.factor / sae.input_scale
+        sae = rescaled(replace(sae, lacks_scale=False), scale, scale)
     return sae
 
 

@@ -6,7 +6,7 @@
     model.layers.7+model.layers.13   the vectors of both, one beside the other, as some crosscoders read them
 
 A lens name is translated only where the module it stands for was checked against TransformerLens on a model of that
-family (tests/subject/test_hookpoints.py); elsewhere the error shows the block's modules, since a wrong one is a wrong
+family (tests/subject/test_hook_names.py); elsewhere the error shows the block's modules, since a wrong one is a wrong
 vector that nothing else would notice.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from labeler.errors import InputError, NotFoundError
@@ -69,51 +69,52 @@ class Family:
     attention: str  # writes hook_attn_out
     heads: str  # the projection whose input holds the concatenated heads
     mlp: str  # writes hook_mlp_out
-    mlp_module: str  # reads mlp.hook_in
-    down: str  # the projection whose input is mlp.hook_post
-    mlp_norm: str
-    gained: bool = True  # hook_normalized is taken before the norm's gain (RMSNorm)
-    parallel: bool = False  # attention and MLP read the same residual stream, so that there is no middle
+    mlp_in: str  # the module whose input is mlp.hook_in
+    down: str | None  # the projection whose input is mlp.hook_post; None where experts have one each
+    middle: str | None  # the module whose input is the residual stream after attention; None where there is no middle
+    gained: str | None = None  # the norm that ln2.hook_normalized is taken of, before its gain (RMSNorm)
+    has_layer_norm: bool = False  # TransformerLens' centered weights leave hidden states without their mean over d
 
 
-_GPT2 = Family("attn", "attn.c_proj", "mlp", "mlp", "mlp.c_proj", "ln_2", gained=False)
-_NEOX = Family(
-    "attention",
-    "attention.dense",
-    "mlp",
-    "mlp",
-    "mlp.dense_4h_to_h",
-    "post_attention_layernorm",
-    gained=False,
-    parallel=True,
-)
-_LLAMA = Family("self_attn", "self_attn.o_proj", "mlp", "mlp", "mlp.down_proj", "post_attention_layernorm")
+_GPT2 = Family("attn", "attn.c_proj", "mlp", "mlp", "mlp.c_proj", "ln_2", has_layer_norm=True)
+_NORM = "post_attention_layernorm"
+_LLAMA = Family("self_attn", "self_attn.o_proj", "mlp", "mlp", "mlp.down_proj", _NORM, gained=_NORM)
 # Gemma 2 and 3 normalize once more what attention and MLP give, before it joins the residual stream.
-_GEMMA2 = Family(
-    "post_attention_layernorm",
-    "self_attn.o_proj",
-    "post_feedforward_layernorm",
-    "mlp",
-    "mlp.down_proj",
-    "pre_feedforward_layernorm",
-)
+_PRE, _POST = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+_GEMMA2 = replace(_LLAMA, attention=_NORM, mlp=_POST, middle=_PRE, gained=_PRE)
+# Each was checked against TransformerLens' own vectors (tests/subject/test_hook_names.py).
 FAMILIES = {
     "gpt2": _GPT2,
-    "gpt_neox": _NEOX,
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    "gpt_neo": replace(_GPT2, heads="attn.attention.out_proj"),
+    # Attention and MLP read the same residual stream.
+    "gpt_neox": replace(_GPT2, attention="attention", heads="attention.dense", down="mlp.dense_4h_to_h", middle=None),
+    "gptj": replace(_GPT2, heads="attn.out_proj", down="mlp.fc_out", middle=None),
+    "phi": replace(_GPT2, attention="self_attn", heads="self_attn.dense", down="mlp.fc2", middle=None),
+    "opt": Family("self_attn", "self_attn.out_proj", "fc2", "fc1", "fc2", "final_layer_norm", has_layer_norm=True),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"), _LLAMA),
+    "mixtral": replace(_LLAMA, down=None),
+    "olmo": replace(_LLAMA, gained=None, has_layer_norm=True),
+    # Normalizes what attention and MLP give, and not what they read.
+    "olmo2": replace(_LLAMA, attention=_NORM, mlp=_POST, middle="mlp", gained=None),
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA2),
 }
 
 _LENS_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 _IN_BLOCK: dict[str, Callable[[str, Family], Hookpoint | None]] = {
-    "hook_resid_mid": lambda b, f: None if f.parallel else Hookpoint(f"{b}.{f.mlp_norm}", "input"),
-    "hook_attn_out": lambda b, f: Hookpoint(f"{b}.{f.attention}"),
-    "hook_mlp_out": lambda b, f: Hookpoint(f"{b}.{f.mlp}"),
-    "attn.hook_z": lambda b, f: Hookpoint(f"{b}.{f.heads}", "input"),
-    "mlp.hook_in": lambda b, f: Hookpoint(f"{b}.{f.mlp_module}", "input"),
-    "mlp.hook_post": lambda b, f: Hookpoint(f"{b}.{f.down}", "input"),
-    "ln2.hook_normalized": lambda b, f: Hookpoint(f"{b}.{f.mlp_norm}", adjust=UNGAINED) if f.gained else None,
+    "hook_resid_mid": lambda b, f: _within(b, f.middle, "input"),
+    "hook_attn_out": lambda b, f: _within(b, f.attention),
+    "hook_mlp_out": lambda b, f: _within(b, f.mlp),
+    "attn.hook_z": lambda b, f: _within(b, f.heads, "input"),
+    "mlp.hook_in": lambda b, f: _within(b, f.mlp_in, "input"),
+    "mlp.hook_post": lambda b, f: _within(b, f.down, "input"),
+    "ln2.hook_normalized": lambda b, f: _within(b, f.gained, adjust=UNGAINED),
 }
+
+
+def _within(block: str, path: str | None, reads: str = "output", adjust: str = "") -> Hookpoint | None:
+    return None if path is None else Hookpoint(f"{block}.{path}", reads, adjust)
+
+
 _RESIDUAL = {"hook_resid_pre": "input", "hook_resid_post": "output"}
 LENS_PARTS = (*_RESIDUAL, *_IN_BLOCK)
 _AMBIGUOUS = {

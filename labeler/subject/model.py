@@ -81,9 +81,19 @@ class Subject:
             raise MismatchError(
                 f"hookpoint {', '.join(missing)}: this module did not run in the forward pass of {self.id}"
             )
-        return {
-            h: torch.cat([captured[m] for m in h.members], dim=-1) if h.members else captured[h] for h in hookpoints
-        }
+        found = {h: self._by_token(value, token_ids, h) for h, value in captured.items()}
+        return {h: torch.cat([found[m] for m in h.members], dim=-1) if h.members else found[h] for h in hookpoints}
+
+    def _by_token(self, value: Tensor, token_ids: Tensor, hookpoint: Hookpoint) -> Tensor:
+        """Return [batch, sequence, d], also of a module that takes the tokens of a batch in one row (OPT, experts)."""
+        if value.shape[:-1] == token_ids.shape:
+            return value
+        if value.ndim == 2 and len(value) == token_ids.numel():
+            return value.reshape(*token_ids.shape, -1)
+        raise MismatchError(
+            f"hookpoint {hookpoint}: this module of {self.id} gives {tuple(value.shape)} for {tuple(token_ids.shape)} tokens, "
+            "not one vector per token: give another module"
+        )
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -154,16 +153,12 @@ def test_what_cannot_be_read_is_listed_by_its_reason(run, tmp_path: Path) -> Non
     }
 
 
-def test_a_release_is_listed_by_its_ids(run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    release = SimpleNamespace(
-        repo_id="fnlp/Llama-Scope-R1-Distill",
-        saes_map={"l0r": "800M-Slimpajama-0-OpenR1-Math-220k/L0R", "gone": "800M-Slimpajama-0-OpenR1-Math-220k/L9R"},
-    )
-    listing = ModuleType("sae_lens.loading.pretrained_saes_directory")
-    listing.get_pretrained_saes_directory = lambda: {"r1": release}  # type: ignore[attr-defined]
-    for name in ("sae_lens", "sae_lens.loading"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, listing.__name__, listing)
+def test_a_release_is_listed_by_its_ids(run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    registry = tmp_path / "pretrained_saes.yaml"
+    folder = "800M-Slimpajama-0-OpenR1-Math-220k"
+    saes = f"[{{id: l0r, path: {folder}/L0R}}, {{id: gone, path: {folder}/L9R}}]"
+    registry.write_text(f"r1: {{repo_id: fnlp/Llama-Scope-R1-Distill, saes: {saes}}}")
+    monkeypatch.setattr("labeler.sae.registry.registry_file", lambda: registry)
     (row,) = listed(run, "sae-lens:r1")["saes"]
     assert (row["sae"], row["place"]) == ("sae-lens:r1/l0r", "blocks.1.hook_resid_post")
     assert "sae-lens lists no such release; it has r1" in run("saes", "sae-lens:r2").err

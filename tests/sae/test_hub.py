@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
 
 from labeler.errors import FormatError, NotFoundError
-from labeler.sae import load_sae
+from labeler.sae import load_sae, registry
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sae"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -55,29 +53,22 @@ def test_a_path_that_the_repository_does_not_hold() -> None:
         load_sae("hf:owner/saes/layers.9")
 
 
-def test_a_release_is_looked_up_in_sae_lens(monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = {
-        "a-release": SimpleNamespace(
-            repo_id="owner/saes",
-            saes_map={"layer_2/canonical": "layer_2/width_64"},
-            norm_scaling_factor={},
-            config_overrides=None,
-        ),
-        "centered": SimpleNamespace(
-            repo_id="owner/saes",
-            saes_map={"one": "layers.1"},
-            norm_scaling_factor={"one": 2.0},
-            config_overrides={"dataset_path": "x", "model_from_pretrained_kwargs": {"center_writing_weights": True}},
-        ),
-        "odd": SimpleNamespace(
-            repo_id="owner/saes", saes_map={"one": "layers.1"}, norm_scaling_factor={}, config_overrides={"k": 3}
-        ),
-    }
-    listing = ModuleType("sae_lens.loading.pretrained_saes_directory")
-    listing.get_pretrained_saes_directory = lambda: directory  # type: ignore[attr-defined]
-    for name in ("sae_lens", "sae_lens.loading"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, listing.__name__, listing)
+_REGISTRY = """
+a-release: {repo_id: owner/saes, saes: [{id: layer_2/canonical, path: layer_2/width_64}]}
+centered:
+  repo_id: owner/saes
+  saes: [{id: one, path: layers.1, norm_scaling_factor: 2.0}]
+  config_overrides: {dataset_path: x, model_from_pretrained_kwargs: {center_writing_weights: true}}
+odd: {repo_id: owner/saes, saes: [{id: one, path: layers.1}], config_overrides: {k: 3}}
+"""
+
+
+def test_a_release_is_looked_up_in_the_installed_sae_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "installed" / "sae_lens"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    (package / "pretrained_saes.yaml").write_text(_REGISTRY)
+    monkeypatch.syspath_prepend(package.parent)
     assert load_sae("sae-lens:a-release/layer_2/canonical").source.format == "gemma_scope"
     centered = load_sae("sae-lens:centered/one")
     assert centered.hookpoint == "layers.1|centered"
@@ -87,3 +78,7 @@ def test_a_release_is_looked_up_in_sae_lens(monkeypatch: pytest.MonkeyPatch) -> 
         load_sae("sae-lens:odd/one")
     with pytest.raises(NotFoundError, match="lists no such release"):
         load_sae("sae-lens:a-release/layer_3/canonical")
+    (package / "pretrained_saes.yaml").write_text("SAE_LOOKUP: {a: {}}")
+    registry._releases.cache_clear()
+    with pytest.raises(FormatError, match="update sae-lens"):
+        load_sae("sae-lens:a-release/layer_2/canonical")

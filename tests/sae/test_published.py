@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from labeler.errors import FormatError
 from labeler.sae import load_sae
+from labeler.sae.registry import Registered
 from labeler.sae.sae import SAE
 
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
@@ -53,8 +53,8 @@ def test_encode_and_decode_agree_with_sae_lens(name: str, monkeypatch: pytest.Mo
 
 def read_as_registered(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> SAE:
     factor = next((factor for start, factor in FACTORS.items() if name.startswith(start)), None)
-    entry = SimpleNamespace(config_overrides=None, norm_scaling_factor={} if factor is None else {"one": factor})
-    monkeypatch.setattr("labeler.sae.registry.registered", lambda _: (entry, "one"))
+    entry = Registered("a", "one", "owner/repo", "", None, {}, factor)
+    monkeypatch.setattr("labeler.sae.registry.registered", lambda _: entry)
     monkeypatch.setattr("labeler.sae.load.download", lambda *_: (path, None))
     return load_sae("sae-lens:a/one")
 

@@ -35,6 +35,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", _COMMON),
     "gemma3_text": ("Gemma3TextConfig", _COMMON),
     "phi3": ("Phi3Config", _COMMON),
+    "cohere": ("CohereConfig", _COMMON),
     "olmo2": ("Olmo2Config", _COMMON),
     "mixtral": ("MixtralConfig", {**_COMMON, "num_local_experts": 2}),
     "gpt_neo": (
@@ -118,7 +119,7 @@ def test_heads_and_mlp_are_read_at_inputs(family: str) -> None:
         ("gpt2", "blocks.1.ln2.hook_normalized", "depends on how TransformerLens loaded the model"),
         ("gpt_neox", "blocks.1.hook_resid_mid", "has no such place"),
         ("llama", "blocks.1.attn.hook_q", "has no such place"),
-        ("phi3", "blocks.1.hook_mlp_out", "'phi3' block were not checked"),
+        ("cohere", "blocks.1.hook_mlp_out", "'cohere' block were not checked"),
         ("llama", "hook_embed", "give the embedding module"),
     ],
 )

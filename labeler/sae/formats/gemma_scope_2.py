@@ -22,14 +22,15 @@ def recognizes(weights: Weights) -> bool:
 
 
 def read(weights: Weights) -> SAE:
-    config = weights.config("config.json") or {}
+    found = weights.config("config.json")
+    config = found or {}
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise FormatError(
             f"SAE {weights.path}: architecture {config['architecture']!r} is not supported; known is jump_relu"
         )
     w_enc = weights.take_matrix("w_enc").T
     w_skip = weights.take_if_there("affine_skip_connection")
-    if bool(config.get("affine_connection")) != (w_skip is not None):
+    if found is not None and bool(config.get("affine_connection")) != (w_skip is not None):
         raise FormatError(
             f"SAE {weights.path}: config.json says affine_connection: {config.get('affine_connection', False)}, and the file "
             f"{'has' if w_skip is not None else 'has no'} affine_skip_connection"

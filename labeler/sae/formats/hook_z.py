@@ -18,6 +18,10 @@ def _beside(weights: Weights) -> dict[str, object] | None:
 
 def read(weights: Weights) -> SAE:
     config = _beside(weights) or {}
+    weights.remark(
+        "the files do not say how TransformerLens loaded the subject: its default takes the value biases out of hook_z, and the "
+        "hidden states read here hold them"
+    )
     return SAE(
         weights.take_matrix("W_enc").T,
         weights.take("b_enc"),

@@ -16,6 +16,7 @@ from labeler.published import places
 from labeler.published.refusals import SAELENS_KINDS as _KINDS
 from labeler.published.refusals import saelens_architecture
 from labeler.sae.files import checked, positive_int, read_config
+from labeler.sae.loading import read_loading
 from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
@@ -78,8 +79,14 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     if not isinstance(normalisation, str | bool | None) or normalisation not in _NORMALISATIONS:
         raise FormatError(f"SAE {folder}: normalize_activations {normalisation!r} is not supported")
     kind = _KINDS[architecture]
+    place = places.saelens(metadata)
+    is_centered, remarks = read_loading(metadata.get("model_from_pretrained_kwargs"), place, f"SAE {folder}: cfg.json")
+    for remark in (*(["center_writing_weights"] if is_centered else []), *remarks):
+        weights.remark(f"by cfg.json: {remark}")
+    if is_centered and place is not None:
+        place = f"{place}|centered"
     if kind == "pursuit":
-        return _pursuit(weights, cfg, metadata, _NORMALISATIONS[normalisation])
+        return _pursuit(weights, cfg, metadata, _NORMALISATIONS[normalisation], place)
     w_enc, w_dec = weights.take_matrix("W_enc").T, weights.take_matrix("W_dec")
     b_enc = torch.zeros(len(w_enc)) if kind == "gated" else weights.take("b_enc")
     if cfg.get("rescale_acts_by_decoder_norm"):
@@ -99,7 +106,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         normalisation=_NORMALISATIONS[normalisation],
         rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
         w_skip=w_skip,
-        hookpoint=places.saelens(metadata),
+        hookpoint=place,
         output_hookpoint=places.saelens(metadata, "_out"),
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
@@ -110,7 +117,9 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     )
 
 
-def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], normalisation: str) -> SAE:
+def _pursuit(
+    weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], normalisation: str, place: str | None
+) -> SAE:
     """Read an SAE whose encoder is its decoder, applied again and again (SAELens' MatchingPursuitSAE)."""
     if cfg.get("normalize_activations") in ("expected_average_only_in", True):
         raise FormatError(
@@ -139,7 +148,7 @@ def _pursuit(weights: Weights, cfg: dict[str, Any], metadata: dict[str, Any], no
         weights.finish(NAME),
         centred=centred,
         normalisation=normalisation,
-        hookpoint=places.saelens(metadata),
+        hookpoint=place,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
     )
