@@ -72,7 +72,7 @@ def saelens(name: str, architecture: str, **cfg: object) -> Format:
             "architecture": architecture,
             "d_in": D_MODEL,
             "d_sae": N_FEATURES,
-            "apply_b_dec_to_input": True,
+            "apply_b_dec_to_input": "transcoder" not in architecture,
             "normalize_activations": "none",
             "metadata": metadata,
             **cfg,

@@ -50,7 +50,7 @@ def at_hook(name: str) -> Callable[[Path], None]:
 
 def transcoder_to(name: str) -> Callable[[Path], None]:
     metadata = {"hook_name": "gpt_neox.embed_in", "hook_name_out": name}
-    return lambda folder: change_cfg(folder, architecture="transcoder", metadata=metadata)
+    return lambda folder: change_cfg(folder, architecture="transcoder", apply_b_dec_to_input=False, metadata=metadata)
 
 
 def words(planted: Planted, sae: Path, out: Path) -> list[object]:
@@ -286,7 +286,7 @@ def _long_name(sae: Path) -> None:
 def _flat_decoder(sae: Path) -> None:
     path = sae / "sae_weights.safetensors"
     save_file({**load_file(path), "W_dec": torch.zeros(5, 4, 3)}, path)
-    change_cfg(sae, rescale_acts_by_decoder_norm=True)
+    change_cfg(sae, architecture="topk", k=4, rescale_acts_by_decoder_norm=True)
 
 
 _LAUGHS = 'l0: &l0 "ha"\n' + "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))

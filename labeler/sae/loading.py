@@ -11,6 +11,8 @@ from typing import Any
 from labeler.errors import FormatError
 
 CENTERING = "center_writing_weights"
+# SAELens folds the factor in when it saves an SAE; of earlier ones only its registry has it.
+FOLDED = "normalize_activations: expected_average_only_in: its factor is taken to be in the weights already"
 # What changes no hidden state that an SAE is trained on, apart from its precision.
 _HARMLESS = {
     "attn_implementation",
@@ -60,6 +62,10 @@ def read_loading(values: Any, place: str | None, where: str) -> tuple[bool, tupl
         raise FormatError(
             f"{where}: the subject was loaded with {', '.join(changed + unknown)}, and what {place} held then is not supported; "
             f"known are {CENTERING}, {', '.join(sorted(_HARMLESS))}"
+        )
+    if CENTERING in given and place is None:
+        raise FormatError(
+            f"{where}: the subject was loaded with {CENTERING}, and nothing says which hook was read: add hook_name to cfg.json"
         )
     remarks = tuple(
         f"trained on another state of the model, {name}: {given[name]}; give that as the subject"

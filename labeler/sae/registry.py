@@ -16,7 +16,7 @@ from typing import Any
 
 from labeler.errors import FormatError, NotFoundError
 from labeler.places import release_of_saelens
-from labeler.sae.loading import CENTERING, read_loading
+from labeler.sae.loading import CENTERING, FOLDED, read_loading
 from labeler.sae.sae import SAE, rescaled
 
 # Entries that change nothing of what a feature is.
@@ -127,31 +127,43 @@ def as_registered(sae: SAE, name: str) -> SAE:
     """Apply what the registry says to the SAE that was read from its files. Raises FormatError for what we cannot apply."""
     entry = registered(name)
     overrides = dict(entry.overrides)
-    normalisation = overrides.pop("normalize_activations", sae.normalisation)
-    if normalisation == "constant_norm_rescale":
-        sae = _remarked(replace(sae, normalisation=normalisation), f"normalize_activations: {normalisation}")
-    elif normalisation not in (sae.normalisation, None, "none"):
-        raise FormatError(
-            f"SAE {name!r}: sae-lens' registry sets normalize_activations to {normalisation!r}, which is not supported; known is "
-            "constant_norm_rescale"
-        )
+    if "normalize_activations" in overrides:
+        sae = _normalized(sae, overrides.pop("normalize_activations"), name)
+    named, _, adjustment = (sae.hookpoint or "").partition("|")
     if hook := overrides.pop("hook_name", None):
-        sae = _remarked(replace(sae, hookpoint=str(hook)), f"hook_name: {hook}")
+        named, sae = str(hook), _remarked(sae, f"hook_name: {hook}")
     if "prepend_bos" in overrides:
         sae = replace(sae, prepend_bos=bool(overrides.pop("prepend_bos")))
-    is_centered, remarks = read_loading(
-        overrides.pop("model_from_pretrained_kwargs", None), sae.hookpoint, f"SAE {name!r}: sae-lens' registry"
-    )
-    for remark in (*([CENTERING] if is_centered else []), *remarks):
-        sae = _remarked(sae, remark)
-    if is_centered and not str(sae.hookpoint).endswith("|centered"):
-        sae = replace(sae, hookpoint=f"{sae.hookpoint}|centered")
+    if "model_from_pretrained_kwargs" in overrides:  # in place of those in the files
+        loading = overrides.pop("model_from_pretrained_kwargs")
+        is_centered, remarks = read_loading(loading, named or None, f"SAE {name!r}: sae-lens' registry")
+        adjustment = "centered" if is_centered else ""
+        for remark in (*([CENTERING] if is_centered else []), *remarks):
+            sae = _remarked(sae, remark)
+    sae = replace(sae, hookpoint=(f"{named}|{adjustment}" if adjustment else named) or None)
     if left := sorted({*overrides} - _HARMLESS):
         raise FormatError(f"SAE {name!r}: sae-lens' registry sets {', '.join(left)}, which is not supported")
     if entry.factor is not None and sae.scales_input:
         scale = entry.factor / sae.input_scale
-        sae = rescaled(replace(sae, lacks_scale=False), scale, scale)
+        kept = tuple(remark for remark in sae.remarks if FOLDED not in remark)
+        sae = rescaled(replace(sae, lacks_scale=False, remarks=kept), scale, scale)
     return sae
+
+
+def _normalized(sae: SAE, kind: Any, name: str) -> SAE:
+    """Return the SAE with a normalization in place of the one that its files name."""
+    known = {None: "none", False: "none", "none": "none", "constant_norm_rescale": "constant_norm_rescale"}
+    if not isinstance(kind, str | bool | None) or kind not in known:
+        raise FormatError(
+            f"SAE {name!r}: sae-lens' registry sets normalize_activations to {kind!r}, which is not supported; known are none, "
+            "constant_norm_rescale"
+        )
+    if sae.lacks_scale or sae.input_scale != 1:
+        raise FormatError(
+            f"SAE {name!r}: sae-lens' registry sets normalize_activations to {kind!r}, and the files scale the input already"
+        )
+    changed = replace(sae, normalisation=known[kind], scales_input=False)
+    return changed if known[kind] == sae.normalisation else _remarked(changed, f"normalize_activations: {known[kind]}")
 
 
 def _remarked(sae: SAE, what: str) -> SAE:

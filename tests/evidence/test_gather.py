@@ -397,11 +397,15 @@ def test_a_transcoder_is_judged_on_what_it_should_give(
     planted: Planted, evidence: EvidenceFolder, tmp_path: Path
 ) -> None:
     named = sae_in(
-        tmp_path / "named", planted, architecture="transcoder", metadata={"hook_name_out": "gpt_neox.layers.0.mlp"}
+        tmp_path / "named",
+        planted,
+        architecture="transcoder",
+        apply_b_dec_to_input=False,
+        metadata={"hook_name_out": "gpt_neox.layers.0.mlp"},
     )
     quality = EvidenceFolder(gather(replace(planted, sae=named), tmp_path / "one", force=True)).manifest["quality"]
     assert quality["explained_variance"] < evidence.manifest["quality"]["explained_variance"]
-    unnamed = sae_in(tmp_path / "unnamed", planted, architecture="transcoder")
+    unnamed = sae_in(tmp_path / "unnamed", planted, architecture="transcoder", apply_b_dec_to_input=False)
     quality = EvidenceFolder(gather(replace(planted, sae=unnamed), tmp_path / "two")).manifest["quality"]
     assert quality["explained_variance"] is None
     assert quality["l0"] == pytest.approx(evidence.manifest["quality"]["l0"])

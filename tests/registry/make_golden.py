@@ -99,7 +99,7 @@ def computed(entry: Registered) -> tuple[torch.Tensor, torch.Tensor, dict[str, A
             rec = sae(x) if "skip" in sae.cfg.architecture() else sae.decode(acts)
         metadata = sae.cfg.metadata
         names = ("hook_name", "hf_hook_name", "hook_name_out", "hf_hook_name_out")
-        return acts, rec, {"id": f"{entry.release}/{entry.sae_id}", **{n: getattr(metadata, n, None) for n in names}}
+        return acts, rec, {"factor": entry.factor, **{n: getattr(metadata, n, None) for n in names}}
 
 
 if __name__ == "__main__":

@@ -168,9 +168,11 @@ _LLAMA_SCOPE_PLACES = {"R": "hook_resid_post", "A": "hook_attn_out", "M": "hook_
 def llama_scope(root: Path, entry: Registered) -> None:
     layer, part = layer_of_entry(entry), re.findall(r"L\d+([RAM])-", entry.path)[0]
     hook = f"blocks.{layer}.{_LLAMA_SCOPE_PLACES[part]}"
-    # As the registry has it: sqrt(d) over the average norm.
-    norm = D**0.5 / (entry.factor or 1.0)
-    config = {"d_model": D, "d_sae": F, "expansion_factor": F // D, "jump_relu_threshold": 0.4, "act_fn": "jumprelu"}
+    # As the registry has it: sqrt(d) over the average norm. The threshold is of the hidden state before that scale.
+    factor = entry.factor or 1.0
+    norm, threshold = D**0.5 / factor, 0.4 / factor
+    config = {"d_model": D, "d_sae": F, "expansion_factor": F // D, "act_fn": "jumprelu"}
+    config |= {"jump_relu_threshold": threshold}
     config |= {"hook_point_in": hook, "hook_point_out": hook, "norm_activation": "dataset-wise"}
     config |= {"dataset_average_activation_norm": {"in": norm, "out": norm}, "use_decoder_bias": True}
     _json(root / entry.path / "hyperparams.json", config)

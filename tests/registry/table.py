@@ -48,7 +48,15 @@ Where the places differ from those of sae-lens, on purpose:
   files name `pre_feedforward_layernorm`, whose output is read here.
 - Affine Gemma Scope 2 transcoders: the file's `affine_skip_connection` is [input, output], and multiplies the input from
   the right, as its publisher's code does; sae-lens takes it the other way round. Activations are the same.
+- `AutoEncoder` of dictionary_learning: the library brings decoder rows to norm 1 when it loads one, and so do we; sae-lens
+  leaves them. Reconstructions are the same, activations differ by the norms where a file's rows have others. The specimens
+  have norm 1, as the library keeps them in training.
+- Gemma Scope embeddings: the scale is the root of the width. sae-lens has the published width in its code, and the file's is
+  taken here; in the published files they are the same.
 - Layers of cross-layer transcoders: sae-lens adds the decoders up. Here a feature keeps one for each place it writes to.
+
+The converter `sparsify` has no release in the registry. Its layout is compared with what sparsify itself computes
+(`tests/golden/sae`): the converter of sae-lens 6.54 turns the decoder's [feature, width] round once more.
 
 `sae-lens:RELEASE/ID` reads the registry of the installed sae-lens (`pip install sae-lens`), whose factors, overrides and
 centering are applied. `temporal` SAEs are refused by name: their encoder reads the tokens before as well.
@@ -105,19 +113,19 @@ class Golden:
             yield f"no specimen of {kind} was recorded"
             return
         recorded, x = self._hooks[kind], hidden()
-        # Factors differ from SAE to SAE, and with them the activations of equal tensors.
-        if entry.factor is None or recorded["id"] == f"{entry.release}/{entry.sae_id}":
-            acts = sae.encode(x)
-            rec = sae.decode(acts, x)
-            if sae.writes:  # of which sae-lens gives the sum
-                rec = rec.unflatten(1, (sae.n_places, -1)).sum(1)
-            for what, value in (("acts", acts), ("rec", rec)):
-                expected = self._arrays[f"{kind}/{what}"]
-                if kind == "gemma_3 transcoder affine" and what == "rec":
-                    skip = tensor("skip", D, D)
-                    expected = expected - x @ skip.T + x @ skip
-                if not torch.allclose(value, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
-                    yield f"{what} differ by {float((value - expected).abs().max()):.3g}"
+        # Factors differ from SAE to SAE: an input that is smaller by as much gives equal activations of equal tensors.
+        ratio = (recorded["factor"] or 1.0) / (entry.factor or 1.0)
+        acts = sae.encode(x * ratio)
+        rec = sae.decode(acts, x * ratio) / ratio
+        if sae.writes:  # of which sae-lens gives the sum
+            rec = rec.unflatten(1, (sae.n_places, -1)).sum(1)
+        for what, value in (("acts", acts), ("rec", rec)):
+            expected = self._arrays[f"{kind}/{what}"]
+            if kind == "gemma_3 transcoder affine" and what == "rec":
+                skip = tensor("skip", D, D)
+                expected = expected - x @ skip.T + x @ skip
+            if not torch.allclose(value, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+                yield f"{what} differ by {float((value - expected).abs().max()):.3g}"
         for ours, suffix in ((sae.hookpoint, ""), (sae.output_hookpoint, "_out")):
             name, module = recorded[f"hook_name{suffix}"], recorded[f"hf_hook_name{suffix}"]
             if not _is_same_place(ours, _of_layer(entry, name), _of_layer(entry, module), entry):

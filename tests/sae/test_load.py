@@ -214,6 +214,48 @@ def test_topk_of_openai_normalises_its_input(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"k": 7}, "it holds k: 4, and config.json says 7"),
+        ({"layer": 3}, "layer: 3 and submodule_name: 'resid_post_layer_1'"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_or_its_tensors_is_refused(
+    tmp_path: Path, changes: dict[str, int], why: str
+) -> None:
+    folder = tmp_path / "sae"
+    shutil.copytree(GOLDEN / "dl_AutoEncoderTopK", folder)
+    trainer = json.loads((folder / "config.json").read_text())["trainer"]
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer | changes}))
+    with pytest.raises(FormatError, match=why):
+        load_sae(str(folder))
+
+
+def test_a_signed_sparsify_sae_keeps_negative_activations_and_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "layers.1"
+    shutil.copytree(GOLDEN / "sparsify_topk" / "layers.1", folder)
+    change_cfg(folder, signed=True)
+    with pytest.raises(FormatError, match=r"cfg\.json says signed: True, which changes what a feature is"):
+        load_sae(str(folder))
+
+
+@pytest.mark.parametrize("config", [None, {"k": 50}, {"k": 20}])
+def test_qwen_scope_takes_k_from_its_repository_and_refuses_another(
+    tmp_path: Path, config: dict[str, int] | None
+) -> None:
+    repository = "Qwen--SAE-Res-Qwen3-1.7B-Base-W32K-L0_50"
+    folder = tmp_path / repository
+    shutil.copytree(GOLDEN.parent / "published" / "hub" / repository, folder)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    if config == {"k": 20}:
+        with pytest.raises(FormatError, match=r"config\.json says k: 20, and the repository's name 50"):
+            load_sae(str(folder))
+    else:
+        assert load_sae(str(folder)).selection.k == 50
+
+
 @pytest.mark.parametrize("transcode", [False, True])
 @pytest.mark.parametrize("activation", ["topk", "groupmax"])
 def test_sparsify_groupmax_skip_and_transcode(tmp_path: Path, activation: str, transcode: bool) -> None:
@@ -247,14 +289,6 @@ def test_sparsify_groupmax_skip_and_transcode(tmp_path: Path, activation: str, t
     assert sae.reads_input
     assert sae.is_transcoder
     assert sae.hookpoint == "layers.3.mlp"
-
-
-def test_older_saelens_names(topk: Path) -> None:
-    reference = load_sae(str(topk)).encode(HIDDEN)
-    cfg = json.loads((topk / "cfg.json").read_text())
-    del cfg["k"], cfg["architecture"]
-    (topk / "cfg.json").write_text(json.dumps(cfg | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}))
-    torch.testing.assert_close(load_sae(str(topk)).encode(HIDDEN), reference)
 
 
 def test_neurons_are_an_sae_whose_encoder_is_the_identity() -> None:

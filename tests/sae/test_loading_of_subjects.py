@@ -20,7 +20,7 @@ from labeler.subject.model import Subject
 GOLDEN = Path(__file__).parents[1] / "golden" / "sae" / "saelens_standard"
 
 
-def loaded(tmp_path: Path, hook: str, arguments: object, *, in_metadata: bool) -> SAE:
+def loaded(tmp_path: Path, hook: str | None, arguments: object, *, in_metadata: bool) -> SAE:
     folder = tmp_path / "sae"
     shutil.copytree(GOLDEN, folder, dirs_exist_ok=True)
     cfg = json.loads((folder / "cfg.json").read_text())
@@ -52,10 +52,11 @@ def test_what_changes_no_hidden_state_is_passed_over(tmp_path: Path, arguments: 
         ("blocks.1.attn.hook_z", {"refactor_factored_attn_matrices": True}, "refactor_factored_attn_matrices"),
         ("blocks.1.hook_resid_pre", {"rotate": 3}, "loaded with rotate"),
         ("blocks.1.hook_resid_pre", ["fold_ln"], "is list; expected an object"),
+        (None, {"center_writing_weights": True}, "nothing says which hook was read"),
     ],
 )
 def test_what_changes_the_hidden_state_otherwise_is_refused(
-    tmp_path: Path, hook: str, arguments: object, why: str
+    tmp_path: Path, hook: str | None, arguments: object, why: str
 ) -> None:
     with pytest.raises(FormatError, match=why):
         loaded(tmp_path, hook, arguments, in_metadata=True)

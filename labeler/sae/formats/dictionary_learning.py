@@ -8,6 +8,7 @@ import torch
 
 from labeler.errors import FormatError
 from labeler.published import places
+from labeler.published.names import layer_of
 from labeler.published.refusals import DICTIONARY_CLASSES as _CLASSES
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.matrices import unit_decoder
@@ -27,6 +28,7 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     trainer = _trainer(weights)
+    _check_layer(trainer, weights)
     kind = trainer.get("dict_class")
     if kind not in _CLASSES:
         raise FormatError(
@@ -74,7 +76,13 @@ def _trainer(weights: Weights) -> dict[str, Any]:
 def _selection(kind: str, trainer: dict[str, Any], weights: Weights) -> Selection:
     if kind == "AutoEncoderTopK":
         # Older files have k in the configuration alone.
-        return Selection("topk", k=positive_int(weights.tensors.get("k", trainer.get("k")), "k", weights.path.parent))
+        found = weights.tensors.get("k", trainer.get("k"))
+        k = positive_int(found, "k", weights.path.parent)
+        if trainer.get("k") not in (None, k):
+            raise FormatError(
+                f"SAE {weights.path}: it holds k: {k}, and config.json says {trainer['k']!r}; keep the right one"
+            )
+        return Selection("topk", k=k)
     if kind in ("JumpReluAutoEncoder", "BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         threshold = weights.take("threshold")
         if threshold.ndim == 0 and float(threshold) < 0:
@@ -103,3 +111,12 @@ def _reads_input(trainer: dict[str, Any], weights: Weights) -> bool:
 def _buffer(weights: Weights) -> dict[str, Any]:
     found = (weights.config("config.json") or {}).get("buffer")
     return found if isinstance(found, dict) else {}
+
+
+def _check_layer(trainer: dict[str, Any], weights: Weights) -> None:
+    name, layer = trainer.get("submodule_name"), trainer.get("layer")
+    named = layer_of(str(name)) if name else None
+    if layer is not None and named is not None and str(layer) != str(named):
+        raise FormatError(
+            f"SAE {weights.path.parent}: config.json says layer: {layer!r} and submodule_name: {name!r}; keep the right one"
+        )

@@ -37,9 +37,14 @@ def read(weights: Weights) -> SAE:
 
 def _k(weights: Weights, config: dict[str, Any]) -> int:
     match = re.search(r"L0_(\d+)", weights.origin)
-    if config.get("k") is None and match is None:
+    named = int(match[1]) if match else None
+    if None not in (config.get("k"), named) and config["k"] != named:
+        raise FormatError(
+            f"SAE {weights.path}: config.json says k: {config['k']!r}, and the repository's name {named}; keep the right one"
+        )
+    if config.get("k") is None and named is None:
         raise FormatError(
             f"SAE {weights.path}: nothing says how many features fire per token: put it in a folder called as its "
             'repository (`..._L0_50`), or write {"k": 50} into a config.json beside it'
         )
-    return positive_int(config.get("k") or int(match[1]) if match else config.get("k"), "k", weights.path)
+    return positive_int(named if config.get("k") is None else config["k"], "k", weights.path)

@@ -14,9 +14,8 @@ from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
 from labeler.published import places
 from labeler.published.refusals import SAELENS_KINDS as _KINDS
-from labeler.published.refusals import saelens_architecture
 from labeler.sae.files import checked, positive_int, read_config
-from labeler.sae.loading import read_loading
+from labeler.sae.loading import FOLDED, read_loading
 from labeler.sae.matrices import unit_decoder
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
@@ -42,7 +41,11 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "finetuning_scaling_factor": (False, None),
     "noise_scale": (0, 0.0, None),
     "model_kwargs": ({}, None),
+    "reshape_activations": ("none", "hook_z", None),
+    "is_transcoder": (False, None),
 }
+# Keys that were renamed; a file that has both with different values says two things.
+_RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -71,10 +74,12 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     """The SAE of a configuration and tensors, from files or from memory."""
     folder = weights.path.parent
     metadata = {**cfg, **_object(cfg, "metadata", folder)}
-    architecture = saelens_architecture(cfg)
+    _refuse_two_values(metadata, folder)
+    architecture = _architecture(cfg, metadata, folder)
     if architecture not in _KINDS:
         raise FormatError(f"SAE {folder}: {_unsupported(architecture)}; known are {', '.join(_KINDS)}")
     weights.refuse_keys(metadata, _HARMLESS, "cfg.json")
+    _refuse_of_other_kinds(weights, cfg, architecture)
     normalisation = cfg.get("normalize_activations")
     if not isinstance(normalisation, str | bool | None) or normalisation not in _NORMALISATIONS:
         raise FormatError(f"SAE {folder}: normalize_activations {normalisation!r} is not supported")
@@ -83,7 +88,10 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     is_centered, remarks = read_loading(metadata.get("model_from_pretrained_kwargs"), place, f"SAE {folder}: cfg.json")
     for remark in (*(["center_writing_weights"] if is_centered else []), *remarks):
         weights.remark(f"by cfg.json: {remark}")
-    if is_centered and place is not None:
+    scales_input = normalisation in ("expected_average_only_in", True)
+    if scales_input:
+        weights.remark(f"by cfg.json: {FOLDED}")
+    if is_centered:
         place = f"{place}|centered"
     if kind == "pursuit":
         return _pursuit(weights, cfg, metadata, _NORMALISATIONS[normalisation], place)
@@ -111,7 +119,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
-        scales_input=normalisation in ("expected_average_only_in", True),
+        scales_input=scales_input,
         excluded_tokens=_excluded(metadata, folder),
         positions=_positions(metadata, folder),
     )
@@ -151,6 +159,8 @@ def _pursuit(
         hookpoint=place,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
+        excluded_tokens=_excluded(metadata, weights.path.parent),
+        positions=_positions(metadata, weights.path.parent),
     )
 
 
@@ -193,6 +203,38 @@ def _unsupported(architecture: str) -> str:
     return f"architecture {architecture!r} is not supported"
 
 
+def _refuse_two_values(values: dict[str, Any], folder: Path) -> None:
+    for old, new in _RENAMED.items():
+        if values.get(old) is not None and values.get(new) is not None and values[old] != values[new]:
+            raise FormatError(
+                f"SAE {folder}: cfg.json says {old}: {values[old]!r} and {new}: {values[new]!r}, which are two names of one value; "
+                "keep the one that the SAE was trained with"
+            )
+
+
+def _refuse_of_other_kinds(weights: Weights, cfg: dict[str, Any], architecture: str) -> None:
+    """Refuse keys that SAELens obeys in other architectures only."""
+    if "topk" not in architecture:
+        weights.refuse_keys(cfg, {"rescale_acts_by_decoder_norm": (False, None)}, f"cfg.json of a {architecture!r} SAE")
+    if "transcoder" in architecture:
+        weights.refuse_keys(cfg, {"apply_b_dec_to_input": (False, None)}, f"cfg.json of a {architecture!r} SAE")
+
+
+def _architecture(cfg: dict[str, Any], metadata: dict[str, Any], folder: Path) -> str:
+    """Return the architecture; before SAELens 4 a TopK SAE was a "standard" one with another activation function."""
+    name = str(cfg.get("architecture", "standard"))
+    if (cfg.get("activation_fn_str") or cfg.get("activation_fn")) != "topk" or "topk" in name:
+        return name
+    # From version 6 on SAELens does not read the activation function, and would give what ReLU gives.
+    version = str(metadata.get("sae_lens_version") or "").partition(".")[0]
+    if name != "standard" or (version.isdecimal() and int(version) >= 6):
+        raise FormatError(
+            f"SAE {folder}: cfg.json says architecture: {name!r} and activation_fn: 'topk', which contradict each other; write "
+            "architecture: 'topk' and k if it is a TopK SAE"
+        )
+    return "topk"
+
+
 def _check_scaling_factor(weights: Weights) -> None:
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in weights.names and not bool((weights.take(name) == 1).all()):
@@ -202,10 +244,8 @@ def _check_scaling_factor(weights: Weights) -> None:
 
 
 def _selection(kind: str, cfg: dict[str, Any], weights: Weights) -> Selection:
-    path = weights.path
     if kind in ("topk", "abstopk"):
-        k = cfg.get("k") or _object(cfg, "activation_fn_kwargs", path.parent).get("k")
-        return Selection(kind, k=positive_int(k, "k", path.parent / "cfg.json"))
+        return Selection(kind, k=_k(cfg, weights))
     if kind == "threshold":
         if "log_threshold" in weights.names:
             return Selection(kind, threshold=weights.take("log_threshold").exp())
@@ -218,6 +258,18 @@ def _selection(kind: str, cfg: dict[str, Any], weights: Weights) -> Selection:
             magnitude_bias=weights.take("b_mag"),
         )
     return Selection(kind)
+
+
+def _k(cfg: dict[str, Any], weights: Weights) -> int:
+    where = weights.path.parent / "cfg.json"
+    arguments = _object(cfg, "activation_fn_kwargs", weights.path.parent)
+    others = {name: (False, None) for name in arguments if name not in ("k", "use_sparse_activations")}
+    weights.refuse_keys(arguments, others, "cfg.json in activation_fn_kwargs")
+    # SAELens reads a "standard" SAE as TopK by the k of its activation function alone.
+    new, old = cfg.get("k") if cfg.get("architecture", "standard") != "standard" else None, arguments.get("k")
+    if new and old and new != old:
+        raise FormatError(f"SAE {where}: says k: {new!r} and in activation_fn_kwargs k: {old!r}; keep the right one")
+    return positive_int(new or old, "k", where)
 
 
 def save_saelens(folder: Path, tensors: dict[str, Tensor], cfg: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ def read(weights: Weights) -> SAE:
     if activation not in ("topk", "groupmax"):
         raise FormatError(f"SAE {weights.path}: activation {activation!r} is not supported; known are topk, groupmax")
     _refuse_siblings(weights, config)
+    # A signed SAE picks its features by size on both sides of zero, and keeps negative activations.
+    weights.refuse_keys(config, {"signed": (False, None)}, "cfg.json")
     weights.check_keys(config, _KNOWN, "cfg.json")
     w_enc, b_enc = weights.take_matrix("encoder.weight"), weights.take("encoder.bias")
     w_dec, b_dec = weights.take_matrix("W_dec"), weights.take("b_dec")
