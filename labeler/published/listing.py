@@ -115,6 +115,9 @@ def list_saes(
     for row in rows:
         if row.refused:
             refused.setdefault(row.refused, []).append(row.sae)
+    listed = {sae.path for sae in under}
+    if gone := [spelled_in(spelled, sae_id) for sae_id in ids or () if sae_id not in listed]:
+        refused["the repository does not hold its files"] = gone
     for file in sorted(files.sizes) if ids is None else ():
         below = not path or file.startswith(f"{path}/")
         if below and all(word.lower() in file.lower() for word in words) and (match := _UNREAD.fullmatch(file)):

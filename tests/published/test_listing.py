@@ -159,7 +159,11 @@ def test_a_release_is_listed_by_its_ids(run, hub: Hub, tmp_path: Path, monkeypat
     saes = f"[{{id: l0r, path: {folder}/L0R}}, {{id: gone, path: {folder}/L9R}}]"
     registry.write_text(f"r1: {{repo_id: fnlp/Llama-Scope-R1-Distill, saes: {saes}}}")
     monkeypatch.setattr("labeler.sae.registry.registry_file", lambda: registry)
-    (row,) = listed(run, "sae-lens:r1")["saes"]
+    found = listed(run, "sae-lens:r1")
+    (row,) = found["saes"]
+    assert found["not_read"] == [
+        {"reason": "the repository does not hold its files", "n": 1, "first": "sae-lens:r1/gone"}
+    ]
     assert (row["sae"], row["place"]) == ("sae-lens:r1/l0r", "blocks.1.hook_resid_post")
     assert "sae-lens lists no such release; it has r1" in run("saes", "sae-lens:r2").err
 
