@@ -20,6 +20,7 @@ from labeler.cli import (
     neuronpedia,
     planning,
     remote,
+    saes,
     service,
     train,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "neuronpedia",
     "planning",
     "remote",
+    "saes",
     "service",
     "train",
 ]

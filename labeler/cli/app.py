@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # The commands in the order of work, by what they are for. A command that is not named here stands last.
 SECTIONS = {
-    "Gather evidence": ("train", "gather", "merge", "check"),
+    "Gather evidence": ("saes", "train", "gather", "merge", "check"),
     "Label": ("demo", "recipes", "label", "intervene", "embed"),
     "Look": ("show", "sets", "diff", "activations"),
     "Take away, and bring in": ("export", "graph", "import"),

@@ -115,7 +115,7 @@ def gather(
     check_out_folder(out)
     # Before torch, which takes seconds to import, and the subject.
     text = open_corpus(corpus, text_field)
-    _check_saes(sae)
+    _check_saes(sae, hookpoints, chosen)
     with stoppable(lambda: _kept(out)), gather_progress() as on_progress:
         with step(on_progress, f"load {subject}"):  # importing torch takes much of this time
             from labeler.evidence.gather_all import gather_for_all
@@ -140,13 +140,18 @@ def gather(
         _after_gathering(folder, cut, as_json)
 
 
-def _check_saes(saes: list[str]) -> None:
-    """Raise NotFoundError for an SAE that is a path to nothing, before the subject is loaded."""
+def _check_saes(saes: list[str], hookpoints: list[str | None], layers: set[int] | None) -> None:
+    """Raise NotFoundError or InputError for an SAE that is not there, before the subject is loaded."""
     from labeler.bundled import PATHS
 
-    for sae in saes:
-        is_path = sae != "neurons" and sae not in PATHS and not sae.startswith(("hf:", "sae-lens:"))
-        if is_path and not Path(sae).expanduser().exists():
+    for sae, hookpoint in zip(saes, hookpoints, strict=True):
+        if sae == "neurons" or sae in PATHS:
+            continue
+        if sae.startswith(("hf:", "sae-lens:")):
+            from labeler.sae.hub import check_on_hub
+
+            check_on_hub(sae, hookpoint, layers)
+        elif not Path(sae).expanduser().exists():
             raise NotFoundError(
                 f"SAE {sae!r}: no such file or folder; give a path, `hf:REPO/PATH` or `sae-lens:RELEASE/ID`"
             )

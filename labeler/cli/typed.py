@@ -17,7 +17,7 @@ _COUNT_EXAMPLES = "20000, 20,000, 20k, 5M or 1e6"
 # A number of megabytes is no count: 512M would mean 512 million megabytes.
 _NO_COUNTS = {"memory"}
 # Parameters that may be a path or something else.
-_MAYBE_PATHS = {"subject", "sae", "corpus", "recipe", "db", "a", "b", "evidence", "out"}
+_MAYBE_PATHS = {"subject", "sae", "corpus", "recipe", "db", "a", "b", "evidence", "out", "where"}
 
 
 # What stands for a value in the help; typer's own words are those of a programmer, such as <int range>.

@@ -13,14 +13,16 @@ import torch
 from labeler.bundled import PATHS
 from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
 from labeler.files import check_folder, check_regular, read_json
+from labeler.numbers import ranges
+from labeler.published.layouts import SUFFIXES, fitting
 from labeler.recipe import check_dtype
 from labeler.sae.files import DAMAGED, check_finite, checked, listed
 from labeler.sae.formats import FORMATS, Format, layer_in_set
-from labeler.sae.hub import download, is_set_on_hub
+from labeler.sae.hub import download, download_layers, is_set_on_hub
 from labeler.sae.matrices import moved
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
-from labeler.sae.weights import SUFFIXES, Weights
+from labeler.sae.weights import Weights
 
 _LONGEST_ERROR = 1_000  # characters: path, problem and remedy, and some 200 of each of two values from a file
 Found = tuple[Weights, Format]
@@ -32,7 +34,7 @@ def load_sae(name: str, *, hookpoint: str | None = None, dtype: str = "float32",
 
     `hookpoint` chooses where a folder holds several. Raises NotFoundError, FormatError or InputError.
     """
-    path, revision = _located(name, hookpoint=hookpoint)
+    path, revision = download(name, hookpoint) if _is_on_hub(name) else (_local(name), None)
     with _named(path):
         weights, form = _the_one(path, hookpoint)
         return _loaded(weights, form, name, revision, dtype, device)
@@ -46,41 +48,37 @@ def load_layers(
     All of them, or those of `layers`. Raises NotFoundError, FormatError or InputError; the latter also for an SAE that is no
     such set.
     """
-    path, revision = _located(name, layers=layers)
+    path, revision = download_layers(name, layers) if _is_on_hub(name) else (_local(name), None)
     with _named(path):
         found = _set_at(path)
         if not found:
             raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
         if missing := sorted(set(layers or ()) - set(found)):
-            raise InputError(f"SAE {name!r}: no layers {_ranges(missing)} there; it holds {_ranges(sorted(found))}")
+            raise InputError(f"SAE {name!r}: no layers {ranges(missing)} there; it holds {ranges(sorted(found))}")
         wanted = sorted(found if layers is None else set(layers))
         return [_loaded(*found[layer], name, revision, dtype, device) for layer in wanted]
 
 
 def is_set_of_layers(name: str) -> bool:
     """Say whether a name is of a folder with a file for each of several layers of one set."""
-    if name.startswith(("hf:", "sae-lens:")):
+    if _is_on_hub(name):
         return is_set_on_hub(name)
-    path, _ = _located(name)
+    path = _local(name)
     with _named(path):
         return len(_set_at(path)) > 1
 
 
-def _located(
-    name: str, *, hookpoint: str | None = None, layers: Collection[int] | None = None
-) -> tuple[Path, str | None]:
-    revision = None
-    if name in PATHS:
-        path = PATHS[name]
-    elif name.startswith(("hf:", "sae-lens:")):
-        path, revision = download(name, hookpoint=hookpoint, layers=layers)
-    else:
-        path = Path(name).expanduser()
+def _is_on_hub(name: str) -> bool:
+    return name not in PATHS and name.startswith(("hf:", "sae-lens:"))
+
+
+def _local(name: str) -> Path:
+    path = PATHS[name] if name in PATHS else Path(name).expanduser()
     if not path.exists():
         raise NotFoundError(
             f"SAE {name!r}: no such file or folder; give a path, `hf:REPO/PATH` or `sae-lens:RELEASE/ID`"
         )
-    return path, revision
+    return path
 
 
 def _loaded(weights: Weights, form: Format, name: str, revision: str | None, dtype: str, device: str) -> SAE:
@@ -110,17 +108,6 @@ def _set_at(path: Path) -> dict[int, Found]:
     numbered = {layer_in_set(weights, form): (weights, form) for weights, form in found}
     alike = len({form.NAME for _, form in found}) == 1 and len(numbered) == len(found)
     return {n: pair for n, pair in numbered.items() if n is not None} if alike and None not in numbered else {}
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """Numbers as `0-3, 7`."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 @contextmanager
@@ -216,10 +203,9 @@ def _chosen(folder: Path, found: Sequence[Found], hookpoint: str | None) -> Foun
     alone = Counter(weights.path.parent for weights, _ in found)
     names = {_name(folder, weights.path, alone): (weights, form) for weights, form in found}
     if hookpoint is not None:
-        place = hookpoint.rpartition(":")[0] if hookpoint.endswith((":input", ":output")) else hookpoint
-        fitting = [pair for name, pair in names.items() if f".{place}".endswith(f".{name}")]
-        if len(fitting) == 1:
-            return fitting[0]
+        fits = fitting(names, hookpoint)
+        if len(fits) == 1:
+            return names[fits[0]]
     listed = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     says = f"holds several SAEs ({listed})" if hookpoint is None else f"holds no SAE of {hookpoint!r}, but of {listed}"
     raise InputError(f"SAE {folder}: {says}; choose one with --hookpoint, or give its folder or file")

@@ -6,6 +6,7 @@ seconds. An entry that we cannot apply is refused by name.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -43,17 +44,32 @@ class Registered:
 def registered(name: str) -> Registered:
     """Return the entry of `sae-lens:RELEASE/ID`. Raises NotFoundError."""
     release, sae_id = release_of_saelens(name)
+    releases = _releases(_installed_file(name))
+    found = [entry for entry in _entries(release, releases.get(release) or {}) if entry.sae_id == sae_id]
+    if not found:
+        raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
+    return found[-1]
+
+
+def registered_in(name: str) -> list[Registered]:
+    """Return all entries of `sae-lens:RELEASE`. Raises NotFoundError."""
+    file, release = _installed_file(name), name.removeprefix("sae-lens:").rstrip("/")
+    releases = _releases(file)
+    if release not in releases:
+        near = difflib.get_close_matches(release, list(releases), n=5, cutoff=0.4)
+        has = f"; it has {', '.join(near)}" if near else ""
+        raise NotFoundError(f"{name!r}: sae-lens lists no such release{has}")
+    return list(_entries(release, releases[release]))
+
+
+def _installed_file(name: str) -> Path:
     file = registry_file()
     if file is None:
         raise NotFoundError(
             f"SAE {name!r}: releases are listed by the package sae-lens, which is not installed: pip install sae-lens, or name the "
             "repository itself with hf:OWNER/REPO/PATH"
         )
-    releases = _releases(file)
-    found = [entry for entry in _entries(release, releases.get(release) or {}) if entry.sae_id == sae_id]
-    if not found:
-        raise NotFoundError(f"SAE {name!r}: sae-lens lists no such release and id")
-    return found[-1]
+    return file
 
 
 def all_registered(file: Path) -> Iterator[Registered]:

@@ -6,8 +6,6 @@ understands may be the one that decides what a feature is.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from labeler.errors import FormatError
+from labeler.published.names import origin_of, root_of
 from labeler.sae.files import (
     as_float,
     check_stored,
@@ -30,9 +29,6 @@ from labeler.sae.files import (
 )
 from labeler.sae.sae import Source
 from labeler.tensors import state_hash
-
-SUFFIXES = (".safetensors", ".npz", ".pt", ".pth")
-_CACHE = re.compile(r"(?:models--)?([\w.\-]+?)--([\w.\-]+)")
 
 
 @dataclass
@@ -66,15 +62,7 @@ class Weights:
     @cached_property
     def origin(self) -> str:
         """Repository and path as far as the folders say, such as `google/gemma-scope-2b-pt-att/layer_0/params.npz`."""
-        # A hub's cache links its files to others, whose names say nothing; other links lead to the folder that says it.
-        given = list(Path(os.path.abspath(self.path)).parts)
-        parts = given if any(_CACHE.fullmatch(part) for part in given) else list(self.path.resolve().parts)
-        # A hub's cache keeps `models--OWNER--REPO/snapshots/COMMIT/PATH`.
-        for i in range(len(parts) - 1, -1, -1):
-            if match := _CACHE.fullmatch(parts[i]):
-                inside = parts[i + 3 :] if parts[i].startswith("models--") else parts[i + 1 :]
-                return "/".join([match[1], match[2], *inside])
-        return "/".join(parts[1:])
+        return origin_of(self.path)
 
     def has(self, *names: str) -> bool:
         return set(names) <= self.names
@@ -113,6 +101,13 @@ class Weights:
             if path.is_file():
                 return read_yaml(path) if path.suffix in (".yaml", ".yml") else read_config(path)
         return None
+
+    def config_of_repository(self, name: str) -> dict[str, Any] | None:
+        """The JSON file of this name beside the weights, else the one at the root of their repository."""
+        root = root_of(self.path)
+        if (beside := self.config(name)) is None and root is not None and (root / name).is_file():
+            return read_config(root / name)
+        return beside
 
     def remark(self, text: str) -> None:
         """Say something that a reader of the card should know."""

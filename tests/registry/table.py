@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from labeler.errors import LabelerError
+from labeler.published.places import spelled
 from labeler.sae import load_sae, registry
-from labeler.sae.places_in_names import spelled
 from labeler.sae.registry import Registered
 from labeler.sae.sae import SAE
 from labeler.subject.hookpoints import parse_hookpoint, translate_hook_name

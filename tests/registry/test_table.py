@@ -45,9 +45,7 @@ def test_each_kind_is_read_as_sae_lens_reads_it_or_refused_by_name(entry: Regist
 
 def test_a_wrong_place_and_wrong_activations_are_seen(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = next(e for e in ENTRIES if kind_of(e) == "gemma_2 mlp")
-    monkeypatch.setattr(
-        "labeler.sae.formats.gemma_scope.gemma_scope_place", lambda _: ("model.layers.0.mlp:output", None)
-    )
+    monkeypatch.setattr("labeler.published.places.gemma_scope", lambda _: ("model.layers.0.mlp:output", None))
     (row,) = rows_of([entry], offline).values()
     assert "reads model.layers.0.mlp:output" in row.misread[0]
     monkeypatch.undo()

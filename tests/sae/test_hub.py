@@ -47,7 +47,9 @@ def test_what_was_not_downloaded_says_what_to_fetch_and_where_to_put_it(name: st
 
 
 def test_a_path_that_the_repository_does_not_hold() -> None:
-    with pytest.raises(NotFoundError, match="no such file or folder"):
+    with pytest.raises(
+        NotFoundError, match=r"no such file or folder as layers\.9; name one that it holds: hf:owner/saes/layers\.1"
+    ):
         load_sae("hf:owner/saes/layers.9")
 
 

@@ -55,7 +55,7 @@ def read_as_registered(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
     factor = next((factor for start, factor in FACTORS.items() if name.startswith(start)), None)
     entry = Registered("a", "one", "owner/repo", "", None, {}, factor)
     monkeypatch.setattr("labeler.sae.registry.registered", lambda _: entry)
-    monkeypatch.setattr("labeler.sae.load.download", lambda _, **__: (path, None))
+    monkeypatch.setattr("labeler.sae.load.download", lambda *_: (path, None))
     return load_sae("sae-lens:a/one")
 
 

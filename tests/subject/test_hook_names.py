@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from labeler.errors import NotFoundError
-from labeler.sae.formats.dictionary_learning import SUBMODULES
+from labeler.published.places import SUBMODULES
 from labeler.subject.hookpoints import CENTERED, FAMILIES
 from labeler.subject.model import Subject
 from tests.subject import families

@@ -267,7 +267,7 @@ LOADS = ("from_pretrained", "from_config", "load_dataset", "get_config_dict", "s
 PLACES = {
     "labeler/subject/pretrained.py": {"from_pretrained", "get_config_dict"},
     "labeler/subject/data_set.py": {"load_dataset", "hf_hub_download"},
-    "labeler/sae/hub.py": {"snapshot_download"},
+    "labeler/published/hub.py": {"snapshot_download"},
     "labeler/store/database.py": {"from_config"},  # alembic's, of our own migrations
 }
 

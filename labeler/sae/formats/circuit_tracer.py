@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from labeler.errors import FormatError
-from labeler.sae.places_in_names import layer_of
+from labeler.published import places
+from labeler.published.names import layer_of
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -35,8 +36,8 @@ def read(weights: Weights) -> SAE:
             f"SAE {weights.path}: config.yaml says model_kind {config['model_kind']!r}, not a transcoder_set"
         )
     layer = layer_of(weights.path.name)
-    # Sets without a configuration (Qwen3 14B) are of the same kind as their siblings.
-    hooks = config or {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    hooks = config or places.SET_HOOKS
+    reads, writes = places.circuit_tracer(layer, hooks)
     if config is None:
         weights.remark("no config.yaml says where it reads: taken to be mlp.hook_in, as of the other sets of this kind")
     threshold = weights.take_if_there(_THRESHOLD)
@@ -50,8 +51,8 @@ def read(weights: Weights) -> SAE:
         "relu" if threshold is None else "jumprelu",
         w_skip=weights.take_if_there("W_skip"),
         source=weights.finish(NAME),
-        hookpoint=f"blocks.{layer}.{hooks['feature_input_hook']}",
-        output_hookpoint=f"blocks.{layer}.{hooks['feature_output_hook']}",
+        hookpoint=reads,
+        output_hookpoint=writes,
         is_transcoder=True,
         prepend_bos=True,
         scan=scan_of(hooks),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from labeler.errors import FormatError, NotFoundError
+from labeler.published import places
 from labeler.sae.files import sha256_of
 from labeler.sae.formats.circuit_tracer import scan_of
 from labeler.sae.sae import SAE, Part, Selection, Source
@@ -18,7 +19,6 @@ from labeler.sae.weights import Weights
 
 NAME = "cross_layer"
 _NAME = re.compile(r"W_enc_(\d+)\.safetensors")
-_HOOKS = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -42,6 +42,7 @@ def read(weights: Weights) -> SAE:
     if w_dec.ndim != 3:
         raise FormatError(f"SAE {decoders.path}: W_dec_{layer} has shape {tuple(w_dec.shape)}, expected [F, layers, d]")
     layers = tuple(range(layer, layer + w_dec.shape[1]))
+    reads, writes = places.circuit_tracer(layer, config)
     threshold = weights.take_if_there(f"threshold_{layer}")
     selection = Selection("relu") if threshold is None else Selection("threshold", threshold=threshold.squeeze())
     own_bias = weights.take(f"b_dec_{layer}")
@@ -55,8 +56,8 @@ def read(weights: Weights) -> SAE:
         selection,
         "relu" if threshold is None else "jumprelu",
         _source(weights, decoders),
-        hookpoint=f"blocks.{layer}.{config['feature_input_hook']}",
-        output_hookpoint=f"blocks.{layer}.{config['feature_output_hook']}",
+        hookpoint=reads,
+        output_hookpoint=writes,
         writes=tuple(f"blocks.{n}.{config['feature_output_hook']}" for n in layers),
         part=Part(weights.path.parent, layer, layers, tuple(range(layer + 1))),
         is_transcoder=True,
@@ -71,9 +72,9 @@ def _config(weights: Weights) -> dict[str, Any]:
     kind = config.get("model_kind", "cross_layer_transcoder")
     if kind != "cross_layer_transcoder":
         raise FormatError(f"SAE {weights.path}: config.yaml says model_kind {kind!r}, not a cross_layer_transcoder")
-    if missing := [hook for hook in _HOOKS if hook not in config]:
+    if missing := [hook for hook in places.CLT_HOOKS if hook not in config]:
         weights.remark(f"no config.yaml says {' and '.join(missing)}: taken to be as of the published CLTs")
-    return {**_HOOKS, **config}
+    return {**places.CLT_HOOKS, **config}
 
 
 def _source(weights: Weights, decoders: Weights) -> Source:

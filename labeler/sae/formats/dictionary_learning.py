@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 
 from labeler.errors import FormatError
+from labeler.published import places
+from labeler.published.names import layer_of
+from labeler.published.refusals import DICTIONARY_CLASSES as _CLASSES
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.matrices import unit_decoder
-from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
 NAME = "dictionary_learning"
-_CLASSES = (
-    "AutoEncoder",
-    "AutoEncoderNew",
-    "GatedAutoEncoder",
-    "JumpReluAutoEncoder",
-    "AutoEncoderTopK",
-    "BatchTopKSAE",
-    "MatryoshkaBatchTopKSAE",
-)
-SUBMODULES = {
-    "resid_post": "hook_resid_post",
-    "resid_pre": "hook_resid_pre",
-    "mlp_out": "hook_mlp_out",
-    "attn_out": "hook_attn_out",
-}
 
 
 def recognizes(weights: Weights) -> bool:
@@ -42,6 +28,7 @@ def recognizes(weights: Weights) -> bool:
 
 def read(weights: Weights) -> SAE:
     trainer = _trainer(weights)
+    _check_layer(trainer, weights)
     kind = trainer.get("dict_class")
     if kind not in _CLASSES:
         raise FormatError(
@@ -67,7 +54,7 @@ def read(weights: Weights) -> SAE:
         str(kind),
         weights.finish(NAME),
         centred=kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"),
-        hookpoint=_hookpoint(trainer, weights),
+        hookpoint=places.dictionary_learning(trainer, weights.origin),
         reads_input=_reads_input(trainer, weights),
         remarks=weights.remarks,
     )
@@ -126,22 +113,10 @@ def _buffer(weights: Weights) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _hookpoint(trainer: dict[str, Any], weights: Weights) -> str | None:
-    """`resid_post_layer_8` and the like, as the library names submodules; other names are module paths already."""
+def _check_layer(trainer: dict[str, Any], weights: Weights) -> None:
     name, layer = trainer.get("submodule_name"), trainer.get("layer")
-    if not name:
-        match = re.search(r"(resid_post|resid_pre|mlp_out|attn_out)_layer_\d+", weights.origin)
-        name = match[0] if match else None
-    if not name:
-        return None
-    named = layer_of(str(name))
-    if layer is None:
-        layer = named
-    elif trainer.get("submodule_name") and named is not None and str(layer) != str(named):
+    named = layer_of(str(name)) if name else None
+    if layer is not None and named is not None and str(layer) != str(named):
         raise FormatError(
             f"SAE {weights.path.parent}: config.json says layer: {layer!r} and submodule_name: {name!r}; keep the right one"
         )
-    for prefix, hook in SUBMODULES.items():
-        if str(name).startswith(prefix):
-            return None if layer is None else f"blocks.{layer}.{hook}"
-    return str(name)

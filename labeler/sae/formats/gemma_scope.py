@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.matrices import over, times
-from labeler.sae.places_in_names import gemma_scope_place
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -23,7 +23,7 @@ def read(weights: Weights) -> SAE:
     threshold = weights.take("threshold")
     if "scaling_factor" in weights.names and not bool((weights.take("scaling_factor") == 1).all()):
         raise FormatError(f"SAE {weights.path}: scaling_factor is not 1, which changes what a feature is")
-    reads, writes = gemma_scope_place(weights.origin)
+    reads, writes = places.gemma_scope(weights.origin)
     if "embedding" in weights.origin:
         # Trained on embeddings times sqrt(d), which is what transformers' scaled embedding module gives.
         root = math.sqrt(w_enc.shape[1])

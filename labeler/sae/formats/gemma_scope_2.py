@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from labeler.errors import FormatError
-from labeler.sae.places_in_names import gemma_scope_2_place, spelled
+from labeler.published import places
 from labeler.sae.sae import SAE, Part, Selection
 from labeler.sae.weights import Weights
 
@@ -54,7 +54,7 @@ def read(weights: Weights) -> SAE:
                 prepend_bos=True,
             ),
         )
-    reads, writes = _places(weights, config)
+    reads, writes = places.gemma_scope_2(weights.origin, config)
     return SAE(
         w_enc,
         b_enc,
@@ -89,10 +89,10 @@ def _layer_of_set(weights: Weights, config: dict[str, Any], sae: SAE) -> SAE:
         raise FormatError(
             f"SAE {weights.path}: w_dec has shape {tuple(sae.w_dec.shape)}, expected [F, layers, d] with layer {number} among them"
         )
-    n_layers, is_clt = int(sae.w_dec.shape[1]), _is_clt(weights, config)
+    n_layers, is_clt = int(sae.w_dec.shape[1]), places.is_gemma_scope_2_clt(weights.origin, config)
     layers = _layers(weights, config, n_layers, is_clt)
     first = number if is_clt else 0
-    reads, writes = (_template(weights, config, side, is_clt) for side in ("in", "out"))
+    reads, writes = (places.gemma_scope_2_template(config, side, is_clt) for side in ("in", "out"))
     written = layers[first:]
     b_dec = torch.zeros(len(written), sae.w_dec.shape[2])
     b_dec[number - first] = sae.b_dec if sae.b_dec.ndim == 1 else sae.b_dec[number]
@@ -109,19 +109,9 @@ def _layer_of_set(weights: Weights, config: dict[str, Any], sae: SAE) -> SAE:
     )
 
 
-def _is_clt(weights: Weights, config: dict[str, Any]) -> bool:
-    said = f"{config.get('type', '')}/{weights.origin}".lower()
-    if "crosscoder" in said:
-        return False
-    return "clt" in said or config.get("hf_hook_point_out") not in (None, config.get("hf_hook_point_in"))
-
-
 def _layers(weights: Weights, config: dict[str, Any], n_layers: int, is_clt: bool) -> tuple[int, ...]:
     """Return the subject's layers, in the order of the files: from the configuration, else from the folder's name."""
-    braces = re.search(r"\{([^}]*)\}", str(config.get("hf_hook_point_in") or ""))
-    named = re.findall(r"layers?((?:_\d+)+)(?=_width|/|$)", weights.path.parent.resolve().as_posix())
-    for text in (braces[1] if braces else "", named[-1] if named else ""):
-        layers = tuple(int(number) for number in re.findall(r"\d+", text))
+    for layers in places.stated_layers(config, weights.origin.rpartition("/")[0]):
         if len(layers) == n_layers and list(layers) == sorted(set(layers)):
             return layers
     if is_clt:
@@ -132,21 +122,5 @@ def _layers(weights: Weights, config: dict[str, Any], n_layers: int, is_clt: boo
     )
 
 
-def _template(weights: Weights, config: dict[str, Any], side: str, is_clt: bool) -> str:
-    """Return the place with `{}` for the layer's number."""
-    given = spelled(config.get(f"hf_hook_point_{side}"))
-    if given is not None:
-        return re.sub(r"\{[^}]*\}", "{}", given) if "{" in given else re.sub(r"layers\.\d+", "layers.{}", given)
-    norms = {"in": "pre_feedforward_layernorm:output", "out": "post_feedforward_layernorm:output"}
-    return f"model.layers.{{}}.{norms[side]}" if is_clt else "model.layers.{}:output"
-
-
 def _at(template: str, layer: int) -> str:
     return template.replace("{}", str(layer))
-
-
-def _places(weights: Weights, config: dict[str, Any]) -> tuple[str | None, str | None]:
-    reads, writes = (spelled(config.get(f"hf_hook_point_{side}")) for side in ("in", "out"))
-    if reads is None:
-        reads, writes = gemma_scope_2_place(weights.origin)
-    return reads, writes if writes != reads else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from labeler.published import places
 from labeler.sae.files import read_config
 from labeler.sae.formats.openmoss import scales
 from labeler.sae.sae import SAE, Selection, rescaled
@@ -61,10 +62,9 @@ def read(weights: Weights) -> SAE:
     scale_in, scale_out = found or (1.0, 1.0)
     w_enc, b_enc = weights.take_matrix("encoder.weight"), weights.take("encoder.bias")
     w_dec, b_dec = weights.take_matrix("decoder.weight").T, weights.take("decoder.bias")
-    reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
+    reads, writes = places.openmoss(config)
     # The threshold is in units of the hidden state, and the encoder reads the scaled one.
     threshold = b_enc.new_tensor(float(config["jump_relu_threshold"]) * scale_in)
-    transcodes = writes is not None and writes != reads
     sae = SAE(
         w_enc,
         b_enc,
@@ -74,8 +74,8 @@ def read(weights: Weights) -> SAE:
         "jumprelu",
         weights.finish(NAME),
         hookpoint=reads,
-        output_hookpoint=writes if transcodes else None,
-        is_transcoder=transcodes,
+        output_hookpoint=writes,
+        is_transcoder=writes is not None,
         prepend_bos=True,
         scales_input=config.get("norm_activation") == "dataset-wise",
         lacks_scale=found is None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.files import positive_int
 from labeler.sae.matrices import row_norms
 from labeler.sae.sae import SAE, Selection, rescaled
@@ -38,8 +39,7 @@ def read(weights: Weights) -> SAE:
     b_dec = weights.take("decoder.bias", "b_D")
     found = scales(weights, config)
     selection = _selection(weights, config, w_dec)
-    reads, writes = config.get("hook_point_in"), config.get("hook_point_out")
-    transcodes = writes is not None and writes != reads
+    reads, writes = places.openmoss(config)
     sae = SAE(
         w_enc,
         b_enc,
@@ -49,8 +49,8 @@ def read(weights: Weights) -> SAE:
         selection.kind,
         weights.finish(NAME),
         hookpoint=reads,
-        output_hookpoint=writes if transcodes else None,
-        is_transcoder=transcodes,
+        output_hookpoint=writes,
+        is_transcoder=writes is not None,
         prepend_bos=True,
         scales_input=config.get("norm_activation") == "dataset-wise",
         lacks_scale=found is None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labeler.sae.places_in_names import layer_of
+from labeler.published import places
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -15,7 +15,6 @@ def recognizes(weights: Weights) -> bool:
 
 
 def read(weights: Weights) -> SAE:
-    layer = layer_of(weights.path.stem)
     return SAE(
         weights.take_matrix("encoder.weight"),
         weights.take("encoder.bias"),
@@ -24,6 +23,6 @@ def read(weights: Weights) -> SAE:
         Selection("relu"),
         "relu",
         weights.finish(NAME),
-        hookpoint=None if layer is None else f"blocks.{layer}.hook_resid_post",
+        hookpoint=places.residual(weights.path.stem),
         remarks=weights.remarks,
     )

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from labeler.errors import FormatError
+from labeler.published import places
 from labeler.sae.files import positive_int
-from labeler.sae.places_in_names import layer_of
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
@@ -19,10 +19,9 @@ def recognizes(weights: Weights) -> bool:
 
 
 def read(weights: Weights) -> SAE:
-    config = weights.config("config.json") or {}
+    config = weights.config_of_repository("config.json") or {}
     w_enc, w_dec = weights.take_matrix("W_enc"), weights.take_matrix("W_dec").T
     b_enc, b_dec = weights.take("b_enc"), weights.take("b_dec")
-    layer = layer_of(weights.path.name)
     return SAE(
         w_enc,
         b_enc,
@@ -31,7 +30,7 @@ def read(weights: Weights) -> SAE:
         Selection("topk", k=_k(weights, config)),
         "topk",
         weights.finish(NAME),
-        hookpoint=_place(config, layer),
+        hookpoint=places.qwen_scope(weights.path.name, config),
         remarks=weights.remarks,
     )
 
@@ -49,10 +48,3 @@ def _k(weights: Weights, config: dict[str, Any]) -> int:
             'repository (`..._L0_50`), or write {"k": 50} into a config.json beside it'
         )
     return positive_int(named if config.get("k") is None else config["k"], "k", weights.path)
-
-
-def _place(config: dict[str, Any], layer: int | None) -> str | None:
-    named = config.get("hook_point")
-    if isinstance(named, str) and layer is not None and "{" not in named:
-        return named if str(layer) in re.findall(r"\d+", named) else f"blocks.{layer}.hook_resid_post"
-    return None if layer is None else f"blocks.{layer}.hook_resid_post"

@@ -12,28 +12,16 @@ from torch import Tensor
 
 from labeler.errors import FormatError, InputError
 from labeler.files import clear_disk_errors, write_atomically
+from labeler.published import places
+from labeler.published.refusals import SAELENS_KINDS as _KINDS
 from labeler.sae.files import checked, positive_int, read_config
 from labeler.sae.loading import FOLDED, read_loading
 from labeler.sae.matrices import unit_decoder
-from labeler.sae.places_in_names import spelled
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
 
 NAME = "saelens"
 WEIGHTS = "sae_weights.safetensors"
-_KINDS = {
-    "standard": "relu",
-    "transcoder": "relu",
-    "skip_transcoder": "relu",
-    "topk": "topk",
-    "topk_transcoder": "topk",
-    "abstopk": "abstopk",
-    "jumprelu": "threshold",
-    "jumprelu_transcoder": "threshold",
-    "jumprelu_skip_transcoder": "threshold",
-    "gated": "gated",
-    "matching_pursuit": "pursuit",
-}
 _NORMALISATIONS = {
     None: "none",
     "none": "none",
@@ -96,7 +84,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
     if not isinstance(normalisation, str | bool | None) or normalisation not in _NORMALISATIONS:
         raise FormatError(f"SAE {folder}: normalize_activations {normalisation!r} is not supported")
     kind = _KINDS[architecture]
-    place = _place(metadata)
+    place = places.saelens(metadata)
     is_centered, remarks = read_loading(metadata.get("model_from_pretrained_kwargs"), place, f"SAE {folder}: cfg.json")
     for remark in (*(["center_writing_weights"] if is_centered else []), *remarks):
         weights.remark(f"by cfg.json: {remark}")
@@ -127,7 +115,7 @@ def read_parts(weights: Weights, cfg: dict[str, Any]) -> SAE:
         rescaled=bool(cfg.get("rescale_acts_by_decoder_norm")),
         w_skip=w_skip,
         hookpoint=place,
-        output_hookpoint=_place(metadata, "_out"),
+        output_hookpoint=places.saelens(metadata, "_out"),
         is_transcoder="transcoder" in architecture,
         prepend_bos=metadata.get("prepend_bos"),
         remarks=weights.remarks,
@@ -174,14 +162,6 @@ def _pursuit(
         excluded_tokens=_excluded(metadata, weights.path.parent),
         positions=_positions(metadata, weights.path.parent),
     )
-
-
-def _place(metadata: dict[str, Any], side: str = "") -> str | None:
-    """The module path where the metadata has one, which says more than a lens name; else the lens name."""
-    if module := metadata.get(f"hf_hook_name{side}"):
-        return spelled(module)
-    name = metadata.get(f"hook_name{side}") or (metadata.get("hook_point") if not side else None)
-    return None if name is None else str(name)
 
 
 def _excluded(metadata: dict[str, Any], folder: Path) -> bool | tuple[int, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import os
+from pathlib import Path
 from typing import Any
 
 from labeler.errors import FormatError
+from labeler.published import places
+from labeler.published.names import root_of
+from labeler.published.refusals import SPARSIFY_REFUSED
 from labeler.sae.files import positive_int, read_config
 from labeler.sae.sae import SAE, Selection
 from labeler.sae.weights import Weights
@@ -23,21 +27,6 @@ _KNOWN = {
     "multi_topk",
     "signed",
 }
-# Of sparsify's siblings (clt-training), what changes an encoder or its decoders.
-_REFUSED = (
-    "gram_lookup",
-    "embed_skip",
-    "normalize_io",
-    "n_targets",
-    "n_sources",
-    "post_encoder_scale",
-    "matryoshka",
-    "per_source_tied",
-    "coalesce_topk",
-    "topk_coalesced",
-    "secondary_target_tied",
-    "divide_cross_layer",
-)
 
 
 def recognizes(weights: Weights) -> bool:
@@ -77,14 +66,14 @@ def read(weights: Weights) -> SAE:
     )
 
 
-def _hookpoint(weights: Weights) -> str:
-    """The folder is called after the module path; with several seeds there is one more folder for each."""
+def _hookpoint(weights: Weights) -> str | None:
+    """The place that the folder is called after; the root of a repository in the hub's cache is called after its commit."""
     folder = weights.path.parent
-    return folder.parent.name if re.fullmatch(r"seed\d+", folder.name) else folder.name
+    return None if root_of(weights.path) == Path(os.path.abspath(folder)) else places.sparsify(folder.as_posix())
 
 
 def _refuse_siblings(weights: Weights, config: dict[str, Any]) -> None:
-    asked = [key for key in _REFUSED if config.get(key)]
+    asked = [key for key in SPARSIFY_REFUSED if config.get(key)]
     decoders = sorted(name for name in weights.names if name.startswith(("W_decs.", "W_skips.", "b_decs.")))
     if asked or decoders:
         raise FormatError(
