@@ -38,8 +38,8 @@ def choose_target(subject: Subject, sae: SAE, hookpoint: str | None, reads: str 
 
     Raises InputError or NotFoundError.
     """
-    name = hookpoint or sae.hookpoint
-    if name is None:
+    name = hookpoint or (sae.hookpoint or "").removesuffix(f"|{CENTERED}")
+    if not name:
         raise InputError(
             "the SAE's file does not say where it reads the subject: give the module path with --hookpoint"
         )
@@ -57,13 +57,14 @@ def _centered_as_the_file_says(subject: Subject, read: Hookpoint, sae: SAE, give
     if parse_hookpoint(sae.hookpoint or "")[2] != CENTERED or (given and parse_hookpoint(given)[2]):
         return read, sae
     family = FAMILIES.get(subject.model_type)
-    if family is None:
+    if family is None or family.is_centered is None:
+        ask = f": give --hookpoint '{replace(read, adjust=CENTERED)}' if its hidden states have no mean over d there"
+        what = "was not checked" if family is None else "cannot be reproduced"
         raise InputError(
-            f"the SAE was trained with TransformerLens' centered weights, and what those do in a {subject.model_type!r} model was "
-            f"not checked (known: {', '.join(FAMILIES)}): give --hookpoint '{replace(read, adjust=CENTERED)}' if its hidden states have no mean "
-            "over d there"
+            f"the SAE was trained with TransformerLens' centered weights, and what those do in a {subject.model_type!r} model {what}"
+            + (ask if family is None else "")
         )
-    if family.has_layer_norm:
+    if family.is_centered:
         return replace(read, adjust=CENTERED), sae
     remark = "the hidden states are not centered: TransformerLens does so only in models with LayerNorm"
     return replace(read, adjust=""), replace(sae, remarks=(*sae.remarks, remark))

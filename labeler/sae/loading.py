@@ -43,6 +43,8 @@ _CHANGES = {
     "fold_value_biases": ("attn.hook_z",),
     "refactor_factored_attn_matrices": ("attn.hook_z", "attn.hook_q", "attn.hook_k", "attn.hook_v"),
 }
+# Centered weights change what writes to the residual stream, and no hook within attention or MLP.
+_NOT_CENTERED = ("attn.hook_z", "mlp.hook_in", "mlp.hook_pre", "mlp.hook_post", "hook_normalized")
 _OTHER_MODEL = {"checkpoint_index", "checkpoint_label", "checkpoint_value", "revision"}
 
 
@@ -71,4 +73,4 @@ def read_loading(values: Any, place: str | None, where: str) -> tuple[bool, tupl
         f"trained on another state of the model, {name}: {given[name]}; give that as the subject"
         for name in sorted(_OTHER_MODEL & set(given))
     )
-    return CENTERING in given, remarks
+    return CENTERING in given and not str(place).endswith(_NOT_CENTERED), remarks

@@ -16,7 +16,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labeler.errors import InputError, NotFoundError
 
@@ -73,11 +73,13 @@ class Family:
     down: str | None  # the projection whose input is mlp.hook_post; None where experts have one each
     middle: str | None  # the module whose input is the residual stream after attention; None where there is no middle
     gained: str | None = None  # the norm that ln2.hook_normalized is taken of, before its gain (RMSNorm)
-    has_layer_norm: bool = False  # TransformerLens' centered weights leave hidden states without their mean over d
+    # What TransformerLens' centered weights do: nothing (RMSNorm), take the mean over d away (LayerNorm), or, None, take
+    # a part of it away that cannot be reproduced.
+    is_centered: bool | None = False
 
 
-_GPT2 = Family("attn", "attn.c_proj", "mlp", "mlp", "mlp.c_proj", "ln_2", has_layer_norm=True)
 _NORM = "post_attention_layernorm"
+_GPT2 = Family("attn", "attn.c_proj", "mlp", "mlp", "mlp.c_proj", "ln_2", is_centered=True)
 _LLAMA = Family("self_attn", "self_attn.o_proj", "mlp", "mlp", "mlp.down_proj", _NORM, gained=_NORM)
 # Gemma 2 and 3 normalize once more what attention and MLP give, before it joins the residual stream.
 _PRE, _POST = "pre_feedforward_layernorm", "post_feedforward_layernorm"
@@ -86,16 +88,26 @@ _GEMMA2 = replace(_LLAMA, attention=_NORM, mlp=_POST, middle=_PRE, gained=_PRE)
 FAMILIES = {
     "gpt2": _GPT2,
     "gpt_neo": replace(_GPT2, heads="attn.attention.out_proj"),
-    # Attention and MLP read the same residual stream.
-    "gpt_neox": replace(_GPT2, attention="attention", heads="attention.dense", down="mlp.dense_4h_to_h", middle=None),
+    # Where attention and MLP read the same residual stream, as in Pythia, there is no middle (`family_of`).
+    "gpt_neox": replace(_GPT2, attention="attention", heads="attention.dense", down="mlp.dense_4h_to_h", middle=_NORM),
     "gptj": replace(_GPT2, heads="attn.out_proj", down="mlp.fc_out", middle=None),
     "phi": replace(_GPT2, attention="self_attn", heads="self_attn.dense", down="mlp.fc2", middle=None),
-    "opt": Family("self_attn", "self_attn.out_proj", "fc2", "fc1", "fc2", "final_layer_norm", has_layer_norm=True),
+    "opt": Family("self_attn", "self_attn.out_proj", "fc2", "fc1", "fc2", "final_layer_norm", is_centered=True),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"), _LLAMA),
-    "mixtral": replace(_LLAMA, down=None),
-    "olmo": replace(_LLAMA, gained=None, has_layer_norm=True),
-    # Normalizes what attention and MLP give, and not what they read.
-    "olmo2": replace(_LLAMA, attention=_NORM, mlp=_POST, middle="mlp", gained=None),
+    **dict.fromkeys(("mixtral", "olmoe", "gpt_oss"), replace(_LLAMA, down=None)),
+    # Its modules self_attention and mlp add the residual stream to what they give; a mean is left by its first norm.
+    "bloom": Family(
+        "self_attention.dense",
+        "self_attention.dense",
+        "mlp.dense_4h_to_h",
+        "mlp",
+        "mlp.dense_4h_to_h",
+        _NORM,
+        is_centered=None,
+    ),
+    "olmo": replace(_LLAMA, gained=None, is_centered=True),
+    # They normalize what attention and MLP give, and not what they read.
+    **dict.fromkeys(("olmo2", "olmo3"), replace(_LLAMA, attention=_NORM, mlp=_POST, middle="mlp", gained=None)),
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA2),
 }
 
@@ -117,16 +129,28 @@ def _within(block: str, path: str | None, reads: str = "output", adjust: str = "
 
 _RESIDUAL = {"hook_resid_pre": "input", "hook_resid_post": "output"}
 LENS_PARTS = (*_RESIDUAL, *_IN_BLOCK)
+# Of which the residual stream is made; centered weights change these, and nothing else.
+_CENTERED_PARTS = (*_RESIDUAL, "hook_resid_mid", "hook_attn_out", "hook_mlp_out")
+# Settings that move a norm within the block: OPT 350M has its norms after attention and MLP.
+_CHECKED_WITH = {"do_layer_norm_before": True, "apply_residual_connection_post_layernorm": False}
 _AMBIGUOUS = {
     "hook_mlp_in": "it is the residual before the norm in TransformerLens and the normed input elsewhere",
     "ln2.hook_normalized": "whether the norm's gain is in it depends on how TransformerLens loaded the model",
 }
 
 
-def translate_hook_name(name: str, model_type: str, blocks: str) -> Hookpoint | None:
+def family_of(model_type: str, config: object = None) -> Family | None:
+    """Return where the parts of a model's blocks are; None where they were not checked."""
+    family = FAMILIES.get(model_type)
+    if family is None or any(getattr(config, name, value) != value for name, value in _CHECKED_WITH.items()):
+        return None
+    return replace(family, middle=None) if getattr(config, "use_parallel_residual", False) else family
+
+
+def translate_hook_name(name: str, model_type: str, blocks: str, config: object = None) -> Hookpoint | None:
     """The place that a lens name stands for; None for a name that is no lens name. Raises NotFoundError.
 
-    `blocks` is the path of the subject's list of blocks.
+    `blocks` is the path of the subject's list of blocks, `config` the configuration of its text model.
     """
     if name == "hook_embed":
         raise NotFoundError(
@@ -139,7 +163,7 @@ def translate_hook_name(name: str, model_type: str, blocks: str) -> Hookpoint | 
     block, part = f"{blocks}.{int(match[1])}", match[2]
     if part in _RESIDUAL:
         return Hookpoint(block, _RESIDUAL[part])
-    family = FAMILIES.get(model_type)
+    family = family_of(model_type, config)
     if family is None:
         why = f"the parts of a {model_type!r} block were not checked (known: {', '.join(sorted(FAMILIES))})"
     else:
@@ -204,7 +228,9 @@ def find_hookpoint(model: nn.Module, name: str, *, model_type: str, reads: str |
     plain, side, adjust = parse_hookpoint(name)
     if side is not None and reads is not None and side != reads:
         raise InputError(f"hookpoint {name!r} names the {side}, and the {reads} is to be read: give one of them")
-    hookpoint = translate_hook_name(plain, model_type, blocks_of(model) if is_lens_name(plain) else "")
+    _check_centering(name, plain, adjust, model_type)
+    blocks = blocks_of(model) if is_lens_name(plain) else ""
+    hookpoint = translate_hook_name(plain, model_type, blocks, _text_config(model))
     hookpoint = hookpoint or Hookpoint(plain)
     modules = {path for path, _ in model.named_modules() if path}
     for path in _spellings(model, hookpoint.path):
@@ -212,6 +238,24 @@ def find_hookpoint(model: nn.Module, name: str, *, model_type: str, reads: str |
             return Hookpoint(path, side or reads or hookpoint.reads, adjust or hookpoint.adjust)
     nearest = difflib.get_close_matches(hookpoint.path, sorted(modules), n=4, cutoff=0.0)
     raise NotFoundError(f"hookpoint {name!r} is not a module of this model; the nearest are {', '.join(nearest)}")
+
+
+def _check_centering(name: str, plain: str, adjust: str, model_type: str) -> None:
+    """Refuse `|centered` where TransformerLens' centered weights leave a hidden state as it is, or otherwise than that."""
+    if adjust != CENTERED:
+        return
+    match, family = _LENS_NAME.fullmatch(plain), FAMILIES.get(model_type)
+    is_other_part = match is not None and match[2] not in _CENTERED_PARTS
+    if is_other_part or (family is not None and not family.is_centered):
+        raise InputError(
+            f"hookpoint {name!r}: TransformerLens' centered weights do not take its mean over d away in {model_type!r} models: leave "
+            f"out |{CENTERED}"
+        )
+
+
+def _text_config(model: nn.Module) -> object:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _spellings(model: nn.Module, path: str) -> list[str]:

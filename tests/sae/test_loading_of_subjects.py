@@ -86,14 +86,20 @@ def test_only_models_with_layer_norm_are_centered_also_at_a_place_that_the_user_
     assert (target.hookpoint.path, target.hookpoint.reads) == ("layers.1", "input")
     assert target.hookpoint.adjust == adjust
     assert any("not centered" in remark for remark in target.sae.remarks) == (adjust == "")
-    assert choose_target(subject, sae, "layers.1:input|centered").hookpoint.adjust == "centered"
+    if adjust:
+        assert choose_target(subject, sae, "layers.1:input|centered").hookpoint.adjust == "centered"
 
 
 def test_a_family_whose_centering_was_not_checked_asks(tmp_path: Path) -> None:
-    # TransformerLens leaves the bias of Bloom's first norm in, so that no hidden state of it is without a mean.
-    subject = Subject("m", "r", Model("bloom"), None, "cpu")
     sae = loaded(tmp_path, "blocks.1.hook_resid_pre", {"center_writing_weights": True}, in_metadata=True)
-    with pytest.raises(
-        InputError, match=r"in a 'bloom' model was not checked .* give --hookpoint 'layers\.1:input\|centered'"
-    ):
-        choose_target(subject, sae, None)
+    asks = r"in a 'falcon' model was not checked: give --hookpoint 'layers\.1:input\|centered'"
+    with pytest.raises(InputError, match=asks):
+        choose_target(Subject("m", "r", Model("falcon"), None, "cpu"), sae, None)
+    # TransformerLens leaves the bias of Bloom's first norm in.
+    with pytest.raises(InputError, match="in a 'bloom' model cannot be reproduced"):
+        choose_target(Subject("m", "r", Model("bloom"), None, "cpu"), sae, None)
+
+
+def test_what_is_read_within_attention_is_not_centered(tmp_path: Path) -> None:
+    sae = loaded(tmp_path, "blocks.1.attn.hook_z", {"center_writing_weights": True}, in_metadata=True)
+    assert sae.hookpoint == "blocks.1.attn.hook_z"

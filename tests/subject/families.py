@@ -44,6 +44,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
         "EleutherAI/gpt-neo-125M",
     ),
     "gpt_neox": ("GPTNeoXConfig", {**_COMMON, "rotary_pct": 0.25}, "EleutherAI/pythia-70m-deduped"),
+    "gpt_neox_sequential": (
+        "GPTNeoXConfig",
+        {**_COMMON, "rotary_pct": 0.25, "use_parallel_residual": False},
+        "EleutherAI/pythia-70m-deduped",
+    ),
     "gptj": (
         "GPTJConfig",
         {
@@ -79,6 +84,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "gemma3_text": ("Gemma3TextConfig", {**_GROUPED, "query_pre_attn_scalar": 8}, "google/gemma-3-1b-pt"),
     "olmo": ("OlmoConfig", _COMMON, "allenai/OLMo-1B-hf"),
     "olmo2": ("Olmo2Config", _COMMON, "allenai/OLMo-2-0425-1B"),
+    "olmo3": ("Olmo3Config", _COMMON, "allenai/Olmo-3-7B-Instruct"),
+    "olmoe": ("OlmoeConfig", {**_COMMON, "num_experts": 3, "num_experts_per_tok": 2}, "allenai/OLMoE-1B-7B-0924"),
+    "gpt_oss": (
+        "GptOssConfig",
+        {**_GROUPED, "num_local_experts": 3, "num_experts_per_tok": 2},
+        "openai/gpt-oss-20b",
+    ),
 }
 
 

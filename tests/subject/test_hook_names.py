@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from labeler.errors import NotFoundError
+from labeler.errors import InputError, NotFoundError
 from labeler.published.places import SUBMODULES
 from labeler.subject.hookpoints import CENTERED, FAMILIES
 from labeler.subject.model import Subject
@@ -45,13 +45,12 @@ REFUSED_EVERYWHERE = (
     "ln2_post.hook_normalized",
 )
 PARALLEL = {"gpt_neox", "gptj", "phi"}
-LAYER_NORM = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "phi", "olmo"}
-# Beside REFUSED_EVERYWHERE, by family; of one that is not in the table all but the residual stream.
+LAYER_NORM = {"gpt2", "gpt_neo", "gpt_neox", "gpt_neox_sequential", "gptj", "opt", "phi", "olmo"}
+# Beside REFUSED_EVERYWHERE, by family.
 REFUSED = {
-    **{family: {"ln2.hook_normalized"} for family in (*LAYER_NORM, "olmo2")},
+    **{family: {"ln2.hook_normalized"} for family in (*LAYER_NORM, "bloom", "olmo2", "olmo3")},
     **{family: {"ln2.hook_normalized", "hook_resid_mid"} for family in PARALLEL},
-    "mixtral": {"mlp.hook_post"},
-    "bloom": set(PARTS) - {"hook_resid_pre", "hook_resid_post"},
+    **{family: {"mlp.hook_post"} for family in ("mixtral", "olmoe", "gpt_oss")},
 }
 
 
@@ -79,7 +78,7 @@ def vector(family: str, name: str) -> torch.Tensor:
 
 
 def test_every_family_of_the_table_was_recorded() -> None:
-    assert set(FAMILIES) <= {path.stem for path in HOOKS.glob("*.npz")}
+    assert {subject(family).model_type for family in families.FAMILIES} == set(FAMILIES)
     assert set(families.FAMILIES) == {path.stem for path in HOOKS.glob("*.npz")}
 
 
@@ -105,20 +104,43 @@ def test_hooks_outside_the_blocks_are_refused(family: str, name: str) -> None:
 @pytest.mark.parametrize(
     "part", ["hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"]
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_what_default_loading_centers_is_known(family: str, part: str) -> None:
     """TransformerLens' default loading takes the mean over d away, in families with LayerNorm and in no others."""
-    if part in REFUSED.get(family, ()) or family == "olmo2":  # which it does not load by default
+    name, known = f"blocks.1.{part}", FAMILIES[subject(family).model_type].is_centered
+    assert known == (None if family == "bloom" else family in LAYER_NORM)
+    if part in REFUSED.get(family, ()):
         return
-    assert FAMILIES[family].has_layer_norm == (family in LAYER_NORM)
-    suffix = f"|{CENTERED}" if family in LAYER_NORM else ""
-    name = f"blocks.1.{part}"
+    if not known:
+        with pytest.raises(InputError, match=r"leave out \|centered"):
+            vector(family, f"{name}|{CENTERED}")
+    # It does not load what normalizes after attention and MLP by default, and computes gpt_oss otherwise.
+    if known is None or family in ("olmo2", "olmo3", "gpt_oss"):
+        return
     expected = recorded(family)[f"default/{name}"]
-    torch.testing.assert_close(vector(family, name + suffix), expected, atol=1e-4, rtol=1e-3)
+    given = vector(family, f"{name}|{CENTERED}" if known else name)
+    torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["attn.hook_z", "mlp.hook_in", "mlp.hook_post"])
+def test_centering_is_refused_of_what_it_does_not_change(part: str) -> None:
+    with pytest.raises(InputError, match="do not take its mean over d away"):
+        vector("gpt2", f"blocks.1.{part}|{CENTERED}")
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "value"),
+    [("opt", "do_layer_norm_before", False), ("bloom", "apply_residual_connection_post_layernorm", True)],
+)
+def test_a_setting_that_moves_a_norm_is_refused(family: str, setting: str, value: bool) -> None:
+    model = families.build(family)
+    setattr(model.config, setting, value)
+    with pytest.raises(NotFoundError, match="were not checked"):
+        Subject(family, "tiny", model, None, "cpu").hookpoint("blocks.1.hook_mlp_out")
 
 
 @pytest.mark.parametrize("submodule", SUBMODULES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_submodules_of_dictionary_learning_are_the_same_places(family: str, submodule: str) -> None:
     """`mlp_out_layer_1` and its like are what the sublayer adds to the residual stream, after all norms."""
     before, after = (recorded(family)[f"plain/blocks.1.hook_resid_{x}"] for x in ("pre", "post"))
@@ -134,7 +156,7 @@ def table() -> str:
     """The table of the documentation: where each hook name reads, in which families."""
     places: dict[tuple[str, str], list[str]] = {}
     for part in PARTS:
-        for family in FAMILIES:
+        for family in families.FAMILIES:
             try:
                 place = subject(family).hookpoint(f"blocks.1.{part}")
             except NotFoundError:
