@@ -12,12 +12,12 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, func, select
 
 from labeler.store import BLOCKS, JOBS, Store
 from labeler.store.blocks import LEASE_EXPIRED
 from labeler.store.columns import count_states
-from labeler.store.counters import LLM_SECONDS, Labels, read_counters
+from labeler.store.counters import LLM_SECONDS, Labels, count_by_state, read_counters, sum_of_blocks
+from labeler.store.database import Snapshot
 
 _FRESH_SECONDS = 15.0  # a million features take a tenth of a second to count while all of them are new
 
@@ -64,25 +64,18 @@ class _Stored(Collector):
         yield from self._known[1]
 
 
-def _counted(connection: Connection) -> Iterator[Metric]:
+def _counted(connection: Snapshot) -> Iterator[Metric]:
     yield _by_name("features", "Features that have a result, by state.", "state", count_states(connection))
     for name, help_text, table in (
         ("jobs", "Jobs by state.", JOBS),
         ("blocks", "Blocks of jobs by state.", BLOCKS),
     ):
-        counts = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
-        yield _by_name(name, help_text, "state", dict(map(tuple, counts)))
+        yield _by_name(name, help_text, "state", count_by_state(connection, table))
 
 
-def _used(connection: Connection) -> Metric:
-    names = ("requests", "tokens_in", "tokens_out", "cost_usd", "attempts")
-    sums = connection.execute(select(*(func.coalesce(func.sum(BLOCKS.c[n]), 0) for n in names))).one()
-    return _by_name(
-        "work",
-        "What is kept of jobs has cost, and blocks begun.",
-        "what",
-        dict(zip(names, map(float, sums), strict=True)),
-    )
+def _used(connection: Snapshot) -> Metric:
+    sums = sum_of_blocks(connection, ("requests", "tokens_in", "tokens_out", "cost_usd", "attempts"))
+    return _by_name("work", "What is kept of jobs has cost, and blocks begun.", "what", sums)
 
 
 def _added_up(counters: dict[str, dict[Labels, float]]) -> Iterator[Metric]:

@@ -9,15 +9,14 @@ The command line runs these in one process; the workers run the same, cut into t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeler.errors import ConfigurationError, DamagedFeatureError, LLMError
+from labeler.errors import ConfigurationError, LLMError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
 from labeler.llm import LLM
@@ -26,9 +25,9 @@ from labeler.records import FeatureEvidence, Label, LabeledFeature, State, Usage
 from labeler.score.intervention.judge import score_interventions
 from labeler.score.score_label import score_label
 from labeler.steps.candidates import lookup_of, make_label
-from labeler.steps.flow import as_ready
+from labeler.steps.flow import read_then
 from labeler.steps.null import NullLabels
-from labeler.steps.read import read_evidence
+from labeler.steps.read import read_or_failed, unlabeled
 
 if TYPE_CHECKING:
     from labeler.evidence.progress import Progress
@@ -71,56 +70,23 @@ async def label_feature(
     endpoint that cannot work at all raises (ConfigurationError).
     """
     if evidence.too_little is not None:
-        state, reason = evidence.too_little
-        return LabeledFeature(evidence.feature_index, state, evidence.statistics, reason)
+        return unlabeled(evidence, *evidence.too_little)
     try:
         made = await make_label(evidence, recipe, llm)
     except ConfigurationError:
         raise
     except LLMError as error:
-        return _failed(evidence, f"{error.kind}: {error}", error.usage or Usage())
+        return unlabeled(evidence, State.FAILED, f"{error.kind}: {error}", error.usage or Usage())
     used = made.tested_by(recipe)
     tested = await score_label(made.label, evidence.held_out, used, llm, baseline=lookup_of(evidence), null=null)
+    usage = made.usage + tested.usage
     if tested.failure is not None:
         # A label that could not be tested is not a result. What it cost is in the ledger, so trying again is cheap.
-        return _failed(evidence, tested.failure, made.usage + tested.usage)
+        return unlabeled(evidence, State.FAILED, tested.failure, usage)
     causal, spent = await score_interventions(made.label, evidence.steered, null, used, llm)
-    return LabeledFeature(
-        evidence.feature_index,
-        State.LABELED,
-        evidence.statistics,
-        label=made.label,
-        scores=tested.scores + causal,
-        simulations=tested.simulations,
-        usage=made.usage + tested.usage + spent,
-        origin=made.origin,
-    )
-
-
-def _failed(evidence: FeatureEvidence, reason: str, usage: Usage) -> LabeledFeature:
-    return LabeledFeature(evidence.feature_index, State.FAILED, evidence.statistics, reason, usage=usage)
-
-
-async def label_from(
-    folder: EvidenceFolder,
-    feature_index: int,
-    recipe: Recipe,
-    llm: LLM | None,
-    null: Sequence[Label],
-    reader: Executor | None = None,
-) -> LabeledFeature:
-    """Read a feature's evidence and label it. A feature with damaged evidence comes back as `failed`, with the file.
-
-    Evidence is read by `reader`, where one is given. Raises DamagedError where data that all features share are
-    damaged.
-    """
-    read = partial(read_evidence, folder, feature_index, recipe)
-    try:
-        evidence = read() if reader is None else await asyncio.get_running_loop().run_in_executor(reader, read)
-    except DamagedFeatureError as error:
-        statistics = folder.statistics_or_unknown(feature_index)
-        return LabeledFeature(feature_index, State.FAILED, statistics, error.reason)
-    return await label_feature(evidence, recipe, llm, null)
+    result = LabeledFeature(evidence.feature_index, State.LABELED, evidence.statistics, label=made.label)
+    scores = tested.scores + causal
+    return replace(result, scores=scores, simulations=tested.simulations, usage=usage + spent, origin=made.origin)
 
 
 async def label_features(
@@ -138,18 +104,12 @@ async def label_features(
     """
     check_recipe(recipe, folder)
     folder.check_shared()
-    null = null or NullLabels(folder, recipe)
-    # With an LLM, replies arrive while evidence is read: what takes 16 ms in the event loop is 16 ms more in which a reply
-    # that was paid for is not in the ledger.
-    reader = None if llm is None else ThreadPoolExecutor(1, thread_name_prefix="evidence")
+    others = null or NullLabels(folder, recipe)
 
-    async def one(feature_index: int) -> LabeledFeature:
-        return await label_from(folder, feature_index, recipe, llm, null.for_feature(feature_index), reader)
+    async def label(evidence: FeatureEvidence) -> LabeledFeature:
+        return await label_feature(evidence, recipe, llm, others.for_feature(evidence.feature_index))
 
-    try:
-        async with aclosing(as_ready(features, one, at_once)) as results:
-            async for result in results:
-                yield result
-    finally:
-        if reader is not None:
-            reader.shutdown(wait=False, cancel_futures=True)
+    read = partial(read_or_failed, folder, recipe=recipe)
+    async with aclosing(read_then(label, read, features, at_once, in_thread=llm is not None)) as results:
+        async for result in results:
+            yield result

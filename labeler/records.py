@@ -153,7 +153,7 @@ class FeatureEvidence:
     output: OutputTokens | None = None  # None where nothing asks for it
     steered: Steered | None = None  # None where the recipe asks for no intervention
     lookup: Label | None = None  # learnt from all gathered EXPLAIN windows: the baseline of every other label
-    too_little: tuple[State, str] | None = None  # why the feature is silent or rare
+    too_little: tuple[State, str] | None = None  # why the feature is silent, rare, or failed (damaged)
 
     def of(self, split: Split) -> tuple[Context, ...]:
         return self.explain if split is Split.EXPLAIN else self.held_out

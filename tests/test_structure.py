@@ -25,6 +25,17 @@ def test_folders_form_no_circle() -> None:
         raise AssertionError(f"folders import each other in a circle: {' <- '.join(error.args[1])}") from None
 
 
+def test_only_the_store_writes_sql() -> None:
+    elsewhere, inside = set[str](), set[str]()
+    for folder in ("labeler", "workers", "api"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if {name.split(".")[0] for name in _names(file)} & {"sqlalchemy", "sqlmodel", "alembic", "psycopg"}:
+                place = file.relative_to(ROOT)
+                (inside if place.parts[:2] == ("labeler", "store") else elsewhere).add(str(place))
+    assert len(inside) > 20
+    assert elsewhere == set(), "put the query into a function of labeler/store"
+
+
 def test_the_client_loads_neither_torch_nor_a_database() -> None:
     heavy = {"torch", "transformers", "openai", "sqlalchemy", "sqlmodel", "celery", "fastapi"}
     code = f"import sys, labeler.client; print(*sorted({heavy!r} & set(sys.modules)))"
@@ -33,13 +44,19 @@ def test_the_client_loads_neither_torch_nor_a_database() -> None:
 
 
 def _imported(file: Path) -> set[str]:
+    found = _names(file)
+    return {_unit(tuple(name.split("."))) for name in found if name.split(".")[0] in ("labeler", "workers", "api")}
+
+
+def _names(file: Path) -> list[str]:
+    """Return the full names of all imports, also inside functions and for types."""
     found: list[str] = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             found += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-    return {_unit(tuple(name.split("."))) for name in found if name.split(".")[0] in ("labeler", "workers", "api")}
+    return found
 
 
 def _unit(parts: tuple[str, ...]) -> str:

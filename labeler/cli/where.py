@@ -221,6 +221,6 @@ def _without_password(database: str) -> str:
     """Hide the password of a database URL. The reader has to put it back before the hint works."""
     if file_of(database) is not None:
         return database
-    from sqlalchemy import make_url
+    from labeler.store.database import without_password
 
-    return make_url(database).render_as_string(hide_password=True)
+    return without_password(database)

@@ -14,12 +14,13 @@ from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.export.card import build_card, card_markdown
 from labeler.export.columns import READ_CSV
-from labeler.export.stream import FORMATS, Batch, LabelRows, encode_rows, read_rows
+from labeler.export.stream import FORMATS, LabelRows, encode_rows, read_rows
 from labeler.files import strict_json, whole_file, write_atomically
 from labeler.records import Source, Split
 from labeler.schema import CONTEXTS
 from labeler.store import LabelSetInfo, Store
 from labeler.store.imported import has_contexts, imported_contexts, is_imported
+from labeler.store.scan import Batch
 
 _CONTEXT_ROWS_AT_ONCE = 500  # contexts are a hundred times as large as the rest of a row
 

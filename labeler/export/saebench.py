@@ -13,15 +13,14 @@ from statistics import fmean, stdev
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from sqlalchemy import select
-
 from labeler import __version__
 from labeler.errors import InputError
 from labeler.export.card import build_card
 from labeler.files import strict_json, whole_file
 from labeler.records import State
 from labeler.store import LabelSetInfo, Store
-from labeler.store.tables import RESULTS, in_utc
+from labeler.store.scan import scan_detection
+from labeler.store.tables import in_utc
 
 _SCORE = "detection"
 _MEASURE = (
@@ -135,15 +134,10 @@ def _details(card: dict[str, Any], values: list[float], undefined: dict[str, int
 
 def _latents(store: Store, label_set_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the labels that have a score in SAEBench's form. The details count those without one."""
-    query = select(RESULTS.c.feature_index, RESULTS.c.label, RESULTS.c.scores).where(
-        RESULTS.c.label_set_id == label_set_id, RESULTS.c.detection.is_not(None)
-    )
-    with store.database.reading() as connection:
-        rows = connection.execution_options(yield_per=1000).execute(query.order_by(RESULTS.c.feature_index))
-        for feature, label, scores in rows:
-            score = next(score for score in scores if score["name"] == _SCORE)
-            rest = {"low": score.get("low"), "high": score.get("high"), "n": score.get("n")}
-            yield feature, {"latent": feature, "explanation": label, "score": score["value"], **rest}
+    for feature, label, scores in scan_detection(store, label_set_id):
+        score = next(score for score in scores if score["name"] == _SCORE)
+        rest = {"low": score.get("low"), "high": score.get("high"), "n": score.get("n")}
+        yield feature, {"latent": feature, "explanation": label, "score": score["value"], **rest}
 
 
 def _sae_lens_names(path: str) -> tuple[str | None, str | None]:

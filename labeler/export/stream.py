@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from typing import Any
@@ -19,20 +19,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter, WriteOptions
-from sqlalchemy import Connection, String, case, cast, func, select, type_coerce
 
 from labeler.errors import ConflictError, InputError
 from labeler.export.card import build_card
 from labeler.export.columns import field
 from labeler.export.spreadsheet import inert
-from labeler.schema import CONTEXTS, REVIEWED, Column, Kind, columns_of
+from labeler.schema import CONTEXTS, Column, Kind, columns_of
 from labeler.store import LabelSetInfo, Store
-from labeler.store.columns import read_scores, scores_in, version_of_rows
-from labeler.store.database import fetch_plain
+from labeler.store.columns import scores_in, version_of_rows
+from labeler.store.database import Snapshot
 from labeler.store.imported import is_imported
 from labeler.store.people import people_say
-from labeler.store.service_tables import STANDINGS
-from labeler.store.tables import RESULTS
+from labeler.store.scan import Batch, scan_columns
 
 FORMATS = ("jsonl", "csv", "parquet")
 MEDIA_TYPES = {
@@ -40,11 +38,7 @@ MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
-_ROWS_AT_ONCE = 10_000
 _LINES_AT_ONCE = 500
-
-Batch = dict[str, Any]  # the values of some rows by column: sequences, or arrays with NaN where there is no number
-Reading = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class LabelRows:
 
 
 def read_rows(
-    store: Store, label_set_id: int, after: int = -1, limit: int | None = None, connection: Connection | None = None
+    store: Store, label_set_id: int, after: int = -1, limit: int | None = None, connection: Snapshot | None = None
 ) -> LabelRows:
     """Read at most `limit` rows behind feature `after`. Raises NotFoundError.
 
@@ -84,7 +78,7 @@ def read_rows(
     with reading() as inside:
         scores = scores_in(inside, label_set_id)
     columns = columns_of(scores, reviewed=any(people_say(store, label_set_id).values()))
-    return LabelRows(same, columns, _batches(store, reading, label_set_id, columns, after, limit))
+    return LabelRows(same, columns, scan_columns(store, reading, label_set_id, columns, after, limit))
 
 
 def made_as(store: Store, info: LabelSetInfo) -> int:
@@ -93,53 +87,6 @@ def made_as(store: Store, info: LabelSetInfo) -> int:
         return info.id
     card = store.manifest_of(info.id)["imported"]["card"]
     return int([*card.get("imported", []), card][0]["label_set"])
-
-
-def _batches(
-    store: Store, reading: Reading, label_set_id: int, columns: tuple[Column, ...], after: int, limit: int | None
-) -> Iterator[Batch]:
-    made = {"created_at": _time(store), **_said()}
-    own = [column for column in columns if not column.of_the_set]
-    on_rows = [column.name for column in own if column.name in made or column.name in RESULTS.c]
-    others = [column for column in own if column.name not in on_rows]
-    query = select(*(made[name] if name in made else RESULTS.c[name] for name in on_rows))
-    query = query.where(RESULTS.c.label_set_id == label_set_id).order_by(RESULTS.c.feature_index)
-    if REVIEWED[0] in columns:
-        query = query.select_from(RESULTS.join(STANDINGS, _OF_ROW, isouter=True))
-    left = limit
-    while left is None or left > 0:
-        page = query.where(RESULTS.c.feature_index > after).limit(min(_ROWS_AT_ONCE, left or _ROWS_AT_ONCE))
-        with reading() as connection:
-            rows = fetch_plain(connection, page)
-            if not rows:
-                return
-            batch: Batch = dict(zip(on_rows, zip(*rows, strict=True), strict=True))
-            if others:
-                batch |= read_scores(connection, label_set_id, np.array(batch["feature_index"]), others)
-        yield batch
-        after = batch["feature_index"][-1]
-        left = None if left is None else left - len(rows)
-
-
-_OF_ROW = (STANDINGS.c.label_set_id == RESULTS.c.label_set_id) & (STANDINGS.c.feature_index == RESULTS.c.feature_index)
-
-
-_REVIEWS = tuple(column.name for column in REVIEWED)
-
-
-def _said() -> dict[str, Any]:
-    """Return the reviews of a row. A verdict counts only if its text is the present label."""
-    of_present = STANDINGS.c.reviewed_label.is_not_distinct_from(RESULTS.c.label)
-    verdict = case((of_present, STANDINGS.c.verdict))
-    return dict(zip(_REVIEWS, (verdict, STANDINGS.c.text, STANDINGS.c.reviewer), strict=True))
-
-
-def _time(store: Store) -> Any:
-    """Format a time as ISO 8601 in UTC in the database: a million datetimes cost more than all other columns."""
-    if store.database.dialect == "sqlite":
-        text = type_coerce(RESULTS.c.created_at, String)
-        return func.substr(text, 1, 10).concat("T").concat(func.substr(text, 12, 8)).concat("+00:00")
-    return func.to_char(func.timezone("UTC", RESULTS.c.created_at), cast('YYYY-MM-DD"T"HH24:MI:SS"+00:00"', String))
 
 
 def encode_version(

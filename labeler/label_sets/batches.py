@@ -23,10 +23,11 @@ from labeler.llm import LLM
 from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
 from labeler.llm.dry import DryLLM
-from labeler.pipeline import label_from
+from labeler.pipeline import label_feature
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature
 from labeler.steps.null import NullLabels
+from labeler.steps.read import read_or_failed
 from labeler.store import LabelSetInfo, Store
 
 _AT_ONCE = 16
@@ -121,7 +122,8 @@ async def _attempt(
     folder: EvidenceFolder, feature: int, recipe: Recipe, dry: DryLLM, null: NullLabels
 ) -> LabeledFeature | None:
     async def work(llm: LLM) -> LabeledFeature:
-        return await label_from(folder, feature, recipe, llm, null.for_feature(feature))
+        evidence = read_or_failed(folder, feature, recipe)
+        return await label_feature(evidence, recipe, llm, null.for_feature(feature))
 
     return await dry.attempt(work)
 

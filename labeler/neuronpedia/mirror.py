@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime
 
 import orjson
-from sqlalchemy import select
 
 from labeler.errors import DamagedError, InputError
 from labeler.evidence.directions import read_neighbours
@@ -22,7 +21,6 @@ from labeler.neuronpedia.rows import FeatureRows, Names, Row, explanation_row, s
 from labeler.neuronpedia.write import labeled_results
 from labeler.store import LabelSetInfo, Store, catalogue
 from labeler.store.choice import default_set
-from labeler.store.tables import SAES
 
 NOT_FOUND = "The model, source, or feature you specified is not available."
 _SHA = 8  # characters of an SAE's hash after a source's name, to tell SAEs of one name apart
@@ -88,10 +86,7 @@ def mirror_feature(
 
 
 def _find(store: Store, model: str, source: str) -> tuple[Place, int, int] | None:
-    columns = (SAES.c.id, SAES.c.subject, SAES.c.hookpoint, SAES.c.path, SAES.c.sha256, SAES.c.n_features)
-    with store.database.reading() as connection:
-        saes = connection.execute(select(*columns).order_by(SAES.c.id.desc())).all()
-    for sae in saes:
+    for sae in catalogue.places_of_saes(store):
         place = place_of(sae.subject, sae.hookpoint, sae.path)
         if place is None or place.model != model:
             continue

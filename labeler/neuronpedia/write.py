@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
-from sqlalchemy import select
 
 from labeler.errors import InputError
 from labeler.evidence.store import BY_OTHERS, EvidenceFolder
@@ -32,10 +31,9 @@ from labeler.neuronpedia.metadata import NamesUsed, write_config, write_metadata
 from labeler.neuronpedia.rows import FeatureRows, Names, Result, Row, explanation_row, score_rows
 from labeler.store import Store
 from labeler.store.imported import is_imported
-from labeler.store.tables import RESULTS
+from labeler.store.scan import scan_labels
 
 N_TOP = 20
-_RESULTS_AT_ONCE = 2000
 
 
 def write_tree(
@@ -113,20 +111,8 @@ def _write_labels(
 
 def labeled_results(store: Store, label_set_id: int, only: int | None = None) -> Iterator[Result]:
     """Yield the results that have a label, in the order of features; with `only`, that of one feature."""
-    columns = [RESULTS.c[name] for name in ("feature_index", "label", "explainer", "scores", "created_at")]
-    query = select(*columns).where(RESULTS.c.label_set_id == label_set_id, RESULTS.c.label.is_not(None))
-    if only is not None:
-        query = query.where(RESULTS.c.feature_index == only)
-    after = -1
-    while True:
-        page = query.where(RESULTS.c.feature_index > after).order_by(RESULTS.c.feature_index).limit(_RESULTS_AT_ONCE)
-        with store.database.reading() as connection:
-            found = connection.execute(page).all()
-        if not found:
-            return
-        for index, label, explainer, scores, created_at in found:
-            yield Result(index, label, explainer, tuple(scores), created_at)
-        after = found[-1].feature_index
+    for index, label, explainer, scores, created_at in scan_labels(store, label_set_id, only):
+        yield Result(index, label, explainer, tuple(scores), created_at)
 
 
 class _Batches:

@@ -4,9 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, TypeVar
 
+Read = TypeVar("Read")
 Result = TypeVar("Result")
+
+
+async def read_then(
+    work: Callable[[Read], Coroutine[Any, Any, Result]],
+    read: Callable[[int], Read],
+    features: Iterable[int] | AsyncIterable[int],
+    at_once: int,
+    *,
+    in_thread: bool,
+) -> AsyncGenerator[Result, None]:
+    """Yield the result of `work` on what `read` returns for each feature; see `as_ready`.
+
+    `in_thread` is for work that asks an LLM: its replies arrive while evidence is read. What takes 16 ms in the event
+    loop is 16 ms more in which a reply that was paid for is not in the ledger.
+    """
+    reader = ThreadPoolExecutor(1, thread_name_prefix="evidence") if in_thread else None
+
+    async def one(feature_index: int) -> Result:
+        if reader is None:
+            return await work(read(feature_index))
+        return await work(await asyncio.get_running_loop().run_in_executor(reader, read, feature_index))
+
+    try:
+        async with aclosing(as_ready(features, one, at_once)) as results:
+            async for result in results:
+                yield result
+    finally:
+        if reader is not None:
+            reader.shutdown(wait=False, cancel_futures=True)
 
 
 async def as_ready(

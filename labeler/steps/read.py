@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from labeler.errors import DamagedFeatureError
 from labeler.evidence.choose import choose_evidence, explain_windows
 from labeler.evidence.steered import read_steered
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import explain_by_lookup
 from labeler.explain.needs import output_tokens, reads_output
 from labeler.recipe import ContextsConfig, Recipe
-from labeler.records import FeatureEvidence, FeatureStatistics, Source, Split, State
+from labeler.records import FeatureEvidence, FeatureStatistics, LabeledFeature, Source, Split, State, Usage
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> FeatureEvidence:
@@ -30,6 +31,28 @@ def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) ->
     steered = read_steered(folder.folder, feature_index) if recipe.intervenes else None
     lookup = explain_by_lookup(windows, folder.vocabulary)
     return replace(evidence, lookup=lookup, output=output, steered=steered)
+
+
+def read_or_failed(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> FeatureEvidence:
+    """Read the evidence; a feature with damaged evidence comes back as `failed`, with the file.
+
+    Raises DamagedError where data that all features share are damaged.
+    """
+    try:
+        return read_evidence(folder, feature_index, recipe)
+    except DamagedFeatureError as error:
+        statistics = folder.statistics_or_unknown(feature_index)
+        return FeatureEvidence(feature_index, statistics, (), (), too_little=(State.FAILED, error.reason))
+
+
+def unlabeled(
+    evidence: FeatureEvidence,
+    state: State,
+    reason: str,
+    usage: Usage = Usage(),  # noqa: B008 - a frozen value
+) -> LabeledFeature:
+    """Return the result for a feature without a label: its state, the reason, and what finding out has cost."""
+    return LabeledFeature(evidence.feature_index, state, evidence.statistics, reason, usage=usage)
 
 
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:

@@ -105,6 +105,13 @@ def find_sae(store: Store, reference: str) -> SaeInfo:
     return found[0]
 
 
+def places_of_saes(store: Store) -> Sequence[Any]:
+    """Return id, subject, hookpoint, path, sha256 and n_features of all SAEs, the newest first."""
+    columns = (SAES.c.id, SAES.c.subject, SAES.c.hookpoint, SAES.c.path, SAES.c.sha256, SAES.c.n_features)
+    with store.database.reading() as connection:
+        return connection.execute(select(*columns).order_by(SAES.c.id.desc())).all()
+
+
 def manifests_of_saes(store: Store) -> dict[int, dict[str, Any]]:
     """Return the manifest of each SAE's newest evidence, by the SAE's id; only of SAEs that have label sets."""
     labeled = select(LABEL_SETS.c.evidence_id)

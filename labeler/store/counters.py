@@ -11,13 +11,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, func, select
 
 from labeler.errors import LabelerError
 from labeler.store.database import Database, insert_into
+from labeler.store.job_tables import BLOCKS
 from labeler.store.service_tables import COUNTERS
 
 if TYPE_CHECKING:
@@ -101,3 +102,15 @@ class Tally:
             log.warning("counters: %s", error)
             with self._lock:
                 self._counts.update(counts)
+
+
+def count_by_state(connection: Connection, table: Table) -> dict[str, int]:
+    """Count the rows of a table of jobs or blocks by their state."""
+    counts = connection.execute(select(table.c.state, func.count()).group_by(table.c.state)).all()
+    return dict(map(tuple, counts))
+
+
+def sum_of_blocks(connection: Connection, names: Sequence[str]) -> dict[str, float]:
+    """Add up columns of all blocks, by their names."""
+    sums = connection.execute(select(*(func.coalesce(func.sum(BLOCKS.c[n]), 0) for n in names))).one()
+    return dict(zip(names, map(float, sums), strict=True))

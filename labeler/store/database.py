@@ -23,6 +23,8 @@ _BUSY_MS = 30_000
 _CONNECT_SECONDS = 10
 _TRY_AGAIN = 0.2  # seconds between two attempts to reach a server
 
+Snapshot = Connection  # the database as it is at one moment, or a transaction in it
+
 
 class Database:
     """An engine that opens transactions in the way that each dialect needs.
@@ -207,3 +209,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _first_line(error: DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0] if error.orig is not None else type(error).__name__
+
+
+def without_password(url: str) -> str:
+    """Hide the password of a database URL."""
+    return make_url(url).render_as_string(hide_password=True)

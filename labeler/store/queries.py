@@ -25,8 +25,8 @@ from labeler.records import State
 from labeler.schema import LISTED, End
 from labeler.store.columns import STATES, bring_up_to_date, read_columns
 from labeler.store.cursors import make_cursor, read_cursor
+from labeler.store.review_state import review_condition
 from labeler.store.search import few_or_matching
-from labeler.store.standing import standing_as
 from labeler.store.store import Store
 from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS
 from labeler.terms import Verdict
@@ -293,7 +293,7 @@ def _listed(connection: Connection, set_id: int, where: LabelFilter) -> tuple[bo
         found = few_or_matching(connection, set_id, where.text)
         (lists if isinstance(found, list) else conditions).append(found)
     if where.reviewed is not None:
-        few, stands = standing_as(connection, set_id, _VERDICTS[where.reviewed])
+        few, stands = review_condition(connection, set_id, _VERDICTS[where.reviewed])
         conditions.append(stands)
         if few is not None:
             lists.append(few)

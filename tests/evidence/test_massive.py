@@ -22,11 +22,12 @@ from labeler.evidence.merge import merge_shards
 from labeler.evidence.state import Quality, RandomWindows, Statistics, load_arrays, save_arrays
 from labeler.evidence.store import EvidenceFolder
 from labeler.evidence.target import choose_target
-from labeler.pipeline import label_from
+from labeler.pipeline import label_feature
 from labeler.recipe import Recipe
 from labeler.records import State
 from labeler.sae import load_sae
 from labeler.sae.sae import SAE
+from labeler.steps.read import read_or_failed
 from labeler.subject.corpus import open_corpus
 from labeler.subject.model import Subject, load_subject
 from labeler.terminal import feature_panel, quality_table
@@ -103,7 +104,8 @@ def test_counts_say_which_feature_lives_on_first_positions(folder: EvidenceFolde
 
 def test_such_a_feature_gets_its_look_up_label_and_no_paid_one(folder: EvidenceFolder) -> None:
     recipe = Recipe.from_names("openai:some-model", scorers=["detection"])
-    result = asyncio.run(label_from(folder, SINK, recipe, None, []))  # without an LLM: to ask it would fail
+    evidence = read_or_failed(folder, SINK, recipe)
+    result = asyncio.run(label_feature(evidence, recipe, None, []))  # without an LLM: to ask it would fail
     assert result.state is State.LABELED
     assert result.label is not None
     assert result.label.explainer == "lookup"

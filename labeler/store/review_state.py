@@ -14,7 +14,7 @@ from labeler.terms import Verdict
 _FEW = 3_000
 
 
-def standing_as(connection: Connection, set_id: int, verdicts: Sequence[Verdict]) -> tuple[list[int] | None, Any]:
+def review_condition(connection: Connection, set_id: int, verdicts: Sequence[Verdict]) -> tuple[list[int] | None, Any]:
     """Return a condition: the newest review of a label has one of these verdicts (none: the label has no review).
 
     Where few features can meet the condition, they are returned with it. Reviews of an earlier text do not count.
