@@ -389,13 +389,13 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def made(model_type: str) -> Path:
         if not (folder / model_type).exists():
-            _write_subject(model_type, folder / model_type)
+            write_subject(model_type, folder / model_type)
         return folder / model_type
 
     return made
 
 
-def _write_subject(model_type: str, folder: Path) -> None:
+def write_subject(model_type: str, folder: Path, n_layers: int = 2) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -410,7 +410,7 @@ def _write_subject(model_type: str, folder: Path) -> None:
         model_type,
         vocab_size=len(vocabulary),
         hidden_size=D,
-        num_hidden_layers=2,
+        num_hidden_layers=n_layers,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=128,
