@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from api.problems import RequestProblem, answer_to
 from labeler.errors import InputError, LabelerError
 from labeler.store import Store
-from labeler.store.keys import ApiKey, any_key, verify_key
+from labeler.store.people.keys import ApiKey, any_key, verify_key
 from labeler.terms import Scope
 
 log = logging.getLogger(__name__)

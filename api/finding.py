@@ -13,12 +13,13 @@ from labeler.errors import ConflictError
 from labeler.llm.patience import Patience
 from labeler.rest_schema import SearchBy
 from labeler.settings import Settings
-from labeler.store import Store, catalogue
-from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.embeddings import nearest_labels
-from labeler.store.people import rows_of_hits
-from labeler.store.queries import LabelRow
-from labeler.store.search import Hits, search_labels
+from labeler.store import Store
+from labeler.store.base.cursors import make_cursor, read_cursor
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.embeddings import nearest_labels
+from labeler.store.label_sets.queries import LabelRow
+from labeler.store.label_sets.search import Hits, search_labels
+from labeler.store.label_sets.written import rows_of_hits
 
 if TYPE_CHECKING:
     from labeler.llm.client import OpenAILLM

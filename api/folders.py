@@ -7,8 +7,9 @@ from collections import OrderedDict
 
 from labeler.errors import DamagedError, InputError, NotFoundError
 from labeler.evidence.store import EvidenceFolder
-from labeler.store import Store, catalogue
-from labeler.store.imported import evidence_folder
+from labeler.store import Store
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.imported import evidence_folder
 from labeler.views import FeatureView, feature_view
 
 _MOST = 16

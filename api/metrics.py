@@ -14,10 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from labeler.store import BLOCKS, JOBS, Store
-from labeler.store.blocks import LEASE_EXPIRED
-from labeler.store.columns import count_states
-from labeler.store.counters import LLM_SECONDS, Labels, count_by_state, read_counters, sum_of_blocks
-from labeler.store.database import Snapshot
+from labeler.store.base.columns import count_states
+from labeler.store.base.counters import LLM_SECONDS, Labels, count_by_state, read_counters, sum_of_blocks
+from labeler.store.base.database import Snapshot
+from labeler.store.jobs.blocks import LEASE_EXPIRED
 
 _FRESH_SECONDS = 15.0  # a million features take a tenth of a second to count while all of them are new
 

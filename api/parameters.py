@@ -15,7 +15,7 @@ from api.finding import Finder
 from labeler.rest_schema import Page, Problem, SearchBy, Text
 from labeler.settings import Settings
 from labeler.store import Store
-from labeler.store.cursors import make_cursor, read_cursor
+from labeler.store.base.cursors import make_cursor, read_cursor
 
 T = TypeVar("T")
 _LARGEST = 2**31 - 1

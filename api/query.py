@@ -15,9 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from api.parameters import StoreOf
 from labeler.rest_schema import Text
 from labeler.schema import DECLARED, Column, End, filters, score_columns, sorts
-from labeler.store import Store, catalogue
-from labeler.store.columns import scores_in
-from labeler.store.queries import Bound
+from labeler.store import Store
+from labeler.store.base.columns import scores_in
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.queries import Bound
 
 _LONGEST = 100  # characters of a name
 _MOST_SETS = 200  # label sets whose scores may be named

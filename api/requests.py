@@ -21,7 +21,7 @@ from labeler.places import (
 from labeler.recipe import GatherConfig, Recipe
 from labeler.recipes import known_recipes, read_recipe, recipe_from_values
 from labeler.rest_schema import GatherJobRequest, JobRequest
-from labeler.store.states import GatherRequest
+from labeler.store.jobs.states import GatherRequest
 
 _LARGEST = 2**53  # beyond it a number of JSON is not the number that was meant
 _OWNED = {"logs", "huggingface", "up.lock"}  # names in the data folder that are the service's

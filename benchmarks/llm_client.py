@@ -24,7 +24,7 @@ from late_llm import LATENCY, late_llm
 from labeler.llm.client import OpenAILLM
 from labeler.llm.prompt import Message, Prompt
 from labeler.store import open_store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 
 TURNS = 9
 TARGET_CPU_MS, TARGET_SHARE = 4.0, 0.85

@@ -23,7 +23,13 @@ import numpy as np
 from service_read import fill
 
 from labeler.store import Store, open_store
-from labeler.store.embeddings import keep_embeddings, nearest_labels, parts_to_embed, place_part, texts_to_embed
+from labeler.store.label_sets.embeddings import (
+    keep_embeddings,
+    nearest_labels,
+    parts_to_embed,
+    place_part,
+    texts_to_embed,
+)
 
 MODEL, SHOWN = "words", 30
 
@@ -128,7 +134,7 @@ def exactly(
 def _labels(store: Store) -> list[tuple[int, str]]:
     from sqlalchemy import select
 
-    from labeler.store.tables import RESULTS
+    from labeler.store.tables.label_sets import RESULTS
 
     query = select(RESULTS.c.feature_index, RESULTS.c.label).where(RESULTS.c.label.is_not(None))
     with store.database.reading() as connection:

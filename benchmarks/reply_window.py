@@ -32,7 +32,7 @@ from labeler.llm.client import OpenAILLM
 from labeler.llm.ledger import StoredReply
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 
 LOADS = (1, 16, 64)  # requests in flight
 

@@ -72,8 +72,8 @@ def manifest(n_features: int) -> dict[str, Any]:
 def accepting(folder: Path, n_features: int = 1_000_000) -> dict[str, float]:
     from labeler.recipe import Recipe
     from labeler.store import open_store
-    from labeler.store.blocks import Blocks
-    from labeler.store.jobs import Jobs
+    from labeler.store.jobs.blocks import Blocks
+    from labeler.store.jobs.jobs import Jobs
     from labeler.terms import JobKind
 
     store = open_store(str(folder / "accept.db"))
@@ -93,8 +93,8 @@ def accepting(folder: Path, n_features: int = 1_000_000) -> dict[str, float]:
 def queue_work(folder: Path, seconds: float = 5.0) -> dict[str, float]:
     from labeler.recipe import Recipe
     from labeler.store import open_store
-    from labeler.store.blocks import Blocks
-    from labeler.store.jobs import Jobs
+    from labeler.store.jobs.blocks import Blocks
+    from labeler.store.jobs.jobs import Jobs
     from labeler.terms import JobKind
     from workers.enqueue import refill
 
@@ -139,7 +139,7 @@ def embedded(evidence: Path, n: int, base_url: str, folder: Path, broker: str) -
     """Features a second from the first claim to the end of a job, once the workers are up."""
     from labeler.evidence.store import EvidenceFolder
     from labeler.store import open_store
-    from labeler.store.jobs import Jobs
+    from labeler.store.jobs.jobs import Jobs
 
     environment = {
         **os.environ,

@@ -28,14 +28,15 @@ from typing import Any
 from labeler.export.stream import FORMATS, encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.records import State
-from labeler.store import Store, catalogue, open_store
-from labeler.store.columns import mark
-from labeler.store.compare import compare_sets
-from labeler.store.lookup import lookup_labels
-from labeler.store.queries import Bound, LabelFilter, Sort, list_labels
-from labeler.store.scatter import scatter_of
-from labeler.store.search import search_labels
-from labeler.store.tables import now
+from labeler.store import Store, open_store
+from labeler.store.base.columns import mark
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.compare import compare_sets
+from labeler.store.label_sets.queries import Bound, LabelFilter, Sort, list_labels
+from labeler.store.label_sets.scatter import scatter_of
+from labeler.store.label_sets.search import search_labels
+from labeler.store.tables.label_sets import now
 
 NAMES = (
     "label_set_id",

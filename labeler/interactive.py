@@ -323,7 +323,7 @@ def _llm(recipe: Recipe, base_url: str | None, store: Store, budget: Budget, con
 
     from labeler.llm.client import OpenAILLM
     from labeler.settings import Settings
-    from labeler.store.ledger import SqlLedger
+    from labeler.store.base.ledger import SqlLedger
 
     settings = Settings.from_environment()
     return OpenAILLM.from_settings(

@@ -51,7 +51,7 @@ class Scope(StrEnum):
 class Choose(StrEnum):
     """The choice among the labels of a feature that has several."""
 
-    DEFAULT = "default"  # of the default label set for the feature (labeler/store/choice.py)
+    DEFAULT = "default"  # of the default label set for the feature (labeler/store/label_sets/choice.py)
     NEWEST = "newest"  # of the newest label set that has one
     BEST = "best"  # with the highest score
     PERSON = "person"  # written by a person, in the newest label set that has one; else as `default`

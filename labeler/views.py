@@ -13,10 +13,10 @@ from labeler.recipe import SCORING_VERSION, Recipe
 from labeler.records import Context, LabeledFeature, Simulation, Source, Split, State
 from labeler.steps.read import too_little
 from labeler.store import Store
-from labeler.store.choice import default_set
-from labeler.store.lookup import lookup_labels
-from labeler.store.read import result_from_row
-from labeler.store.rows import dense
+from labeler.store.base.rows import dense
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.choice import default_set
+from labeler.store.label_sets.read import result_from_row
 from labeler.subject.vocabulary import Span, Vocabulary, character_spans
 
 _CUT = "\ufffd"  # what a part of a character shows as

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from labeler.store import open_store
-from labeler.store.jobs import Jobs
-from labeler.store.states import GatherRequest
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.states import GatherRequest
 from tests import stub_server as stub
 from tests.planted import Planted
 from tests.stub_server import StubServer

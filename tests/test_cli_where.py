@@ -18,7 +18,7 @@ import pytest
 from labeler.cli.where import removed_if_unused
 from labeler.errors import NotFoundError
 from labeler.store import open_store
-from labeler.store.keys import create_key, list_keys
+from labeler.store.people.keys import create_key, list_keys
 from labeler.terms import Scope
 from tests.planted import Planted
 from tests.test_cli import gather_words

@@ -23,7 +23,7 @@ from labeler.sae.sae import SAE, Selection
 from labeler.score import score_label
 from labeler.steps.null import NullLabels
 from labeler.steps.read import read_evidence
-from labeler.store.rows import row_of
+from labeler.store.base.rows import row_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -25,8 +25,8 @@ from labeler.llm.patience import Patience
 from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import LabeledFeature, State
 from labeler.store import Store, open_store
-from labeler.store.batches import SqlJournal
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.batches import SqlJournal
+from labeler.store.base.ledger import SqlLedger
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour, StubServer

@@ -14,9 +14,10 @@ from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
 from labeler.names import corpus_name, names_of, read_name, sae_name, subject_name, with_names
 from labeler.recipe import GatherConfig, Recipe
-from labeler.store import Store, catalogue, open_store
-from labeler.store.compare import compare_sets
-from labeler.store.states import GatherRequest
+from labeler.store import Store, open_store
+from labeler.store.jobs.states import GatherRequest
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.compare import compare_sets
 from tests.planted import Planted
 from tests.results import labeled, manifest
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labeler.errors import LabelerError, MismatchError
-from labeler.store.activations import MOST_TOKENS, ActivationRequest, Activations
+from labeler.store.jobs.activations import MOST_TOKENS, ActivationRequest, Activations
 from workers import model_cache
 from workers.resources import Resources
 

@@ -11,8 +11,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from labeler.store import Store
-from labeler.store.activations import Activations
-from labeler.store.blocks import Blocks
+from labeler.store.jobs.activations import Activations
+from labeler.store.jobs.blocks import Blocks
 from labeler.terms import JobKind
 from workers.app import ACTIVATIONS_QUEUE, GATHER_QUEUE, LABEL_QUEUE, app
 

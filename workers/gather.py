@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from labeler.names import read_name
-from labeler.store.states import GatherRequest, Lease
+from labeler.store.jobs.states import GatherRequest, Lease
 from workers import model_cache
 from workers.activate import Between
 from workers.hold import LeaseKeeper, Stopped

@@ -10,8 +10,8 @@ import time
 from types import TracebackType
 
 from labeler.errors import LabelerError
-from labeler.store.blocks import Blocks
-from labeler.store.states import HolderOrder, Lease
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.states import HolderOrder, Lease
 
 _EVERY = 2.0  # seconds at most between two signs of life
 GRACE = 8.0  # seconds for the features in hand to end, once the block must be given back

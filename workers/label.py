@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from labeler.label_sets.missing import Run, label_missing
 from labeler.label_sets.share import Sharing
 from labeler.records import LabeledFeature
-from labeler.store.counters import Tally
-from labeler.store.states import HolderOrder, Lease
+from labeler.store.base.counters import Tally
+from labeler.store.jobs.states import HolderOrder, Lease
 from workers.hold import GRACE, LeaseKeeper, Stopped
 from workers.resources import Resources
 

@@ -17,11 +17,11 @@ from labeler.errors import LabelerError
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import LabeledFeature, State
 from labeler.store import Store
-from labeler.store.activations import Activations
-from labeler.store.blocks import Blocks
-from labeler.store.claims import Claims, RunBeat
-from labeler.store.states import Heartbeat, Lease
-from labeler.store.watch import Watch, take_back_runs
+from labeler.store.jobs.activations import Activations
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.claims import Claims, RunBeat
+from labeler.store.jobs.states import Heartbeat, Lease
+from labeler.store.jobs.watch import Watch, take_back_runs
 from labeler.terms import JobKind
 from workers import enqueue
 

@@ -18,12 +18,12 @@ from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.steps.null import NullLabels
 from labeler.store import Store, open_store
-from labeler.store.blocks import Blocks
-from labeler.store.counters import Tally
-from labeler.store.jobs import Jobs
-from labeler.store.ledger import SqlLedger
-from labeler.store.progress import progress_of
-from labeler.store.states import Lease
+from labeler.store.base.counters import Tally
+from labeler.store.base.ledger import SqlLedger
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import progress_of
+from labeler.store.jobs.states import Lease
 from workers.hold import GRACE, seconds_of_shutdown
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from labeler.errors import ConfigurationError, ConflictError, InputError, StorageError, reason_of
 from labeler.logs import logged_as
-from labeler.store.states import HolderOrder, Lease
+from labeler.store.jobs.states import HolderOrder, Lease
 from labeler.terms import JobKind
 from workers import enqueue
 from workers.activate import answer_all

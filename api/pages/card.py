@@ -10,7 +10,7 @@ from api.pages.charts import density_histogram, score_histogram
 from api.pages.render import render
 from api.parameters import SetId, StoreOf
 from labeler.export.card import build_card
-from labeler.store import catalogue
+from labeler.store.label_sets import catalogue
 
 router = APIRouter()
 

@@ -13,10 +13,11 @@ from api.pages.saes import row_scale
 from api.parameters import StoreOf
 from labeler.errors import InputError
 from labeler.rest_schema import Id
-from labeler.store import Store, catalogue
-from labeler.store.catalogue import SetInfo
-from labeler.store.compare import compare_sets
-from labeler.store.queries import labels_at
+from labeler.store import Store
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.catalogue import SetInfo
+from labeler.store.label_sets.compare import compare_sets
+from labeler.store.label_sets.queries import labels_at
 
 router = APIRouter()
 _SETS = 500  # to choose from

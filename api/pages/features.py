@@ -23,13 +23,14 @@ from labeler.evidence.store import BY_OTHERS, EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.records import Source
 from labeler.replay import ReplayedRequest, replay_requests
-from labeler.store import Store, catalogue
-from labeler.store.catalogue import SaeInfo, SetInfo
-from labeler.store.imported import evidence_folder, imported_contexts, is_imported
-from labeler.store.ledger import SqlLedger
-from labeler.store.lookup import lookup_labels
-from labeler.store.queries import labels_of_feature
-from labeler.store.reviews import add_review, reviews_of_feature, withdraw_review
+from labeler.store import Store
+from labeler.store.base.ledger import SqlLedger
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.catalogue import SaeInfo, SetInfo
+from labeler.store.label_sets.imported import evidence_folder, imported_contexts, is_imported
+from labeler.store.label_sets.queries import labels_of_feature
+from labeler.store.people.reviews import add_review, reviews_of_feature, withdraw_review
 from labeler.terms import Scope, Verdict
 from labeler.views import FeatureView
 

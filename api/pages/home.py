@@ -10,12 +10,13 @@ from fastapi.responses import Response
 from api.pages.access import Viewer
 from api.pages.render import render
 from api.parameters import Cursor, StoreOf, after_id
-from labeler.store import LabelSetSummary, Store, catalogue
-from labeler.store.catalogue import SaeInfo, SetInfo
-from labeler.store.cursors import make_cursor
-from labeler.store.jobs import Jobs
-from labeler.store.progress import JobProgress, progress_of
-from labeler.store.states import JobInfo
+from labeler.store import LabelSetSummary, Store
+from labeler.store.base.cursors import make_cursor
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import JobProgress, progress_of
+from labeler.store.jobs.states import JobInfo
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.catalogue import SaeInfo, SetInfo
 from labeler.terms import JobState
 
 router = APIRouter()

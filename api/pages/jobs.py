@@ -13,11 +13,12 @@ from api.pages.render import render
 from api.parameters import Cursor, JobId, StoreOf
 from api.routes.jobs import CHANGES, AnnounceOf
 from labeler.errors import ConflictError
-from labeler.store import Store, catalogue
-from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.jobs import Jobs
-from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import JobInfo
+from labeler.store import Store
+from labeler.store.base.cursors import make_cursor, read_cursor
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import failures_of, progress_of
+from labeler.store.jobs.states import JobInfo
+from labeler.store.label_sets import catalogue
 from labeler.terms import ACTIVE, JobKind, JobState, Scope
 
 router = APIRouter()

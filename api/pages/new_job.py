@@ -35,9 +35,10 @@ from labeler.recipes import known_recipes
 from labeler.rest_schema import JobRequest
 from labeler.selection import select_features
 from labeler.settings import Settings
-from labeler.store import Store, catalogue
-from labeler.store.jobs import Jobs, check_request
-from labeler.store.selection_facts import StoredFacts
+from labeler.store import Store
+from labeler.store.jobs.jobs import Jobs, check_request
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.selection_facts import StoredFacts
 
 router = APIRouter()
 _SAMPLE = 16  # features whose prompts are measured: half a second

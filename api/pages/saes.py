@@ -21,12 +21,13 @@ from labeler.errors import InputError, NotFoundError
 from labeler.numbers import number
 from labeler.records import State
 from labeler.schema import DECLARED, MAIN, Column, Use, filters, in_order, score_columns, sorts
-from labeler.store import LabelSetSummary, Store, catalogue
-from labeler.store.catalogue import SaeInfo, SetInfo
-from labeler.store.choice import default_set
-from labeler.store.columns import scores_in
-from labeler.store.cursors import make_cursor
-from labeler.store.queries import Bound, LabelFilter, Page, Reviewed, Sort, list_labels
+from labeler.store import LabelSetSummary, Store
+from labeler.store.base.columns import scores_in
+from labeler.store.base.cursors import make_cursor
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.catalogue import SaeInfo, SetInfo
+from labeler.store.label_sets.choice import default_set
+from labeler.store.label_sets.queries import Bound, LabelFilter, Page, Reviewed, Sort, list_labels
 
 router = APIRouter()
 _ROWS = 50

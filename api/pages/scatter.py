@@ -12,9 +12,10 @@ from fastapi.responses import Response
 
 from api.pages.access import Viewer
 from api.parameters import SetId, StoreOf, kept
-from labeler.store import Store, catalogue
-from labeler.store.columns import changed_parts, keep_whole, version_of, whole
-from labeler.store.scatter import scatter_of
+from labeler.store import Store
+from labeler.store.base.columns import changed_parts, keep_whole, version_of, whole
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.scatter import scatter_of
 
 router = APIRouter()
 MOST_POINTS = 20_000

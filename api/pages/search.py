@@ -17,8 +17,8 @@ from api.pages.saes import row_scale
 from api.parameters import By, Cursor, FinderOf, SaeQuery, SetQuery, StoreOf, Words, ids_in
 from labeler.errors import InputError, LLMError
 from labeler.rest_schema import SearchBy
-from labeler.store import catalogue
-from labeler.store.search import terms_of
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.search import terms_of
 
 router = APIRouter()
 _HITS = 30

@@ -20,9 +20,10 @@ from api.problems import RequestProblem
 from api.routes.activations import RequestId, ask_about
 from labeler.errors import InputError
 from labeler.settings import Settings
-from labeler.store import Store, catalogue
-from labeler.store.activations import ActivationRequest, Activations
-from labeler.store.lookup import lookup_labels
+from labeler.store import Store
+from labeler.store.jobs.activations import ActivationRequest, Activations
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.batch_get import lookup_labels
 from labeler.terms import MOST_CHARACTERS, OPEN, RequestState, Scope
 from labeler.views import answer_in_characters, joined_activations
 

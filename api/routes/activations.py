@@ -12,9 +12,10 @@ from api.problems import RequestProblem
 from labeler.errors import ConflictError
 from labeler.rest_schema import Activations, ActivationsRequest
 from labeler.settings import Settings
-from labeler.store import Store, catalogue
-from labeler.store.activations import MOST_WAITING, ActivationRequest, readable_evidence
-from labeler.store.activations import Activations as Requests
+from labeler.store import Store
+from labeler.store.jobs.activations import MOST_WAITING, ActivationRequest, readable_evidence
+from labeler.store.jobs.activations import Activations as Requests
+from labeler.store.label_sets import catalogue
 from labeler.terms import OPEN
 from labeler.views import joined_activations
 from workers.enqueue import announce_texts

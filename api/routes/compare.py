@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query
 from api.access import Reader
 from api.parameters import PROBLEMS, StoreOf
 from labeler.rest_schema import Comparison, Id
-from labeler.store import catalogue
-from labeler.store.compare import compare_sets
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.compare import compare_sets
 
 router = APIRouter(tags=["sets"], responses=PROBLEMS)
 

@@ -13,12 +13,13 @@ from api.parameters import PROBLEMS, FeatureIndex, SaeReference, SetQuery, Store
 from labeler.errors import DamagedError, InputError, NotFoundError, reason_of
 from labeler.records import Context, Source, Split
 from labeler.rest_schema import Feature
-from labeler.store import Store, catalogue
-from labeler.store.choice import default_set
-from labeler.store.imported import imported_contexts
-from labeler.store.people import people_of_feature
-from labeler.store.queries import labels_of_feature
-from labeler.store.reviews import reviews_of_feature
+from labeler.store import Store
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.choice import default_set
+from labeler.store.label_sets.imported import imported_contexts
+from labeler.store.label_sets.queries import labels_of_feature
+from labeler.store.label_sets.written import people_of_feature
+from labeler.store.people.reviews import reviews_of_feature
 from labeler.views import FeatureView
 
 router = APIRouter(tags=["features"], responses=PROBLEMS)

@@ -16,10 +16,10 @@ from api.requests import gather_request, recipe_of
 from api.seats import SeatedResponse
 from labeler.rest_schema import Failure, GatherJobRequest, Job, JobDetail, JobRequest, Page, Text
 from labeler.store import Store
-from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.jobs import Jobs
-from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import JobInfo
+from labeler.store.base.cursors import make_cursor, read_cursor
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import failures_of, progress_of
+from labeler.store.jobs.states import JobInfo
 from labeler.terms import ACTIVE, JobState
 from workers.enqueue import refill
 

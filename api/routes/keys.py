@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from api.access import Admin
 from api.parameters import PROBLEMS, StoreOf
 from labeler.rest_schema import Key, Keys
-from labeler.store.keys import list_keys, revoke_key
+from labeler.store.people.keys import list_keys, revoke_key
 
 router = APIRouter(tags=["keys"], responses=PROBLEMS)
 

@@ -12,9 +12,9 @@ from api.query import AskedOfScores
 from labeler.errors import NotFoundError
 from labeler.records import State
 from labeler.rest_schema import Label, LookupRequest, LookupResponse, Page, Text
-from labeler.store import catalogue
-from labeler.store.lookup import lookup_labels
-from labeler.store.queries import LabelFilter, Reviewed, list_labels, one_label
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.queries import LabelFilter, Reviewed, list_labels, one_label
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
 Number = Annotated[float | None, Query(allow_inf_nan=False)]

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path
 from api.access import Reader, Submitter
 from api.parameters import PROBLEMS, FeatureIndex, SetId, StoreOf
 from labeler.rest_schema import Review, ReviewRequest, Reviews
-from labeler.store import catalogue
-from labeler.store.reviews import add_review, reviews_of_label, withdraw_review
+from labeler.store.label_sets import catalogue
+from labeler.store.people.reviews import add_review, reviews_of_label, withdraw_review
 from labeler.terms import Scope
 
 router = APIRouter(tags=["reviews"], responses=PROBLEMS)

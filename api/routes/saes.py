@@ -23,7 +23,7 @@ from api.requests import below
 from labeler.evidence.store import EvidenceFolder
 from labeler.names import with_names
 from labeler.rest_schema import Evidence, EvidenceDetail, EvidenceRequest, Page, Sae, Text
-from labeler.store import catalogue
+from labeler.store.label_sets import catalogue
 
 router = APIRouter(tags=["saes"], responses=PROBLEMS)
 

@@ -25,9 +25,10 @@ from labeler.export.card import build_card, card_markdown
 from labeler.export.export import with_top_contexts
 from labeler.export.stream import MEDIA_TYPES, LabelRows, encode_rows, encode_version, read_rows
 from labeler.rest_schema import LabelSet, LabelSetDetail, Page
-from labeler.store import Store, catalogue
-from labeler.store.choice import default_set
-from labeler.store.columns import version_of_rows
+from labeler.store import Store
+from labeler.store.base.columns import version_of_rows
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.choice import default_set
 
 router = APIRouter(tags=["sets"], responses=PROBLEMS)
 _ATTEMPTS = 3  # to catch a label set that is changing all the time between two changes

@@ -78,8 +78,8 @@ def _here(store: Store, sae: str, text: str) -> dict[str, Any]:
     from labeler.evidence.activations import describe_activations, read_text
     from labeler.evidence.gathered import open_gathered
     from labeler.recipe import GatherConfig
-    from labeler.store.activations import readable_evidence
-    from labeler.store.catalogue import find_sae
+    from labeler.store.jobs.activations import readable_evidence
+    from labeler.store.label_sets.catalogue import find_sae
     from labeler.subject.vocabulary import Vocabulary
     from labeler.views import joined_activations
 

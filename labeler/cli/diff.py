@@ -11,7 +11,7 @@ from labeler.cli.app import app
 from labeler.cli.options import Database, Json, say, store_at
 
 if TYPE_CHECKING:
-    from labeler.store.compare import Comparison, Difference
+    from labeler.store.label_sets.compare import Comparison, Difference
 
 DIFFERENT = 6  # exit code with --exit-code
 

@@ -69,7 +69,7 @@ def export(
             _check_service_has(format, top_contexts, model or source)
             chosen, n_rows = _from_service(url, label_set, format, out, spreadsheet)
         else:
-            from labeler.store.choice import named_or_default
+            from labeler.store.label_sets.choice import named_or_default
 
             store = store_at(db)
             chosen = named_or_default(store, label_set).id

@@ -122,8 +122,8 @@ class _OfDatabase:
 
     def labels(self, label_set: int) -> Labels:
         from labeler.export.graph import Labels
-        from labeler.store.catalogue import find_set
-        from labeler.store.queries import labels_at
+        from labeler.store.label_sets.catalogue import find_set
+        from labeler.store.label_sets.queries import labels_at
 
         info = find_set(self._store, label_set)
 
@@ -134,12 +134,12 @@ class _OfDatabase:
 
     def saes(self) -> Iterable[KnownSae]:
         from labeler.export.scans import KnownSae
-        from labeler.store.catalogue import manifests_of_saes
+        from labeler.store.label_sets.catalogue import manifests_of_saes
 
         return [KnownSae.of(sae, manifest) for sae, manifest in manifests_of_saes(self._store).items()]
 
     def default_set(self, sae: int) -> int:
-        from labeler.store.choice import default_set
+        from labeler.store.label_sets.choice import default_set
 
         chosen = default_set(self._store, sae=sae)
         assert chosen is not None, "only SAEs with label sets are listed"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from labeler.rest_schema import Failure as SentFailure
     from labeler.rest_schema import Job, Progress
     from labeler.store import Store
-    from labeler.store.progress import Failure, JobProgress
-    from labeler.store.states import JobInfo
+    from labeler.store.jobs.progress import Failure, JobProgress
+    from labeler.store.jobs.states import JobInfo
 
 _HASH = re.compile("[0-9a-f]{16}")
 
@@ -74,7 +74,7 @@ class LocalJobs:
     """Jobs in the database, without a service."""
 
     def __init__(self, store: Store) -> None:
-        from labeler.store.jobs import Jobs
+        from labeler.store.jobs.jobs import Jobs
 
         self.store, self._jobs = store, Jobs(store)
 
@@ -92,7 +92,7 @@ class LocalJobs:
 
     def gather(self, **asked: Any) -> Found:
         from labeler.recipe import GatherConfig
-        from labeler.store.states import GatherRequest
+        from labeler.store.jobs.states import GatherRequest
 
         config = GatherConfig(**{name: asked.pop(name) for name in ("n_tokens", "sequence_tokens", "seed", "dtype")})
         queued = {name: asked.pop(name) for name in ("priority", "idempotency_key")}
@@ -103,12 +103,12 @@ class LocalJobs:
         return [self.job(info.id) for info in self._jobs.page(limit=limit)]
 
     def job(self, job: int) -> Found:
-        from labeler.store.progress import progress_of
+        from labeler.store.jobs.progress import progress_of
 
         return self._jobs.get(job), progress_of(self.store, job)
 
     def failures(self, job: int, limit: int) -> list[Failure]:
-        from labeler.store.progress import failures_of
+        from labeler.store.jobs.progress import failures_of
 
         return failures_of(self.store, job, limit=limit)
 

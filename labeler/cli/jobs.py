@@ -17,8 +17,8 @@ from labeler.cli.where import database_of, db_words
 
 if TYPE_CHECKING:
     from labeler.rest_schema import Job, Progress
-    from labeler.store.progress import JobProgress
-    from labeler.store.states import JobInfo
+    from labeler.store.jobs.progress import JobProgress
+    from labeler.store.jobs.states import JobInfo
 
 jobs = Words(name="jobs", help="Jobs for the service: submit them, watch them, change them.", no_args_is_help=True)
 app.add_typer(jobs)

@@ -44,7 +44,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once. From the first key on, every request needs one."""
-    from labeler.store.keys import create_key
+    from labeler.store.people.keys import create_key
     from labeler.terms import Scope
 
     if scope not in set(Scope):
@@ -65,7 +65,7 @@ def create(
 @keys.command("list")
 def list_all(data: Data = None, db: Database = None, as_json: Json = False) -> None:
     """List the keys without their secrets, which are not stored."""
-    from labeler.store.keys import list_keys
+    from labeler.store.people.keys import list_keys
 
     with _service_store(data, db) as (store, database):
         found = list_keys(store)
@@ -87,7 +87,7 @@ def revoke(
     db: Database = None,
 ) -> None:
     """Revoke a key. It stops working at once."""
-    from labeler.store.keys import revoke_key
+    from labeler.store.people.keys import revoke_key
 
     with _service_store(data, db) as (store, database):
         revoked = revoke_key(store, key)

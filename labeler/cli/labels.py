@@ -168,7 +168,7 @@ def _label(
     from labeler.label_sets.share import Hands, Sharing
     from labeler.selection import parse_features
     from labeler.store import open_store
-    from labeler.store.ledger import SqlLedger
+    from labeler.store.base.ledger import SqlLedger
     from labeler.terminal import progress
 
     folder = EvidenceFolder(evidence)
@@ -263,7 +263,7 @@ def _kept(counts: Counter[str], database: str) -> str:
 
 def _batches(llm: OpenAILLM, store: Store, bar: Any) -> Batches:
     from labeler.llm.batch import Batches, Progress
-    from labeler.store.batches import SqlJournal
+    from labeler.store.base.batches import SqlJournal
 
     task = bar.add_task("batches", total=None)
 
@@ -336,7 +336,7 @@ def sets(db: Database = None, as_json: Json = False) -> None:
     """List the label sets in the database: coverage, scores, cost."""
     from dataclasses import asdict
 
-    from labeler.store.choice import default_set
+    from labeler.store.label_sets.choice import default_set
 
     store = store_at(db)
     infos = store.label_sets()
@@ -365,7 +365,7 @@ def sets(db: Database = None, as_json: Json = False) -> None:
 
 def _set_row(store: Store, info: LabelSetInfo, summary: LabelSetSummary) -> dict[str, Any]:
     from labeler.names import corpus_name
-    from labeler.store.imported import is_imported
+    from labeler.store.label_sets.imported import is_imported
 
     manifest, recipe = store.manifest_of(info.id), store.recipe_of(info.id)
     came = manifest.get("imported")

@@ -138,7 +138,7 @@ def llm_for(
     if not models:
         return None
     from labeler.llm.client import OpenAILLM
-    from labeler.store.ledger import SqlLedger
+    from labeler.store.base.ledger import SqlLedger
 
     return OpenAILLM.from_settings(
         settings,

@@ -51,7 +51,7 @@ def up(
             say(f"starting: database, queue, {workers}, a gather worker, API and pages on port {port}; data in {data}")
             environment, programs = _programs(data.resolve(), port, processes, base_url)
             os.environ |= environment
-            from labeler.store.jobs import Jobs
+            from labeler.store.jobs.jobs import Jobs
 
             store = store_at(None, make=True)
             # No other service works on this folder, so blocks that are still leased were left by a run that was killed.

@@ -221,6 +221,6 @@ def _without_password(database: str) -> str:
     """Hide the password of a database URL. The reader has to put it back before the hint works."""
     if file_of(database) is not None:
         return database
-    from labeler.store.database import without_password
+    from labeler.store.base.database import without_password
 
     return without_password(database)

@@ -20,9 +20,9 @@ from labeler.headline import headline
 from labeler.names import with_names
 from labeler.schema import in_order, score_columns
 from labeler.store import Store
-from labeler.store.columns import scores_in
-from labeler.store.people import people_say
-from labeler.store.tables import in_utc
+from labeler.store.base.columns import scores_in
+from labeler.store.label_sets.written import people_say
+from labeler.store.tables.label_sets import in_utc
 
 _LOOKUP = (
     "These labels are token look-ups. They are the baseline that labels in words are measured against: they cannot beat it, "

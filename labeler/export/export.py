@@ -19,8 +19,8 @@ from labeler.files import strict_json, whole_file, write_atomically
 from labeler.records import Source, Split
 from labeler.schema import CONTEXTS
 from labeler.store import LabelSetInfo, Store
-from labeler.store.imported import has_contexts, imported_contexts, is_imported
-from labeler.store.scan import Batch
+from labeler.store.label_sets.imported import has_contexts, imported_contexts, is_imported
+from labeler.store.label_sets.scan import Batch
 
 _CONTEXT_ROWS_AT_ONCE = 500  # contexts are a hundred times as large as the rest of a row
 

@@ -19,8 +19,8 @@ from labeler.export.card import build_card
 from labeler.files import strict_json, whole_file
 from labeler.records import State
 from labeler.store import LabelSetInfo, Store
-from labeler.store.scan import scan_detection
-from labeler.store.tables import in_utc
+from labeler.store.label_sets.scan import scan_detection
+from labeler.store.tables.label_sets import in_utc
 
 _SCORE = "detection"
 _MEASURE = (

@@ -26,11 +26,11 @@ from labeler.export.columns import field
 from labeler.export.spreadsheet import inert
 from labeler.schema import CONTEXTS, Column, Kind, columns_of
 from labeler.store import LabelSetInfo, Store
-from labeler.store.columns import scores_in, version_of_rows
-from labeler.store.database import Snapshot
-from labeler.store.imported import is_imported
-from labeler.store.people import people_say
-from labeler.store.scan import Batch, scan_columns
+from labeler.store.base.columns import scores_in, version_of_rows
+from labeler.store.base.database import Snapshot
+from labeler.store.label_sets.imported import is_imported
+from labeler.store.label_sets.scan import Batch, scan_columns
+from labeler.store.label_sets.written import people_say
 
 FORMATS = ("jsonl", "csv", "parquet")
 MEDIA_TYPES = {
@@ -98,7 +98,7 @@ def encode_version(
     *,
     spreadsheet: bool = False,
 ) -> Iterator[bytes]:
-    """Yield the whole file of this version of the label set (labeler/store/columns.py).
+    """Yield the whole file of this version of the label set (labeler/store/base/columns.py).
 
     Raises ConflictError if the label set has another version by now.
 

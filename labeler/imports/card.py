@@ -21,8 +21,8 @@ from labeler.files import read_json
 from labeler.imports.files import kind_of
 from labeler.places import respelled_hookpoint, spelled_hookpoint
 from labeler.recipe import SCORING_VERSION, Recipe
-from labeler.store.imported import Origins
-from labeler.store.tables import in_utc
+from labeler.store.label_sets.imported import Origins
+from labeler.store.tables.label_sets import in_utc
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "subject": ("id", "revision"),

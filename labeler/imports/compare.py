@@ -10,7 +10,7 @@ from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
 from labeler.store import Store, open_store
-from labeler.store.compare import Comparison, compare_sets
+from labeler.store.label_sets.compare import Comparison, compare_sets
 
 
 def compare(a: str, b: str, store: Store | None, limit: int = 20) -> Comparison:

@@ -21,8 +21,8 @@ from labeler.imports.files import names_in, read_rows
 from labeler.imports.values import Known, checked, known_columns
 from labeler.schema import CONTEXTS, FIXED, in_order
 from labeler.store import Store
-from labeler.store.imported import save_imported
-from labeler.store.rows import on_the_row
+from labeler.store.base.rows import on_the_row
+from labeler.store.label_sets.imported import save_imported
 
 _ROWS_AT_ONCE = 250
 

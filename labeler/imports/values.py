@@ -13,7 +13,7 @@ import orjson
 from labeler.errors import FormatError
 from labeler.records import State
 from labeler.schema import CONTEXTS, DECLARED, FIXED, Column, Kind, Use, score_columns
-from labeler.store.tables import in_utc
+from labeler.store.tables.label_sets import in_utc
 from labeler.terms import LONGEST_LABEL
 
 _LARGEST = 2**62

@@ -13,7 +13,7 @@ from labeler.llm.prices import Prices
 from labeler.llm.prompt import LLM, EmbeddingPrompt
 from labeler.llm.tokens import token_counter
 from labeler.store import Store
-from labeler.store.embeddings import keep_embeddings, parts_to_embed, place_part, texts_to_embed
+from labeler.store.label_sets.embeddings import keep_embeddings, parts_to_embed, place_part, texts_to_embed
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labeler.errors import StorageError
 from labeler.store import Store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 
 if TYPE_CHECKING:
     from labeler.llm.client import OpenAILLM

@@ -5,7 +5,7 @@ from __future__ import annotations
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import LabelSetInfo, Store
-from labeler.store.claims import Work
+from labeler.store.jobs.claims import Work
 
 
 class LabelSetToMake:

@@ -7,8 +7,8 @@ import threading
 import time
 
 from labeler.errors import LabelerError, StorageError, TakenOverError
-from labeler.store.claims import Claimed, Claims, RunBeat, Work
-from labeler.store.watch import Watch, take_back_runs
+from labeler.store.jobs.claims import Claimed, Claims, RunBeat, Work
+from labeler.store.jobs.watch import Watch, take_back_runs
 
 LEASE_SECONDS = 30.0
 _BEAT_SECONDS = 2.0  # at most, between two signs of life

@@ -18,7 +18,7 @@ from labeler.errors import StorageError, TakenOverError
 from labeler.label_sets.label_sets import AnyLabelSet
 from labeler.label_sets.lease import LEASE_SECONDS, RunLease
 from labeler.store import Store
-from labeler.store.claims import Claims
+from labeler.store.jobs.claims import Claims
 
 _LOOK_SECONDS = 0.5  # between two looks at features that other runs hold
 _AT_ONCE = 16  # features claimed at a time: few enough to leave some for others

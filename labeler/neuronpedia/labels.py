@@ -20,7 +20,7 @@ from labeler.neuronpedia.rows import LOOKUP_MODEL, OURS
 from labeler.neuronpedia.spool import Spool
 from labeler.records import Label, LabeledFeature, Score, State, Usage
 from labeler.store import Store
-from labeler.store.rows import row_of
+from labeler.store.base.rows import row_of
 from labeler.terms import LONGEST_LABEL
 
 _ROWS_AT_ONCE = 500

@@ -19,8 +19,9 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.neuronpedia.layout import BOT, TOP, Place, place_of, time_text
 from labeler.neuronpedia.rows import FeatureRows, Names, Row, explanation_row, score_rows
 from labeler.neuronpedia.write import labeled_results
-from labeler.store import LabelSetInfo, Store, catalogue
-from labeler.store.choice import default_set
+from labeler.store import LabelSetInfo, Store
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets.choice import default_set
 
 NOT_FOUND = "The model, source, or feature you specified is not available."
 _SHA = 8  # characters of an SAE's hash after a source's name, to tell SAEs of one name apart

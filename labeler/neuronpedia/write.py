@@ -30,8 +30,8 @@ from labeler.neuronpedia.layout import (
 from labeler.neuronpedia.metadata import NamesUsed, write_config, write_metadata
 from labeler.neuronpedia.rows import FeatureRows, Names, Result, Row, explanation_row, score_rows
 from labeler.store import Store
-from labeler.store.imported import is_imported
-from labeler.store.scan import scan_labels
+from labeler.store.label_sets.imported import is_imported
+from labeler.store.label_sets.scan import scan_labels
 
 N_TOP = 20
 

@@ -16,7 +16,7 @@ from api.app import create_app
 from labeler.errors import InputError
 from labeler.settings import Settings
 from labeler.store import Store
-from labeler.store.keys import create_key, revoke_key
+from labeler.store.people.keys import create_key, revoke_key
 from labeler.terms import Scope
 from tests.waiting import HANGS
 
@@ -264,7 +264,7 @@ def test_an_error_of_ours_is_a_500_that_says_nothing(http: TestClient, monkeypat
     def broken(*_: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("labeler.store.catalogue.list_saes", broken)
+    monkeypatch.setattr("labeler.store.label_sets.catalogue.list_saes", broken)
     reply = http.get("/v1/saes")
     assert (reply.status_code, reply.headers["content-type"]) == (500, "application/problem+json")
     assert "hunter2" not in reply.text

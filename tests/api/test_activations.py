@@ -16,8 +16,8 @@ from labeler.client import Client, ServiceError
 from labeler.errors import InputError
 from labeler.settings import Settings
 from labeler.store import Store
-from labeler.store.activations import Activations
-from labeler.store.catalogue import find_evidence
+from labeler.store.jobs.activations import Activations
+from labeler.store.label_sets.catalogue import find_evidence
 from tests.results import manifest
 
 ANSWER = {

@@ -25,8 +25,8 @@ from api.server import SECONDS, OnceAMinute, Server, ServerConfig, Wait, n_conne
 from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import Store, open_store
-from labeler.store.jobs import Jobs
-from labeler.store.keys import create_key
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.api.half_requests import HEAD, POST
 from tests.service import api_server

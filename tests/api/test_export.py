@@ -15,7 +15,7 @@ from api import spool
 from labeler.client import Client
 from labeler.export.stream import encode_rows, read_rows
 from labeler.store import Store
-from labeler.store.reviews import add_review
+from labeler.store.people.reviews import add_review
 from labeler.terms import Verdict
 from tests.results import labeled
 

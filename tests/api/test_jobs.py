@@ -14,8 +14,8 @@ from api.routes import jobs as routes
 from api.seats import Seats
 from labeler.recipe import Recipe
 from labeler.store import Store
-from labeler.store.blocks import Blocks
-from labeler.store.jobs import Jobs
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.jobs import Jobs
 from labeler.terms import JobKind
 from tests.results import failed
 

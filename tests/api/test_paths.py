@@ -18,7 +18,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.settings import Settings
 from labeler.store import JOBS, Store
-from labeler.store.jobs import Jobs
+from labeler.store.jobs.jobs import Jobs
 from tests.api.test_access import ROUTES
 from tests.results import labeled
 

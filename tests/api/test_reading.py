@@ -18,7 +18,7 @@ from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
 from labeler.schema import columns_of
 from labeler.store import Store, open_store
-from labeler.store.columns import scores_in
+from labeler.store.base.columns import scores_in
 from tests.planted import N_FEATURES
 
 

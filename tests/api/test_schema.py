@@ -12,7 +12,7 @@ import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 
-from labeler.store.keys import create_key
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.waiting import HANGS
 

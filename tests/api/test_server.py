@@ -17,7 +17,7 @@ from labeler.imports.card import read_card
 from labeler.imports.files import read_rows
 from labeler.records import State
 from labeler.store import open_store
-from labeler.store.keys import create_key
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.planted import N_FEATURES
 from tests.service import api_process

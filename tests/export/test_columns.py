@@ -25,7 +25,7 @@ from labeler.rest_schema import Label
 from labeler.schema import DECLARED, FIXED, LISTED, SCORES, Kind, column_of, filters
 from labeler.score.intervention import judge
 from labeler.store import Store
-from labeler.store.tables import RESULTS
+from labeler.store.tables.label_sets import RESULTS
 from tests.results import failed, labeled, manifest, silent
 
 ROOT = Path(__file__).parents[2]

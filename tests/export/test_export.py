@@ -16,7 +16,7 @@ from labeler.export.export import export_label_set
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import Score
 from labeler.store import Store, open_store
-from labeler.store.reviews import add_review
+from labeler.store.people.reviews import add_review
 from labeler.terms import Verdict
 from tests.results import EXPORTED, failed, labeled, manifest, silent
 

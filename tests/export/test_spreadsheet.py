@@ -21,7 +21,7 @@ from labeler.imports.labels import import_labels
 from labeler.recipe import Recipe
 from labeler.schema import DECLARED, Kind
 from labeler.store import Store, open_store
-from labeler.store.reviews import add_review
+from labeler.store.people.reviews import add_review
 from labeler.terms import Verdict
 from tests.results import failed, labeled, manifest
 

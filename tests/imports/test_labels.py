@@ -22,11 +22,11 @@ from labeler.imports.labels import import_labels
 from labeler.recipe import Recipe, ScorerConfig
 from labeler.records import Score
 from labeler.store import Store, open_store
-from labeler.store.catalogue import newest_evidence
-from labeler.store.compare import compare_sets
-from labeler.store.imported import evidence_folder
-from labeler.store.jobs import Jobs
-from labeler.store.reviews import add_review
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.label_sets.catalogue import newest_evidence
+from labeler.store.label_sets.compare import compare_sets
+from labeler.store.label_sets.imported import evidence_folder
+from labeler.store.people.reviews import add_review
 from labeler.terms import Verdict
 from tests.results import failed, labeled, manifest, silent
 

@@ -28,10 +28,10 @@ from labeler.llm.batch import Batches
 from labeler.llm.client import OpenAILLM
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
-from labeler.store.batches import SqlJournal
-from labeler.store.claim_tables import CLAIMS, RUNS
-from labeler.store.claims import Claims
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.batches import SqlJournal
+from labeler.store.base.ledger import SqlLedger
+from labeler.store.jobs.claims import Claims
+from labeler.store.tables.claims import CLAIMS, RUNS
 from tests import stub_server as stub
 from tests.planted import N_FEATURES
 from tests.stub_server import Behaviour, StubServer
@@ -262,7 +262,7 @@ def test_a_dead_process_of_this_machine_loses_its_claims_at_once(
 
 
 def _name_of_a_dead_process() -> str:
-    words = "from labeler.store.processes import this_process; print(this_process())"
+    words = "from labeler.store.base.processes import this_process; print(this_process())"
     done = subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

@@ -17,8 +17,10 @@ from labeler.llm.ledger import MemoryLedger
 from labeler.llm.patience import Patience
 from labeler.llm.prices import Price, Prices
 from labeler.recipe import Recipe
-from labeler.store import Store, columns, embeddings, open_store
-from labeler.store.embeddings import parts_to_embed
+from labeler.store import Store, open_store
+from labeler.store.base import columns
+from labeler.store.label_sets import embeddings
+from labeler.store.label_sets.embeddings import parts_to_embed
 from tests import stub_server as stub
 from tests.results import labeled, manifest
 from tests.stub_server import Behaviour, StubServer

@@ -18,7 +18,7 @@ from labeler.errors import StorageError
 from labeler.label_sets.ending import Ending
 from labeler.llm.ledger import StoredReply
 from labeler.store import Store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 from tests import stub_server as stub
 from tests.databases import hung, stopped
 from tests.stub_server import StubServer

@@ -31,8 +31,8 @@ from labeler.llm.request_format import parameters_of, read_answer, reply_of
 from labeler.recipe import ContextsConfig, GatherConfig, Recipe
 from labeler.records import Usage
 from labeler.store import open_store
-from labeler.store.ledger import SqlLedger
-from labeler.store.tables import REPLIES
+from labeler.store.base.ledger import SqlLedger
+from labeler.store.tables.label_sets import REPLIES
 from tests import planted
 from tests.stub_server import ANSWERS, GOOD, Behaviour, Json, StubServer
 

@@ -21,7 +21,7 @@ from labeler.neuronpedia.mirror import mirror_feature
 from labeler.neuronpedia.read import find_tree, read_tree
 from labeler.settings import Settings
 from labeler.store import open_store
-from labeler.store.keys import create_key
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.neuronpedia.conftest import SOURCE, World, read_rows
 from tests.service import api_process

@@ -26,7 +26,7 @@ from labeler.recipe import ContextsConfig, Recipe
 from labeler.records import Label
 from labeler.settings import Settings
 from labeler.store import open_store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 from tests.planted import N_FEATURES
 from tests.results import failed, labeled, silent
 from tests.service import data, settings, store

@@ -19,9 +19,9 @@ from api.pages.words import label_text
 from labeler.evidence.store import EvidenceFolder
 from labeler.records import Score
 from labeler.store import Store
-from labeler.store.catalogue import find_evidence
-from labeler.store.keys import create_key
-from labeler.store.reviews import add_review, reviews_of_label
+from labeler.store.label_sets.catalogue import find_evidence
+from labeler.store.people.keys import create_key
+from labeler.store.people.reviews import add_review, reviews_of_label
 from labeler.terms import Scope, Verdict
 from labeler.views import feature_view
 from tests.pages.conftest import HOSTILE_TEXTS, SAME_ORIGIN
@@ -247,7 +247,7 @@ def test_hostile_labels_stay_text_everywhere(http: TestClient) -> None:
 
 
 def test_prompts_and_replies_are_those_of_the_ledger(http: TestClient, store: Store) -> None:
-    from labeler.store.tables import REPLIES
+    from labeler.store.tables.label_sets import REPLIES
 
     text = html.unescape(http.get(f"{FEATURE}/prompts?set=2").text)
     assert "4 requests" in text

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.pages.access import inside
 from labeler.store import Store
-from labeler.store.keys import create_key
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.pages.conftest import HTML, SAME_ORIGIN
 
@@ -49,7 +49,7 @@ def test_an_error_of_ours_is_a_page_and_a_traceback_in_the_log(
     def broken(*_: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("labeler.store.catalogue.list_saes", broken)
+    monkeypatch.setattr("labeler.store.label_sets.catalogue.list_saes", broken)
     page = http.get("/")
     assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
     assert "something went wrong here" in page.text
@@ -143,7 +143,7 @@ def test_nothing_here_yet_is_a_page_that_helps(tmp_path: Path) -> None:
 
 def test_home_shows_the_jobs_that_are_under_way(http: TestClient, store: Store) -> None:
     from labeler.recipe import Recipe
-    from labeler.store.jobs import Jobs
+    from labeler.store.jobs.jobs import Jobs
 
     assert "Jobs under way" not in http.get("/").text
     job = Jobs(store).submit(1, Recipe(seed=7), "0-9")

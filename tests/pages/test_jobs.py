@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from api.pages import new_job
 from labeler.recipe import Recipe
 from labeler.store import Store
-from labeler.store.blocks import Blocks
-from labeler.store.jobs import Jobs
-from labeler.store.keys import create_key
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.people.keys import create_key
 from labeler.terms import JobKind, JobState, Scope
 from tests.pages.conftest import HOSTILE, SAME_ORIGIN
 from tests.planted import N_FEATURES
@@ -222,7 +222,7 @@ def test_the_lines_of_a_list_come_together_until_all_have_ended(http: TestClient
 
 
 def test_a_gathering_pass_is_shown_by_its_steps(http: TestClient, store: Store) -> None:
-    from labeler.store.states import GatherRequest
+    from labeler.store.jobs.states import GatherRequest
 
     job = Jobs(store).submit_gather(GatherRequest("subjects/tiny", "saes/<one>", "texts", "out", n_shards=3)).id
     text = http.get(f"/jobs/{job}").text

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.pages.scatter import _binned, _decades, drawing
 from labeler.store import Store
-from labeler.store.reviews import add_review
+from labeler.store.people.reviews import add_review
 from labeler.terms import Verdict
 from tests.pages.conftest import HOSTILE_TEXTS
 

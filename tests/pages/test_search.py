@@ -94,7 +94,7 @@ def test_the_card_says_how_the_labels_were_made(http: TestClient) -> None:
 
 
 def test_pages_of_hits_hold_each_hit_once(http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from labeler.store.reviews import add_review
+    from labeler.store.people.reviews import add_review
     from labeler.terms import Verdict
 
     add_review(store, 1, 7, Verdict.CORRECTED, "ann", text="the token of ann")

@@ -17,8 +17,8 @@ from api.routes import activations as route
 from labeler.evidence.store import EvidenceFolder
 from labeler.settings import Settings
 from labeler.store import Store
-from labeler.store.activations import MOST_TOKENS, Activations
-from labeler.store.keys import create_key
+from labeler.store.jobs.activations import MOST_TOKENS, Activations
+from labeler.store.people.keys import create_key
 from labeler.terms import Scope
 from tests.pages.conftest import HTML, SAME_ORIGIN
 from tests.results import manifest

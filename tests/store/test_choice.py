@@ -20,9 +20,9 @@ from labeler.recipe import Recipe
 from labeler.records import Label, LabeledFeature
 from labeler.settings import Settings
 from labeler.store import Store, open_store
-from labeler.store.choice import default_set, named_or_default
-from labeler.store.lookup import lookup_labels
-from labeler.store.selection_facts import StoredFacts
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.choice import default_set, named_or_default
+from labeler.store.label_sets.selection_facts import StoredFacts
 from labeler.views import feature_view, joined_activations
 from tests.results import failed, labeled, silent
 
@@ -164,7 +164,7 @@ def test_a_feature_without_a_label_is_told_with_its_reason(store: Store, filled:
 
 
 def _forget(store: Store, feature: int) -> None:
-    from labeler.store.tables import RESULTS
+    from labeler.store.tables.label_sets import RESULTS
 
     with store.database.writing() as connection:
         connection.execute(RESULTS.delete().where(RESULTS.c.feature_index == feature))

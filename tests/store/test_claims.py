@@ -15,13 +15,13 @@ from sqlalchemy import select
 from labeler.errors import StorageError, TakenOverError
 from labeler.recipe import Recipe
 from labeler.store import Store
-from labeler.store.blocks import Blocks
-from labeler.store.claim_tables import CLAIMS, RUNS
-from labeler.store.claims import Claimed, Claims, RunBeat, Work
-from labeler.store.database import Database
-from labeler.store.jobs import Jobs
-from labeler.store.processes import described, is_dead, this_process
-from labeler.store.watch import Watch, take_back_runs
+from labeler.store.base.database import Database
+from labeler.store.base.processes import described, is_dead, this_process
+from labeler.store.jobs.blocks import Blocks
+from labeler.store.jobs.claims import Claimed, Claims, RunBeat, Work
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.watch import Watch, take_back_runs
+from labeler.store.tables.claims import CLAIMS, RUNS
 from labeler.terms import JobKind
 from tests.results import failed, labeled, manifest
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from labeler.store.coalesce import WriteCoalescer
+from labeler.store.base.coalesce import WriteCoalescer
 from tests.waiting import HANGS
 
 

@@ -15,10 +15,12 @@ from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Score, State
 from labeler.schema import column_of
 from labeler.score.null import benjamini_hochberg
-from labeler.store import Store, columns, compare, summary
-from labeler.store.compare import compare_sets
-from labeler.store.scatter import scatter_of
-from labeler.store.summary import LabelSetSummary
+from labeler.store import Store
+from labeler.store.base import columns, summary
+from labeler.store.base.summary import LabelSetSummary
+from labeler.store.label_sets import compare
+from labeler.store.label_sets.compare import compare_sets
+from labeler.store.label_sets.scatter import scatter_of
 from tests.results import failed, labeled, manifest, silent
 
 N = 1000

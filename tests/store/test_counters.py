@@ -12,7 +12,7 @@ from labeler.errors import StorageError
 from labeler.llm.exchange import Exchange
 from labeler.records import Usage
 from labeler.store import Store
-from labeler.store.counters import Tally, read_counters
+from labeler.store.base.counters import Tally, read_counters
 
 
 def counted(store: Store) -> dict[str, dict[tuple[str, ...], float]]:

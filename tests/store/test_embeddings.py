@@ -11,8 +11,16 @@ import pytest
 from labeler.errors import MismatchError
 from labeler.recipe import Recipe
 from labeler.records import Label, LabeledFeature
-from labeler.store import Store, columns, embeddings
-from labeler.store.embeddings import keep_embeddings, nearest_labels, parts_to_embed, place_part, texts_to_embed
+from labeler.store import Store
+from labeler.store.base import columns
+from labeler.store.label_sets import embeddings
+from labeler.store.label_sets.embeddings import (
+    keep_embeddings,
+    nearest_labels,
+    parts_to_embed,
+    place_part,
+    texts_to_embed,
+)
 from tests.results import failed, labeled, manifest, silent
 
 N, N_DIMENSIONS = 400, 96

@@ -16,11 +16,11 @@ from labeler.errors import ConflictError, InputError, MismatchError, NotFoundErr
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Usage
 from labeler.store import Store, open_store
-from labeler.store.blocks import LOST_AT_MOST, Blocks
-from labeler.store.job_tables import BLOCKS
-from labeler.store.jobs import Jobs
-from labeler.store.progress import failures_of, progress_of
-from labeler.store.states import BlockState, GatherRequest, HolderOrder, Lease
+from labeler.store.jobs.blocks import LOST_AT_MOST, Blocks
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import failures_of, progress_of
+from labeler.store.jobs.states import BlockState, GatherRequest, HolderOrder, Lease
+from labeler.store.tables.jobs import BLOCKS
 from labeler.terms import JobKind, JobState
 from tests.results import failed, labeled, manifest, silent
 

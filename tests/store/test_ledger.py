@@ -16,8 +16,8 @@ from sqlalchemy import text
 
 from labeler.llm.ledger import StoredReply
 from labeler.store import Store, open_store
-from labeler.store.database import Database
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.database import Database
+from labeler.store.base.ledger import SqlLedger
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REPLY = StoredReply("text ⏎ \n", "stop", "m", 10, 2, "explain")
@@ -111,7 +111,7 @@ _PUT_AND_DIE = """
 import asyncio, os, sys
 from labeler.llm.ledger import StoredReply
 from labeler.store import open_store
-from labeler.store.ledger import SqlLedger
+from labeler.store.base.ledger import SqlLedger
 asyncio.run(SqlLedger(open_store(sys.argv[1])).put("k", StoredReply("paid", "stop", "m", 1, 1, "explain")))
 os.kill(os.getpid(), 9)
 """

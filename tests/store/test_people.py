@@ -13,13 +13,13 @@ from labeler.errors import ConflictError, InputError, NotFoundError
 from labeler.export.stream import encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.store import API_KEYS, Store
-from labeler.store.columns import version_of_rows
-from labeler.store.keys import any_key, create_key, list_keys, revoke_key, verify_key
-from labeler.store.lookup import lookup_labels
-from labeler.store.people import people_of_feature, people_say, rows_of_hits
-from labeler.store.queries import LabelFilter, Reviewed, list_labels
-from labeler.store.reviews import add_review, reviews_of_feature, reviews_of_label, withdraw_review
-from labeler.store.search import Hit, search_labels
+from labeler.store.base.columns import version_of_rows
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.queries import LabelFilter, Reviewed, list_labels
+from labeler.store.label_sets.search import Hit, search_labels
+from labeler.store.label_sets.written import people_of_feature, people_say, rows_of_hits
+from labeler.store.people.keys import any_key, create_key, list_keys, revoke_key, verify_key
+from labeler.store.people.reviews import add_review, reviews_of_feature, reviews_of_label, withdraw_review
 from labeler.terms import Choose, Scope, Verdict
 from tests.results import labeled, manifest, silent
 

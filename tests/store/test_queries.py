@@ -16,21 +16,30 @@ from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.store import BY_OTHERS
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Score, State
-from labeler.store import Store, catalogue, standing
-from labeler.store import queries as queries_module
-from labeler.store import search as search_module
-from labeler.store.activations import readable_evidence
-from labeler.store.column_tables import CHANGES, COLUMNS
-from labeler.store.compare import compare_sets
-from labeler.store.cursors import make_cursor, read_cursor
-from labeler.store.database import Database
-from labeler.store.imported_tables import NO_FOLDER
-from labeler.store.lookup import lookup_labels
-from labeler.store.queries import Bound, LabelFilter, Reviewed, Sort, labels_of_feature, list_labels, one_label
-from labeler.store.reviews import add_review
-from labeler.store.rows import row_of
-from labeler.store.search import search_labels
-from labeler.store.tables import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
+from labeler.store import Store, standing
+from labeler.store.base.cursors import make_cursor, read_cursor
+from labeler.store.base.database import Database
+from labeler.store.base.rows import row_of
+from labeler.store.jobs.activations import readable_evidence
+from labeler.store.label_sets import catalogue
+from labeler.store.label_sets import queries as queries_module
+from labeler.store.label_sets import search as search_module
+from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.compare import compare_sets
+from labeler.store.label_sets.queries import (
+    Bound,
+    LabelFilter,
+    Reviewed,
+    Sort,
+    labels_of_feature,
+    list_labels,
+    one_label,
+)
+from labeler.store.label_sets.search import search_labels
+from labeler.store.people.reviews import add_review
+from labeler.store.tables.columns import CHANGES, COLUMNS
+from labeler.store.tables.imported import NO_FOLDER
+from labeler.store.tables.label_sets import EVIDENCE, LABEL_SETS, RESULTS, SAES, now
 from labeler.terms import Choose, Verdict
 from tests.results import failed, labeled, manifest, silent, statistics
 

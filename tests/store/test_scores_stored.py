@@ -7,8 +7,8 @@ import pytest
 from labeler.recipe import Recipe
 from labeler.records import Score, Simulation
 from labeler.store import Store
-from labeler.store.read import result_from_row
-from labeler.store.rows import row_of
+from labeler.store.base.rows import row_of
+from labeler.store.label_sets.read import result_from_row
 from tests.results import context, labeled, manifest
 
 SCORES = (

@@ -19,11 +19,11 @@ from labeler.errors import NotFoundError, StorageError
 from labeler.recipe import Recipe
 from labeler.records import Candidate, Context, Origin, Score
 from labeler.store import Store, open_store
-from labeler.store.jobs import Jobs
-from labeler.store.keys import create_key
-from labeler.store.read import result_from_row
-from labeler.store.service_tables import REVIEWS
-from labeler.store.tables import now
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.label_sets.read import result_from_row
+from labeler.store.people.keys import create_key
+from labeler.store.tables.label_sets import now
+from labeler.store.tables.service import REVIEWS
 from labeler.terms import Scope
 from tests.results import N_FEATURES, context, failed, labeled, manifest, silent
 

@@ -268,7 +268,7 @@ PLACES = {
     "labeler/subject/pretrained.py": {"from_pretrained", "get_config_dict"},
     "labeler/subject/data_set.py": {"load_dataset", "hf_hub_download"},
     "labeler/published/hub.py": {"snapshot_download"},
-    "labeler/store/database.py": {"from_config"},  # alembic's, of our own migrations
+    "labeler/store/base/database.py": {"from_config"},  # alembic's, of our own migrations
 }
 
 

@@ -24,11 +24,11 @@ from sqlalchemy import create_engine, make_url, select, text
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
-from labeler.store.blocks import LOST_AT_MOST
-from labeler.store.job_tables import BLOCKS
-from labeler.store.jobs import Jobs
-from labeler.store.progress import progress_of
-from labeler.store.states import BlockState, JobInfo
+from labeler.store.jobs.blocks import LOST_AT_MOST
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import progress_of
+from labeler.store.jobs.states import BlockState, JobInfo
+from labeler.store.tables.jobs import BLOCKS
 from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES

@@ -20,10 +20,10 @@ from labeler.recipe import GatherConfig
 from labeler.records import Source, Split
 from labeler.settings import Settings
 from labeler.store import Store, open_store
-from labeler.store import activations as module
-from labeler.store.activations import ActivationRequest, Activations
-from labeler.store.catalogue import find_evidence
-from labeler.store.service_tables import ACTIVATIONS
+from labeler.store.jobs.activations import ActivationRequest, Activations
+from labeler.store.jobs.jobs import activations as module
+from labeler.store.label_sets.catalogue import find_evidence
+from labeler.store.tables.service import ACTIVATIONS
 from labeler.subject.model import Subject, load_subject
 from labeler.terms import RequestState
 from tests.gathering import CONFIG

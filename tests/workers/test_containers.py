@@ -20,8 +20,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from labeler.evidence.store import EvidenceFolder
-from labeler.store.jobs import Jobs
-from labeler.store.states import GatherRequest
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.states import GatherRequest
 from labeler.terms import JobState
 from tests.gathering import CONFIG
 from tests.planted import Planted

@@ -14,7 +14,7 @@ from celery import Celery
 
 from api.metrics import Metrics
 from labeler.recipe import Recipe
-from labeler.store.jobs import Jobs
+from labeler.store.jobs.jobs import Jobs
 from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES

@@ -9,7 +9,7 @@ import pytest
 
 from labeler.errors import MismatchError
 from labeler.settings import Settings
-from labeler.store.states import GatherRequest, Lease
+from labeler.store.jobs.states import GatherRequest, Lease
 from labeler.terms import JobKind
 from tests.gathering import CONFIG
 from tests.planted import Planted

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from labeler.store import open_store
-from labeler.store.blocks import Blocks
+from labeler.store.jobs.blocks import Blocks
 from labeler.terms import JobKind
 from tests.planted import N_FEATURES
 from tests.results import failed

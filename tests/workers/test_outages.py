@@ -22,7 +22,7 @@ from sqlalchemy import text
 from labeler.client import Client
 from labeler.errors import StorageError
 from labeler.rest_schema import JobDetail
-from labeler.store.states import JobInfo
+from labeler.store.jobs.states import JobInfo
 from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.databases import hung, stopped

@@ -13,11 +13,11 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.logs import JsonFormatter, logged_as
 from labeler.recipe import Recipe
 from labeler.store import open_store
-from labeler.store.blocks import LOST_AT_MOST, Blocks
-from labeler.store.jobs import Jobs
-from labeler.store.progress import progress_of
-from labeler.store.states import Heartbeat
-from labeler.store.watch import Watch
+from labeler.store.jobs.blocks import LOST_AT_MOST, Blocks
+from labeler.store.jobs.jobs import Jobs
+from labeler.store.jobs.progress import progress_of
+from labeler.store.jobs.states import Heartbeat
+from labeler.store.jobs.watch import Watch
 from labeler.terms import JobKind
 from tests.results import failed, labeled
 from workers.recovery import set_aside

@@ -12,7 +12,7 @@ from labeler.errors import BudgetError
 from labeler.recipe import Recipe
 from labeler.records import Usage
 from labeler.settings import Settings
-from labeler.store.states import Lease
+from labeler.store.jobs.states import Lease
 from labeler.terms import JobKind
 from tests.results import labeled, manifest
 from workers.resources import Resources

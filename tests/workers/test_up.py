@@ -23,7 +23,7 @@ from labeler.cli.supervisor import Program, Supervisor
 from labeler.evidence.store import EvidenceFolder
 from labeler.recipe import Recipe
 from labeler.store import Store, open_store
-from labeler.store.jobs import Jobs
+from labeler.store.jobs.jobs import Jobs
 from labeler.terms import JobState
 from tests import stub_server as stub
 from tests.planted import N_FEATURES

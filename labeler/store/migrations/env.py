@@ -3,7 +3,7 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import labeler.store.tables  # noqa: F401 - fills the metadata
+import labeler.store.tables.label_sets  # noqa: F401 - fills the metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

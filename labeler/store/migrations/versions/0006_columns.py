@@ -6,7 +6,7 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-_PART = 4096  # features; labeler/store/columns.py
+_PART = 4096  # features; labeler/store/base/columns.py
 
 
 def upgrade() -> None:

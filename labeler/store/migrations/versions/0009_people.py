@@ -45,7 +45,7 @@ _POSTGRESQL_BACK = (
     "ALTER TABLE label_search DROP COLUMN by_person",
     "ALTER TABLE label_search ADD PRIMARY KEY (label_set_id, feature_index)",
 )
-_PERSON = 1 << 31  # labeler/store/search.py
+_PERSON = 1 << 31  # labeler/store/label_sets/search.py
 _SQLITE = (
     "INSERT INTO label_search(rowid, label) "
     f"SELECT label_set_id * 4294967296 + {_PERSON} + feature_index, text FROM standing WHERE text IS NOT NULL",

@@ -6,7 +6,7 @@ from alembic import op
 revision = "0015"
 down_revision = "0014"
 
-_PART = 4096  # features; labeler/store/columns.py
+_PART = 4096  # features; labeler/store/base/columns.py
 _WHOLE = -1  # in place of a part
 
 
