@@ -106,6 +106,11 @@ def test_the_table_has_the_name_to_type_and_the_next_command(run, hub: Hub) -> N
     assert run("saes", "mntss/clt", "layer_9").out == "no SAEs with 'layer_9' in the name in mntss/clt\n"
 
 
+def test_a_list_that_the_hub_sends_in_pages_is_whole(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
+    hub.page = 2
+    assert [row["layer"] for row in listed(run, "mntss/clt")["saes"]] == [0, 1, 2]
+
+
 def test_a_path_that_is_not_there_is_an_error(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
     done = run("saes", "mntss/clt/layer_3")
     assert done.code == 2
