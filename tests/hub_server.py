@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
@@ -24,6 +24,7 @@ class Hub:
 
     folder: Path
     url: str = ""
+    page: int = 1_000  # files in one answer of a list
     downloaded: list[str] = field(default_factory=list)  # files whose content was asked for, whole or in part
     ranges: list[tuple[str, int]] = field(default_factory=list)  # files of which a part was asked for, and its bytes
     refused: dict[str, tuple[int, str]] = field(
@@ -91,7 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
                 {"type": "file", "oid": _etag(path), "size": path.stat().st_size, "path": name}
                 for name, path in files.items()
             ]
-            return self._answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            first = int(dict(parse_qsl(urlsplit(self.path).query)).get("cursor", 0))
+            headers = {"Content-Type": "application/json"}
+            if (after := first + self.served.page) < len(tree):
+                address = f"{self.served.url}{urlsplit(self.path).path}?recursive=true&cursor={after}"
+                headers["Link"] = f'<{address}>; rel="next"'
+            return self._answer(200, json.dumps(tree[first:after]).encode(), headers)
         info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
         return self._answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 

@@ -10,11 +10,12 @@ import typer
 
 from labeler.cli.app import app
 from labeler.cli.options import Json, quoted, say
-from labeler.errors import NotFoundError
+from labeler.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from labeler.published.listing import Listing
 
+_EXPECTED = "give OWNER/REPO, hf:OWNER/REPO/PATH, a folder, or sae-lens:RELEASE"
 _MOST_FILES = 20_000  # of a folder
 _MOST_EXAMPLES, _MOST_REASONS = 3, 20
 
@@ -51,6 +52,8 @@ def _listing(where: str, words: list[str], limit: int) -> Listing:
     from labeler.published.hub import open_repository
     from labeler.published.listing import Folder, folder_origin, list_saes
 
+    if not where.strip():
+        raise InputError(f"{where!r}: {_EXPECTED}")
     folder = Path(where).expanduser()
     if where.startswith("sae-lens:"):
         from labeler.sae.registry import registered_in
@@ -72,9 +75,7 @@ def _listing(where: str, words: list[str], limit: int) -> Listing:
         or where.startswith(("/", ".", "~"))
         or not is_hub_name("/".join(where.partition("@")[0].split("/")[:2]))
     ):
-        raise NotFoundError(
-            f"{where!r}: no folder here, and no repository; give OWNER/REPO, hf:OWNER/REPO/PATH, a folder, or sae-lens:RELEASE"
-        )
+        raise NotFoundError(f"{where!r}: no folder here, and no repository; {_EXPECTED}")
     repo, path_there, revision = sae_on_hub(name.rstrip("/"))
     repository = open_repository(repo, revision, where)
     spelling = f"hf:{repo}{{}}{f'@{revision}' if revision else ''}"
@@ -82,10 +83,12 @@ def _listing(where: str, words: list[str], limit: int) -> Listing:
 
 
 def _sizes(folder: Path, where: str) -> dict[str, int | None]:
-    from labeler.errors import InputError
+    from labeler.places import is_hidden
 
     sizes: dict[str, int | None] = {}
-    for n, path in enumerate(sorted(folder.rglob("*"))):
+    # A virtual environment in a hidden folder has files that end as weights do.
+    shown = (path for path in sorted(folder.rglob("*")) if not is_hidden(path.relative_to(folder)))
+    for n, path in enumerate(shown):
         if n >= _MOST_FILES:
             raise InputError(f"{where}: holds over {_MOST_FILES:,} files; name a folder within it")
         if path.is_file():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickletools
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 from labeler.errors import FormatError
@@ -33,6 +35,32 @@ def shapes_of_safetensors(path: Path) -> Shapes:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise FormatError(f"{path} is damaged, not readable as safetensors ({error})") from error
+
+
+def shapes_of_npz(path: Path) -> Shapes:
+    """The shapes of the arrays of a `.npz` file on this machine. Raises FormatError."""
+    from numpy.lib import format as arrays
+
+    shapes: Shapes = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                with archive.open(part) as file:
+                    read = (
+                        arrays.read_array_header_1_0
+                        if arrays.read_magic(file) == (1, 0)
+                        else arrays.read_array_header_2_0
+                    )
+                    shapes[part.filename.removesuffix(".npy")] = tuple(read(file)[0])
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise FormatError(f"{path} is damaged, not readable as numpy's arrays ({error})") from error
+    return shapes
+
+
+def check_torch(head: bytes, file: str) -> None:
+    """Raise FormatError for a file that does not begin as an archive or a pickle of torch does."""
+    if not head.startswith((b"PK\x03\x04", b"\x80")):
+        raise FormatError(f"{file} is no file of torch, or damaged: its beginning is that of no archive")
 
 
 def shapes_of_pt(head: bytes) -> Shapes:

@@ -14,7 +14,7 @@ from typing import Any
 
 from labeler.errors import FormatError, LabelerError, NotFoundError
 from labeler.files import check_regular, clear_disk_errors
-from labeler.published.headers import HEAD, Shapes, shapes_of_pt, shapes_of_safetensors
+from labeler.published.headers import HEAD, Shapes, check_torch, shapes_of_npz, shapes_of_pt, shapes_of_safetensors
 from labeler.published.layouts import SUFFIXES
 
 _HTTP_LIBRARIES = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
@@ -57,9 +57,14 @@ class Repository:
             return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=exactly, **shown))
 
     def shapes(self, file: str, what: str) -> Shapes:
-        """The shapes of a file's tensors, for which only its beginning is read. Raises NotFoundError or FormatError."""
+        """The shapes of a file's tensors, for which only its beginning is read. Raises NotFoundError or FormatError.
+
+        None for a `.npz` on the hub: each array's shape stands before the array, so no single part of the file has them all.
+        """
         if self.cached is not None:
             return shapes_at(self.cached / file)
+        if file.endswith(".npz"):
+            return {}
         with _clear_errors(self.name, self.revision, what, [file]):
             return self._shapes_of_pt(file) if file.endswith(TORCH) else self._shapes_of_safetensors(file, what)
 
@@ -88,6 +93,7 @@ class Repository:
                 head += part
                 if len(head) >= HEAD:
                     break
+        check_torch(head, file)
         return shapes_of_pt(head[:HEAD])
 
 
@@ -135,12 +141,14 @@ def _listed_before(repository: str, commit: str) -> frozenset[str]:
 
 
 def shapes_at(path: Path) -> Shapes:
-    """The shapes of the tensors of a `.safetensors`, `.pt` or `.pth` file on this machine. Raises FormatError."""
-    if path.suffix not in TORCH:
-        return shapes_of_safetensors(path)
+    """The shapes of the tensors of a `.safetensors`, `.npz`, `.pt` or `.pth` file on this machine. Raises FormatError."""
     check_regular(path)
+    if path.suffix not in TORCH:
+        return shapes_of_npz(path) if path.suffix == ".npz" else shapes_of_safetensors(path)
     with path.open("rb") as file:
-        return shapes_of_pt(file.read(HEAD))
+        head = file.read(HEAD)
+    check_torch(head, str(path))
+    return shapes_of_pt(head)
 
 
 def _snapshot(repository: str, revision: str | None) -> Path | None:
@@ -188,7 +196,12 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _why(error: Exception, repository: str, revision: str | None, files: Sequence[str]) -> str:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     status = _status(error)
     if isinstance(error, RevisionNotFoundError):
@@ -208,6 +221,13 @@ def _why(error: Exception, repository: str, revision: str | None, files: Sequenc
     if status == 429:
         return "the hub takes no more requests for now (HTTP 429): try again in some minutes, or log in with `hf auth login`"
     named = _some(files) if files else "the SAE's files"
+    if isinstance(error, OfflineModeIsEnabled):
+        at = f" at revision {revision!r}" if revision else ""
+        why = f"HF_HUB_OFFLINE is set, and the cache of this machine does not hold {repository}{at}: unset it"
+        return (
+            f"{why}, or look at the name. Without a network: Download {named} of the repository {repository} on a machine with one, "
+            "put them in a folder, and give that folder as --sae"
+        )
     return (
         f"cannot be fetched from here ({type(error).__name__}{f', HTTP {status}' if status else ''}). Download {named} of the "
         f"repository {repository} on a machine with a network, put them in a folder, and give that folder as --sae"

@@ -27,6 +27,7 @@ _WIDTHS = ("d_sae", "num_latents", "width", "dict_size")
 # Endings of other files that hold weights.
 _UNREAD = re.compile(r".+(\.bin|\.ckpt|\.pkl|\.pickle|\.h5|\.msgpack|\.gguf)")
 _NORM = "dataset_average_activation_norm"
+_OF_NO_LAYOUT = "its tensors are those of no layout that is read"
 _AT_ONCE = 8  # headers asked for
 
 
@@ -181,13 +182,15 @@ def _described(
         config = config or {}
         shapes: Shapes = {}
         n_features = _stated_width(config)
-        has_header = sae.weights[0].endswith((".safetensors", *TORCH))
-        if has_header and (n_features is None or sae.layout in ("", "openmoss", "saelens")):
+        has_header = sae.weights[0].endswith((".safetensors", ".npz", *TORCH))
+        if has_header and (n_features is None or sae.layout in ("", "openmoss", "saelens", "gemma_scope")):
             shapes = files.shapes(sae.weights[0], what)
             n_features = _width(shapes, sae.layer) or n_features
         layout = sae.layout or _told_by(shapes, sae, config)
         if not layout and shapes:
-            return replace(row, refused="its tensors are those of no layout that is read")
+            return replace(row, refused=_OF_NO_LAYOUT)
+        if layout == "gemma_scope" and shapes and "threshold" not in shapes:
+            return replace(row, refused=_OF_NO_LAYOUT)
         if layout != sae.layout and (refused := refusal(layout, config)):
             return replace(row, refused=refused)
         if not scaled_elsewhere and (refused := _lacks_norm(layout, config, shapes)):

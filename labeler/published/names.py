@@ -8,9 +8,9 @@ from pathlib import Path
 
 _CACHED = re.compile(r"models--([\w.\-]+?)--([\w.\-]+)")
 _COPIED = re.compile(r"([\w.\-]+?)--([\w.\-]+)")
-# `L0_50`, `average_l0_82` and `l1_0.04` are counts and norms: only a number of layers has no number of its own behind it.
+# `L0_50`, `average_l0_82`, `l1_0.04` and `num_layers_26` are counts and norms: only a number of layers has no number of its own behind it.
 _NORM = r"[0-2][_\-=](?:\d+(?:\.\d+)?(?:e-?\d+)?(?=[-_/.]|$)|(?:small|medium|big)\b)"
-_LAYERS = (r"layers?[_.\-]?(\d+)", rf"(?:^|[/_\-])[lL](?!{_NORM})(\d+)(?=[A-Z]?(?:[-_/]|\.(?!\d)|$))")
+_LAYERS = (r"(?<!num_)(?<!n_)layers?[_.\-]?(\d+)", rf"(?:^|[/_\-])[lL](?!{_NORM})(\d+)(?=[A-Z]?(?:[-_/]|\.(?!\d)|$))")
 _WIDTH = re.compile(r"(?:^|[/_\-])(?:width[_\-]|[wWxX])?(\d+[kKmM]|(?<=width[_\-])2pow\d+)(?=[-_/.]|$)")
 _L0 = re.compile(r"(?:^|[/_\-])(?:average_)?[lL]0[_\-=](\d+|small|medium|big)(?=[-_/.]|$)")
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -48,8 +49,7 @@ def test_the_list_says_what_the_readers_say(run, folder: Path) -> None:  # type:
     for row in found["saes"]:
         sae = load_sae(row["sae"])
         assert (row["place"], row["format"]) == (sae.hookpoint, sae.source.format), row
-        # The head of an archive of arrays does not show their shapes.
-        assert row["n_features"] == (None if sae.source.format == "gemma_scope" else sae.n_features), row
+        assert row["n_features"] == sae.n_features, row
     for kind in found["not_read"]:
         with pytest.raises(FormatError):
             load_sae(kind["first"])
@@ -88,7 +88,7 @@ def test_a_repository_that_was_downloaded_is_listed_without_a_network(  # type: 
     assert [row["sae"] for row in listed(run, "mntss/clt")["saes"]] == ["hf:mntss/clt"]
     missing = run("saes", "mntss/others")
     assert missing.code == 2
-    assert "cannot be fetched from here (OfflineModeIsEnabled)" in missing.err
+    assert "HF_HUB_OFFLINE is set, and the cache of this machine does not hold mntss/others: unset it" in missing.err
 
 
 def test_the_table_has_the_name_to_type_and_the_next_command(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
@@ -104,6 +104,11 @@ def test_the_table_has_the_name_to_type_and_the_next_command(run, hub: Hub) -> N
     assert "3 SAEs in mntss/clt, of which these are the first 1: --limit N lists more" in few
     assert "layers 0-2 belong together: --sae hf:mntss/clt gathers all, and --layers 0 with it only one" in few
     assert run("saes", "mntss/clt", "layer_9").out == "no SAEs with 'layer_9' in the name in mntss/clt\n"
+
+
+def test_a_list_that_the_hub_sends_in_pages_is_whole(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
+    hub.page = 2
+    assert [row["layer"] for row in listed(run, "mntss/clt")["saes"]] == [0, 1, 2]
 
 
 def test_a_path_that_is_not_there_is_an_error(run, hub: Hub) -> None:  # type: ignore[no-untyped-def]
@@ -133,14 +138,29 @@ def test_what_cannot_be_read_is_listed_by_its_reason(run, tmp_path: Path) -> Non
         for name, value in configs.items():
             (weights.parent / name).write_text(json.dumps(value))
     (folder / "damaged" / "other.safetensors").write_bytes(b"no header")
+    (folder / "text").mkdir()
+    (folder / "text" / "paths.pth").write_text("/a/path\n")
+    (folder / "empty").mkdir()
+    (folder / "empty" / "weights.pt").touch()
+    (folder / "arrays").mkdir()
+    np.savez(folder / "arrays" / "tokens.npz", tokens=np.zeros(3))
+    (folder / "zip").mkdir()
+    (folder / "zip" / "params.npz").write_bytes(b"PK")
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "paths.pth").write_text("/a/path\n")
     (folder / "pytorch_model.bin").touch()
     (folder / "optimizer.pt").touch()
     found = listed(run, folder)
-    assert (found["saes"], found["n_found"]) == ([], len(odd))
+    assert (found["saes"], found["n_found"]) == ([], len(odd) + 4)
     reasons = {Path(kind["first"]).name: kind["reason"] for kind in found["not_read"]}
     assert reasons.pop("damaged").startswith(
         f"{folder}/damaged/other.safetensors is damaged, not readable as safetensors"
     )
+    n_of = {kind["reason"]: kind["n"] for kind in found["not_read"]}
+    assert n_of["its tensors are those of no layout that is read"] == 2, "the arrays and the model"
+    for name in ("text", "empty"):
+        assert "is no file of torch, or damaged" in reasons.pop(name)
+    assert "not readable as numpy's arrays" in reasons.pop("zip")
     assert reasons == {
         "clt": "of another library than sparsify: it needs n_targets",
         "batch": "architecture 'batchtopk' of SAELens",
@@ -148,7 +168,7 @@ def test_what_cannot_be_read_is_listed_by_its_reason(run, tmp_path: Path) -> Non
         "norm": "norm_activation 'batch-wise', which cannot be reproduced for each token by itself",
         "alone": "no cfg.json beside the weights",
         "list": "list/cfg.json: expected an object, found list",
-        "model": "its tensors are those of no layout that is read",
+        "arrays": "its tensors are those of no layout that is read",
         "pytorch_model.bin": "ends in .bin; weights that are read end in .safetensors, .npz, .pt, .pth",
     }
 
@@ -168,7 +188,7 @@ def test_a_release_is_listed_by_its_ids(run, hub: Hub, tmp_path: Path, monkeypat
     assert "sae-lens lists no such release; it has r1" in run("saes", "sae-lens:r2").err
 
 
-@pytest.mark.parametrize("where", ["nothing", "./none/here", "/none/here", "~none", "hf:one"])
+@pytest.mark.parametrize("where", ["", " ", "nothing", "./none/here", "/none/here", "~none", "hf:one"])
 def test_a_place_that_is_none_says_what_to_give(run, where: str) -> None:  # type: ignore[no-untyped-def]
     done = run("saes", where)
     assert done.code == 2
