@@ -31,7 +31,7 @@ from labeler.records import State
 from labeler.store import Store, open_store
 from labeler.store.base.columns import mark
 from labeler.store.label_sets import catalogue
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.compare import compare_sets
 from labeler.store.label_sets.queries import Bound, LabelFilter, Sort, list_labels
 from labeler.store.label_sets.scatter import scatter_of
@@ -234,7 +234,7 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         return lambda: list_labels(store, LabelFilter(label_set=1, **{k: v() for k, v in where.items()}), sort)
 
     def look_up(count: int) -> Callable[[], object]:
-        return lambda: lookup_labels(store, [(1, rng.randrange(n)) for _ in range(count)])
+        return lambda: batch_get(store, [(1, rng.randrange(n)) for _ in range(count)])
 
     def search(words: str) -> Callable[[], object]:
         return lambda: search_labels(store, words, [1], 50)
@@ -279,7 +279,7 @@ def measure(store: Store, n: int) -> dict[str, Any]:
         "look-up of 1,000": (look_up(1000), MANY // 4),
         "look-up of 10,000": (look_up(10_000), 10),
         "look-up of 1,000 with all scores": (
-            lambda: lookup_labels(store, [(1, rng.randrange(n)) for _ in range(1000)], with_scores=True),
+            lambda: batch_get(store, [(1, rng.randrange(n)) for _ in range(1000)], with_scores=True),
             MANY // 4,
         ),
         "search, most frequent word": (search(common), 20),

@@ -14,7 +14,7 @@ from labeler.records import Context, LabeledFeature, Simulation, Source, Split, 
 from labeler.steps.read import too_little
 from labeler.store import Store
 from labeler.store.base.rows import dense
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.choice import default_set
 from labeler.store.label_sets.read import result_from_row
 from labeler.subject.vocabulary import Span, Vocabulary, character_spans
@@ -239,7 +239,7 @@ def describe_feature(view: FeatureView) -> dict[str, Any]:
 
 def joined_activations(store: Store, sae: int, answer: dict[str, Any]) -> dict[str, Any]:
     """Return the firings on a text (evidence/activations.py), with the label that speaks for each feature."""
-    labels = lookup_labels(store, [(sae, feature["feature_index"]) for feature in answer["features"]])
+    labels = batch_get(store, [(sae, feature["feature_index"]) for feature in answer["features"]])
     return {
         "n_firing": answer["n_firing"],
         "tokens": [

@@ -26,7 +26,7 @@ from labeler.replay import ReplayedRequest, replay_requests
 from labeler.store import Store
 from labeler.store.base.ledger import SqlLedger
 from labeler.store.label_sets import catalogue
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.catalogue import SaeInfo, SetInfo
 from labeler.store.label_sets.imported import evidence_folder, imported_contexts, is_imported
 from labeler.store.label_sets.queries import labels_of_feature
@@ -164,8 +164,8 @@ def _neighbours(store: Store, place: Place, view: FeatureView) -> list[tuple[int
     """(feature, cosine, label) of the nearest features: the label of this label set, else the newest."""
     nearest = view.neighbours[:_NEAREST]
     pairs = [(place.sae.id, feature) for feature, _ in nearest]
-    here = lookup_labels(store, pairs, label_sets=[place.chosen.id]) if pairs and place.chosen else [None] * len(pairs)
-    rows = [mine or other for mine, other in zip(here, lookup_labels(store, pairs) if pairs else (), strict=True)]
+    here = batch_get(store, pairs, label_sets=[place.chosen.id]) if pairs and place.chosen else [None] * len(pairs)
+    rows = [mine or other for mine, other in zip(here, batch_get(store, pairs) if pairs else (), strict=True)]
     return [
         (feature, cosine, None if row is None else row["label"])
         for (feature, cosine), row in zip(nearest, rows, strict=True)

@@ -23,7 +23,7 @@ from labeler.settings import Settings
 from labeler.store import Store
 from labeler.store.jobs.activations import ActivationRequest, Activations
 from labeler.store.label_sets import catalogue
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.terms import MOST_CHARACTERS, OPEN, RequestState, Scope
 from labeler.views import answer_in_characters, joined_activations
 
@@ -98,7 +98,7 @@ def firings(request: Request, store: StoreOf, _: Viewer, request_id: RequestId) 
     found = Activations(store).get(request_id)
     answer = answer_in_characters(found.answer or {"tokens": [], "features": []})
     named = dict.fromkeys(feature for token in answer["tokens"] for feature, _ in token["top"])
-    labels = lookup_labels(store, [(found.asked["sae"], feature) for feature in list(named)[:_LABELS]])
+    labels = batch_get(store, [(found.asked["sae"], feature) for feature in list(named)[:_LABELS]])
     known = {row["feature_index"]: row for row in labels if row is not None and row["label"]}
     features = answer["features"][:_FEATURES]
     maxima = _maxima(store, request.app.state.folders, found, answer)

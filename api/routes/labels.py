@@ -13,7 +13,7 @@ from labeler.errors import NotFoundError
 from labeler.records import State
 from labeler.rest_schema import Label, LookupRequest, LookupResponse, Page, Text
 from labeler.store.label_sets import catalogue
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.queries import LabelFilter, Reviewed, list_labels, one_label
 
 router = APIRouter(tags=["labels"], responses=PROBLEMS)
@@ -90,5 +90,5 @@ def read_one(store: StoreOf, _: Reader, set: SetId, index: FeatureIndex) -> Labe
 @router.post("/labels:lookup")
 def look_up(store: StoreOf, _: Reader, asked: LookupRequest) -> LookupResponse:
     """The labels of up to 10,000 features of any SAEs, in one request."""
-    found = lookup_labels(store, asked.pairs, label_sets=asked.sets, choose=asked.choose, with_scores=asked.scores)
+    found = batch_get(store, asked.pairs, label_sets=asked.sets, choose=asked.choose, with_scores=asked.scores)
     return LookupResponse.model_validate({"labels": found})

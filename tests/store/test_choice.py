@@ -20,7 +20,7 @@ from labeler.recipe import Recipe
 from labeler.records import Label, LabeledFeature
 from labeler.settings import Settings
 from labeler.store import Store, open_store
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.choice import default_set, named_or_default
 from labeler.store.label_sets.selection_facts import StoredFacts
 from labeler.views import feature_view, joined_activations
@@ -107,7 +107,7 @@ def test_the_store_and_what_is_built_on_it(store: Store, situation: Situation, p
     assert default_set(store) == default_set(store, sae=1) == situation.whole
     assert default_set(store, evidence_hash=folder.hash) == named_or_default(store, None).id == situation.whole
     assert default_set(store, sae=1, feature=0) == situation.feature
-    (label,) = lookup_labels(store, [(1, 0)])
+    (label,) = batch_get(store, [(1, 0)])
     assert label is not None
     assert (label["label_set_id"], label["label"]) == (situation.feature, f"words of set {situation.feature}")
     answer = {"n_firing": 1, "tokens": [], "features": [{"feature_index": 0}]}

@@ -14,7 +14,7 @@ from labeler.export.stream import encode_rows, read_rows
 from labeler.recipe import Recipe
 from labeler.store import API_KEYS, Store
 from labeler.store.base.columns import version_of_rows
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.queries import LabelFilter, Reviewed, list_labels
 from labeler.store.label_sets.search import Hit, search_labels
 from labeler.store.label_sets.written import people_of_feature, people_say, rows_of_hits
@@ -80,7 +80,7 @@ def test_a_look_up_may_prefer_people(store: Store, label_set: int) -> None:
     pairs = [(1, i) for i in range(4)]
 
     def texts(choose: Choose, sets: list[int] | None = None) -> list[str | None]:
-        return [row and row["label"] for row in lookup_labels(store, pairs, choose=choose, label_sets=sets)]
+        return [row and row["label"] for row in batch_get(store, pairs, choose=choose, label_sets=sets)]
 
     assert texts(Choose.PERSON) == ["by ann", "silent, says ann", "newer still", None]
     assert texts(Choose.PERSON, [newer]) == ["newer", None, "newer still", None]

@@ -16,15 +16,15 @@ from labeler.errors import InputError, MismatchError, NotFoundError
 from labeler.evidence.store import BY_OTHERS
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Score, State
-from labeler.store import Store, standing
+from labeler.store import Store
 from labeler.store.base.cursors import make_cursor, read_cursor
 from labeler.store.base.database import Database
 from labeler.store.base.rows import row_of
 from labeler.store.jobs.activations import readable_evidence
-from labeler.store.label_sets import catalogue
+from labeler.store.label_sets import catalogue, review_state
 from labeler.store.label_sets import queries as queries_module
 from labeler.store.label_sets import search as search_module
-from labeler.store.label_sets.batch_get import lookup_labels
+from labeler.store.label_sets.batch_get import batch_get
 from labeler.store.label_sets.compare import compare_sets
 from labeler.store.label_sets.queries import (
     Bound,
@@ -156,7 +156,7 @@ def test_pages_hold_what_the_filter_means_once_and_in_order(
     store: Store, sets: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(search_module, "_FEW", dict.fromkeys(search_module._FEW, few))
-    monkeypatch.setattr(standing, "_FEW", few)  # with 3, common words take the other way
+    monkeypatch.setattr(review_state, "_FEW", few)  # with 3, common words take the other way
     other = other_sae(store)
     verdicts = reviewed(store)
     with store.database.writing() as connection:
@@ -268,17 +268,17 @@ def test_a_look_up_answers_in_order_with_the_newest_or_the_best(store: Store, se
     store.save(1, [labeled(40, 0.9, "old and good"), labeled(41, 0.3, "only here")])
     store.save(2, [labeled(40, 0.2, "new and bad"), failed(41)])
     pairs = [(1, 40), (other_sae(store), 40), (1, 41), (1, 30), (9, 1), (1, 40)]
-    texts = [row and row["label"] for row in lookup_labels(store, pairs, choose=Choose.NEWEST)]
+    texts = [row and row["label"] for row in batch_get(store, pairs, choose=Choose.NEWEST)]
     assert texts == ["new and bad", None, "only here", None, None, "new and bad"]
-    best = lookup_labels(store, pairs, choose=Choose.BEST)
+    best = batch_get(store, pairs, choose=Choose.BEST)
     assert best[0] is not None
     assert best[0]["label"] == "old and good"
-    assert lookup_labels(store, pairs, label_sets=[2])[2] is None
-    assert lookup_labels(store, []) == []
+    assert batch_get(store, pairs, label_sets=[2])[2] is None
+    assert batch_get(store, []) == []
 
 
 def test_a_look_up_of_ten_thousand_is_one_statement_for_a_label_set(store: Store, sets: tuple[int, int, int]) -> None:
-    found = lookup_labels(store, [(1, i) for i in range(10_000)])
+    found = batch_get(store, [(1, i) for i in range(10_000)])
     assert sum(row is not None for row in found) == 30
 
 
@@ -308,7 +308,7 @@ def test_many_saes_are_looked_up_by_one_query(store: Store, sets: tuple[int, int
     pairs = [(1, 3), (other_sae(store), 4), *((sae, 0) for sae in range(100, 400))]
     event.listen(Engine, "before_cursor_execute", count)
     try:
-        found = lookup_labels(store, pairs, label_sets=range(1, 2000))
+        found = batch_get(store, pairs, label_sets=range(1, 2000))
     finally:
         event.remove(Engine, "before_cursor_execute", count)
     assert [row is not None for row in found] == [True, True] + [False] * 300

@@ -97,7 +97,7 @@ class Database:
         from alembic.script import ScriptDirectory
 
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
         config.set_main_option("path_separator", "os")
         head = ScriptDirectory.from_config(config).get_current_head()
         with self.reading() as connection:

@@ -13,7 +13,7 @@ from labeler.store.label_sets.written import person_rows
 from labeler.terms import Choose
 
 
-def lookup_labels(
+def batch_get(
     store: Store,
     pairs: Sequence[tuple[int, int]],
     *,
