@@ -20,8 +20,8 @@ from labeler.recipe import GatherConfig
 from labeler.records import Source, Split
 from labeler.settings import Settings
 from labeler.store import Store, open_store
+from labeler.store.jobs import activations as module
 from labeler.store.jobs.activations import ActivationRequest, Activations
-from labeler.store.jobs.jobs import activations as module
 from labeler.store.label_sets.catalogue import find_evidence
 from labeler.store.tables.service import ACTIVATIONS
 from labeler.subject.model import Subject, load_subject
