@@ -163,7 +163,6 @@ def _is_same_place(ours: str | None, lens: str | None, module: str | None, entry
 def _general(sae: SAE) -> str:
     """The place without its layer's number."""
     reads, writes = (re.sub(r"\d+", "N", str(place)) for place in (sae.hookpoint, sae.output_hookpoint))
-    reads = reads.replace("|", r"\|")  # within a table
     return f"`{reads}`" if sae.output_hookpoint is None else f"`{reads}` to `{writes}`"
 
 
@@ -175,17 +174,20 @@ def page(rows: dict[str, Row]) -> str:
     """The page of the documentation."""
     n = sum(row.n for row in rows.values())
     lines = [_INTRODUCTION.format(n=n, releases=len(set().union(*(row.releases for row in rows.values()))))]
-    lines += [
-        "| converter | releases | SAEs | read | refused | misread | where they read |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, row in sorted(rows.items(), key=lambda pair: -pair[1].n):
-        places = ", ".join(f"{place}" for place, _ in row.places.most_common())
-        refused = "; ".join(f"{count}: {why}" for why, count in row.refused.items()) or "0"
-        counts = f"{len(row.releases)} | {row.n:,} | {row.n_read:,} | {refused} | {len(row.misread)}"
-        lines.append(f"| `{name}` | {counts} | {places} |")
+    lines += ["| converter | releases | SAEs | read | refused | misread |", "|---|---|---|---|---|---|"]
+    ordered = sorted(rows.items(), key=lambda pair: -pair[1].n)
+    for name, row in ordered:
+        counts = f"{len(row.releases)} | {row.n:,} | {row.n_read:,} | {sum(row.refused.values())} | {len(row.misread)}"
+        lines.append(f"| `{name}` | {counts} |")
     n_read, n_misread = sum(row.n_read for row in rows.values()), sum(len(row.misread) for row in rows.values())
-    lines.append(f"| all | | {n:,} | {n_read:,} | {n - n_read - n_misread} | {n_misread} | |")
+    lines += [f"| all | | {n:,} | {n_read:,} | {n - n_read - n_misread} | {n_misread} |", ""]
+    lines += [f"Refused of `{name}`: {why} ({count})." for name, row in ordered for why, count in row.refused.items()]
+    lines += ["", "Where they read, `N` for the layer:", ""]
+    lines += [
+        f"- `{name}`: {', '.join(place for place, _ in row.places.most_common())}"
+        for name, row in ordered
+        if row.places
+    ]
     return "\n".join(lines) + "\n" + _NOTES
 
 
