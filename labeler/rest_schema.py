@@ -336,6 +336,7 @@ class Comparison(Wire):
         None, description="Correlation of the scores of a and b, over the features with a score in both."
     )
     median_b: Median | None = None
+    score: str = Field("score", description="The column of the score that is compared.")
 
 
 class Budget(RequestBody):

@@ -407,6 +407,7 @@ def _score_column(kind: ScoreKind, part: str, end: str, meaning: str) -> Column:
         return Column(name, Kind.NUMBER, meaning, unit, *bounds, use=use, score=of, part=part)
     use = Use.IMPORTED | listed | (Use.NONE if part == "baseline_token_lookup" else _ORDERED)
     use |= Use.SUMMARIZED if part == "value" else Use.NONE
+    use |= Use.COMPARED if part in ("value", "low", "high") else Use.NONE
     return Column(name, Kind.NUMBER, meaning, "", kind.low, kind.high, use, score=of, part=part)
 
 

@@ -22,8 +22,11 @@ def compare(
     a: Annotated[Id, Query(examples=[1])],
     b: Annotated[Id, Query(examples=[2])],
     limit: Annotated[int, Query(ge=0, le=500, description="Number of the largest differences.")] = 20,
+    score: Annotated[
+        str, Query(max_length=100, description="The column of a score that they have.", examples=["detection"])
+    ] = "score",
 ) -> Comparison:
     """Two label sets of one SAE: agreement, and differences of scores."""
     for label_set in (a, b):
         catalogue.find_set(store, label_set)
-    return Comparison.model_validate(compare_sets(store, a, b, limit))
+    return Comparison.model_validate(compare_sets(store, a, b, limit, score))

@@ -25,6 +25,9 @@ def diff(
     a: LabelSet,
     b: LabelSet,
     limit: Annotated[int, typer.Option(min=0, max=500, help="Number of the largest score differences to show.")] = 20,
+    score: Annotated[
+        str, typer.Option(help="The score to compare: score, detection, or another column of an export.")
+    ] = "score",
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 6 if labels, states or scores differ, else with 0.")
     ] = False,
@@ -38,7 +41,7 @@ def diff(
     from labeler.imports.compare import compare
 
     needs_database = a.isdecimal() or b.isdecimal()
-    found = compare(a, b, store_at(db) if needs_database else None, limit)
+    found = compare(a, b, store_at(db) if needs_database else None, limit, score)
     if as_json:
         from dataclasses import asdict
 
@@ -84,7 +87,8 @@ def _tell_scores(found: Comparison) -> None:
     interval = found.mean_interval
     within = "" if interval is None else f" (95% interval {interval[0]:+.3f} to {interval[1]:+.3f})"
     alike = "" if found.correlation is None else f"; the scores correlate by {found.correlation:.2f}"
-    say(f"scores of {found.n_scored:,} features: B − A is {found.mean_difference:+.3f} on average{within}{alike}")
+    name = "scores" if found.score == "score" else f"{found.score}"
+    say(f"{name} of {found.n_scored:,} features: B − A is {found.mean_difference:+.3f} on average{within}{alike}")
     say(
         f"higher in A: {found.n_higher_in_a:,}, of which {found.n_apart_in_a:,} with intervals apart; "
         f"higher in B: {found.n_higher_in_b:,}, of which {found.n_apart_in_b:,}"

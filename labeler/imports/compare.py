@@ -13,13 +13,13 @@ from labeler.store import Store, open_store
 from labeler.store.label_sets.compare import Comparison, compare_sets
 
 
-def compare(a: str, b: str, store: Store | None, limit: int = 20) -> Comparison:
-    """Compare two label sets. `a` and `b` are ids in `store`, or files; a file may be a part.
+def compare(a: str, b: str, store: Store | None, limit: int = 20, score: str = "score") -> Comparison:
+    """Compare two label sets by a score. `a` and `b` are ids in `store`, or files; a file may be a part.
 
-    Raises NotFoundError, FormatError or MismatchError, the last for label sets of different SAEs.
+    Raises NotFoundError, FormatError, InputError, or MismatchError for label sets of different SAEs.
     """
     if a.isdecimal() and b.isdecimal():
-        return compare_sets(_needed(store), int(a), int(b), limit)
+        return compare_sets(_needed(store), int(a), int(b), limit, score)
     # Files become label sets of a temporary database: one way to compare, and little memory.
     with tempfile.TemporaryDirectory(prefix="labeler-diff-") as folder:
         beside = open_store(str(Path(folder) / "both.db"))
@@ -28,7 +28,7 @@ def compare(a: str, b: str, store: Store | None, limit: int = 20) -> Comparison:
                 _brought(beside, name, store, Path(folder) / f"{place}.parquet")
                 for place, name in zip("ab", (a, b), strict=True)
             ]
-            found = compare_sets(beside, ids[0], ids[1], limit)
+            found = compare_sets(beside, ids[0], ids[1], limit, score)
         finally:
             beside.close()
     return replace(found, a=int(a) if a.isdecimal() else 0, b=int(b) if b.isdecimal() else 0)

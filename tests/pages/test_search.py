@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api.pages.search import highlight
 from labeler.numbers import number
+from labeler.records import Score
 from labeler.store import Store
 from tests.planted import N_FEATURES
 from tests.results import labeled
@@ -60,6 +62,22 @@ def test_two_sets_are_compared_side_by_side(http: TestClient) -> None:
     assert missing.status_code == 422
     assert "label set 77" in missing.text
     assert "choose a label set" in http.get("/compare").text
+
+
+def test_sets_are_compared_by_a_score_that_they_have(http: TestClient, store: Store) -> None:
+    for label_set in (1, 2):
+        result, value = labeled(0, 0.5, "a text"), 0.9 if label_set == 2 else 0.4
+        store.save(label_set, [replace(result, scores=(*result.scores, Score("detection", value, n=20)))])
+    text = http.get("/compare?a=1&b=2&score=detection").text
+    assert "<option selected>detection</option>" in text
+    assert "Largest differences of detection" in text
+    assert "+0.50" in text
+    found = http.get("/v1/compare?a=1&b=2&score=detection").json()
+    assert (found["score"], found["n_scored"], found["largest"][0]["score_b"]) == ("detection", 1, 0.9)
+    for url in ("/compare", "/v1/compare"):
+        missing = http.get(f"{url}?a=1&b=2&score=fuzing")
+        assert missing.status_code == 422
+        assert "neither label set has it" in missing.text
 
 
 def test_medians_that_are_compared_are_of_the_same_features(http: TestClient, store: Store) -> None:

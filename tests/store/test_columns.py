@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from labeler.errors import NotFoundError
+from labeler.errors import InputError, NotFoundError
 from labeler.recipe import Recipe
 from labeler.records import LabeledFeature, Score, State
 from labeler.schema import column_of
@@ -261,3 +261,26 @@ def test_a_scatter_has_a_point_for_every_feature(store: Store, label_set: int) -
         assert [None if np.isnan(v) else v for v in values] == [row[name] for row in rows], name
     with pytest.raises(NotFoundError):
         scatter_of(store, 99)
+
+
+def test_label_sets_are_compared_by_any_score_that_they_have(store: Store, label_set: int) -> None:
+    other = store.label_set_for(_world(), "/evidence", Recipe(seed=1)).id
+    store.save(label_set, [_scored(f, 0.5, f / 10) for f in range(6)])
+    store.save(other, [_scored(f, 0.5, 0.9) for f in range(6)])
+    assert compare.compared_scores(store, label_set, other)[0] == "score"
+    assert "detection" in compare.compared_scores(store, label_set, other)
+    assert compare_sets(store, label_set, other).largest == ()
+    found = compare_sets(store, label_set, other, score="detection")
+    assert (found.score, found.n_scored, found.n_higher_in_b) == ("detection", 6, 6)
+    assert found.mean_difference == pytest.approx(0.9 - 0.25)
+    first = found.largest[0]
+    assert (first.feature_index, first.score_a, first.interval_b) == (0, 0.0, pytest.approx((0.8, 1.0)))
+    assert compare_sets(store, label_set, other).score == "score"  # each is kept by itself
+    with pytest.raises(InputError, match="neither label set has it; they have score, "):
+        compare_sets(store, label_set, other, score="fuzzing")
+
+
+def _scored(feature: int, main: float, detection: float) -> LabeledFeature:
+    result = labeled(feature, main, "text")
+    low, high = detection - 0.1, detection + 0.1
+    return replace(result, scores=(*result.scores, Score("detection", detection, low=low, high=high, n=20)))

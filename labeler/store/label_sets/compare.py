@@ -12,9 +12,17 @@ import orjson
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, select
 
-from labeler.errors import MismatchError
-from labeler.schema import Use, named
-from labeler.store.base.columns import STATES, bring_up_to_date, keep_whole, read_columns, version_of, whole
+from labeler.errors import InputError, MismatchError
+from labeler.schema import FIXED, MAIN, Use, column_of, in_order, named, score_columns
+from labeler.store.base.columns import (
+    STATES,
+    bring_up_to_date,
+    keep_whole,
+    read_columns,
+    scores_in,
+    version_of,
+    whole,
+)
 from labeler.store.base.store import Store
 from labeler.store.base.summary import Median, median_of
 from labeler.store.label_sets.queries import among
@@ -22,8 +30,8 @@ from labeler.store.tables.label_sets import EVIDENCE, LABEL_SETS, RESULTS
 from labeler.t_distribution import t_quantile
 
 Arrays = Mapping[str, np.ndarray]
-_KEPT = "comparison 2"  # raise the number when a comparison is computed differently
-_READ = named(Use.COMPARED)
+_KEPT = "comparison 3"  # raise the number when a comparison is computed differently
+_READ = named(Use.COMPARED, FIXED)
 
 
 @dataclass(frozen=True)
@@ -60,15 +68,17 @@ class Comparison:
     mean_interval: tuple[float, float] | None = None  # 95%, Student's t over features; None for fewer than 3
     median_a: Median | None = None  # over the features with a score in both
     median_b: Median | None = None
+    score: str = "score"  # the column that is compared
 
 
 _JSON = TypeAdapter(Comparison)
 
 
-def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
-    """Compare two label sets. The last comparison of each `a` is kept, and is valid until a result of either changes.
+def compare_sets(store: Store, a: int, b: int, limit: int = 20, score: str = "score") -> Comparison:
+    """Compare two label sets by the score of this column, such as `detection`; the default is the main score.
 
-    Raises NotFoundError, and MismatchError for label sets of different SAEs.
+    The last comparison of each `a` is kept, and is valid until a result of either changes. Raises NotFoundError,
+    MismatchError for label sets of different SAEs, and InputError for a score that neither has.
     """
     store.label_set(a), store.label_set(b)
     with store.database.reading() as connection:
@@ -78,23 +88,53 @@ def compare_sets(store: Store, a: int, b: int, limit: int = 20) -> Comparison:
     for label_set in (a, b):
         bring_up_to_date(store.database, label_set)
     with store.database.reading() as connection:
-        head = orjson.dumps([b, limit, *(version_of(connection, label_set) for label_set in (a, b))])
+        head = orjson.dumps([b, limit, score, *(version_of(connection, label_set) for label_set in (a, b))])
         kept = whole(connection, a, _KEPT)
         if kept is not None and kept.startswith(head):
             return _JSON.validate_json(kept[len(head) :])
-        compared = _compared(connection, a, b, limit)
+        compared = _compared(connection, a, b, limit, score)
     with store.database.writing() as connection:
         keep_whole(connection, a, _KEPT, head + _JSON.dump_json(compared))
     return compared
 
 
-def _compared(connection: Connection, a: int, b: int, limit: int) -> Comparison:
-    all_a, all_b = (read_columns(connection, label_set, _READ).arrays for label_set in (a, b))
+def compared_scores(store: Store, a: int, b: int) -> list[str]:
+    """Return the columns of the scores by which these label sets can be compared, the main one first."""
+    with store.database.reading() as connection:
+        return [column_of(name) for name in _scores_there(connection, (a, b))]
+
+
+def _scores_there(connection: Connection, sets: tuple[int, int]) -> list[str]:
+    return in_order({MAIN}.union(*(scores_in(connection, label_set) for label_set in sets)))
+
+
+def _compared(connection: Connection, a: int, b: int, limit: int, score: str) -> Comparison:
+    parts = _parts_of(connection, (a, b), score)
+    all_a, all_b = (_read(connection, label_set, parts) for label_set in (a, b))
     in_a, in_b = _in_both(all_a, all_b)
     largest = _largest(connection, (a, b), in_a, in_b, limit)
     n = in_a["state"].size
     only: dict[str, Any] = {"n_only_in_a": all_a["state"].size - n, "n_only_in_b": all_b["state"].size - n}
-    return Comparison(a, b, n, _states(in_a, in_b), largest=largest, **only, **_numbers(in_a, in_b))
+    states = _states(in_a, in_b)
+    return Comparison(a, b, n, states, largest=largest, score=score, **only, **_numbers(in_a, in_b))
+
+
+def _parts_of(connection: Connection, sets: tuple[int, int], score: str) -> dict[str, str]:
+    """Return the columns that hold value, low and high of a score, by the names that these have for the main score."""
+    there = _scores_there(connection, sets)
+    for name in there:
+        columns = {column.part: column.name for column in score_columns(name)}
+        if columns["value"] == score:
+            return {"score": score, "score_low": columns["low"], "score_high": columns["high"]}
+    raise InputError(f"score {score!r}: neither label set has it; they have {', '.join(map(column_of, there))}")
+
+
+def _read(connection: Connection, label_set: int, parts: Mapping[str, str]) -> Arrays:
+    """Read what is compared, the values of the chosen score under the names of the main one."""
+    named_as = {column: name for name, column in parts.items()}
+    asked = [parts.get(name, name) for name in _READ]
+    arrays = read_columns(connection, label_set, asked).arrays
+    return {named_as.get(column, column): array for column, array in arrays.items()}
 
 
 def _in_both(a: Arrays, b: Arrays) -> tuple[Arrays, Arrays]:
