@@ -95,7 +95,10 @@ class TakenOverError(StorageError):
 
 
 class LLMError(LabelerError):
-    """A request gave no usable reply. `kind` is a stable word for counting ("timeout", ...); `usage` is the cost."""
+    """A request gave no usable reply. `kind` is a stable word for counting ("timeout", ...).
+
+    `usage` is what the failed request cost: only who sent it sets it, and only `labeler.llm.meter` adds it up.
+    """
 
     exit_code = 4
     http_status = 502

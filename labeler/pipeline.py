@@ -16,18 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labeler.errors import ConfigurationError, LLMError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain.needs import check_recipe
 from labeler.llm import LLM
+from labeler.llm.meter import Metered
 from labeler.recipe import GatherConfig, Recipe
-from labeler.records import FeatureEvidence, Label, LabeledFeature, State, Usage
-from labeler.score.intervention.judge import score_interventions
-from labeler.score.score_label import score_label
-from labeler.steps.candidates import lookup_of, make_label
+from labeler.records import FeatureEvidence, Label, LabeledFeature
 from labeler.steps.flow import read_then
+from labeler.steps.label import label_or_reason
 from labeler.steps.null import NullLabels
-from labeler.steps.read import read_or_failed, unlabeled
+from labeler.steps.read import read_or_failed
 
 if TYPE_CHECKING:
     from labeler.evidence.progress import Progress
@@ -69,24 +67,10 @@ async def label_feature(
     `null` holds labels of other features. A feature that cannot be labeled comes back with its reason; only an
     endpoint that cannot work at all raises (ConfigurationError).
     """
-    if evidence.too_little is not None:
-        return unlabeled(evidence, *evidence.too_little)
-    try:
-        made = await make_label(evidence, recipe, llm)
-    except ConfigurationError:
-        raise
-    except LLMError as error:
-        return unlabeled(evidence, State.FAILED, f"{error.kind}: {error}", error.usage or Usage())
-    used = made.tested_by(recipe)
-    tested = await score_label(made.label, evidence.held_out, used, llm, baseline=lookup_of(evidence), null=null)
-    usage = made.usage + tested.usage
-    if tested.failure is not None:
-        # A label that could not be tested is not a result. What it cost is in the ledger, so trying again is cheap.
-        return unlabeled(evidence, State.FAILED, tested.failure, usage)
-    causal, spent = await score_interventions(made.label, evidence.steered, null, used, llm)
-    result = LabeledFeature(evidence.feature_index, State.LABELED, evidence.statistics, label=made.label)
-    scores = tested.scores + causal
-    return replace(result, scores=scores, simulations=tested.simulations, usage=usage + spent, origin=made.origin)
+    if llm is None:
+        return await label_or_reason(evidence, recipe, None, null)
+    metered = Metered(llm)
+    return replace(await label_or_reason(evidence, recipe, metered, null), usage=metered.spent)
 
 
 async def label_features(

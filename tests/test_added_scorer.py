@@ -21,7 +21,7 @@ from labeler.export.export import export_label_set
 from labeler.imports.labels import import_labels
 from labeler.label_sets.missing import label_missing
 from labeler.recipe import Recipe, ScorerConfig
-from labeler.records import Score, Usage
+from labeler.records import Score
 from labeler.score import score_label
 from labeler.settings import Settings
 from labeler.store import Store, open_store
@@ -37,9 +37,9 @@ class Silent:
 async def score_by_length(label, contexts, config, llm, lookups, measure):  # type: ignore[no-untyped-def]
     n = sum(map(ord, label.text)) % 97
     if n % 4 == 0:
-        return (Score("length", None, EMPTY),), Usage()
+        return (Score("length", None, EMPTY),)
     ends = {"low": n - 1.5, "high": n + 2.5, "null_z": 1.25, "null_p": 0.03, "null_n": 9, "baseline_token_lookup": 3.5}
-    return (Score("length", float(n), n=len(contexts), **ends),), Usage()
+    return (Score("length", float(n), n=len(contexts), **ends),)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from labeler.explain import methods
 from labeler.llm.prompt import Message, Prompt
 from labeler.pipeline import label_feature
 from labeler.recipe import ExplainerConfig, Recipe, ScorerConfig
-from labeler.records import Score, Usage
+from labeler.records import Score
 from labeler.sae import load_sae
 from labeler.sae.formats import FORMATS
 from labeler.sae.sae import SAE, Selection
@@ -34,7 +34,7 @@ class Silent:
 
 def test_a_scorer(planted_evidence: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def score_by_length(label, contexts, config, llm, lookups, measure):
-        return (Score("length", float(len(label.text)), n=len(contexts)),), Usage()
+        return (Score("length", float(len(label.text)), n=len(contexts)),)
 
     monkeypatch.setitem(recipes.SCORERS, "length", "length-1")
     monkeypatch.setitem(score_label._TESTS, "length", score_by_length)

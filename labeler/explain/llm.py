@@ -11,7 +11,7 @@ from labeler.explain.parse import parse_label
 from labeler.llm import LLM, Prompt
 from labeler.llm.asking import ask
 from labeler.recipe import ExplainerConfig
-from labeler.records import Context, Label, OutputTokens, Usage
+from labeler.records import Context, Label, OutputTokens
 
 
 async def explain_with_llm(
@@ -21,14 +21,14 @@ async def explain_with_llm(
     *,
     output: OutputTokens | None = None,
     draw: int = 0,
-) -> tuple[Label, Usage]:
-    """Return a label for the feature that fires in `contexts` (of the EXPLAIN split), and its cost.
+) -> Label:
+    """Return a label for the feature that fires in `contexts` (of the EXPLAIN split).
 
     `output` is what the decoder promotes, for the methods that show it; `draw` counts the labels of a best-of-K. A
-    reply that cannot be read is asked for once more. Raises LLMError, which carries the cost of all replies.
+    reply that cannot be read is asked for once more.
     """
-    text, usage = await ask(llm, draw_prompt(contexts, config, output=output, draw=draw), parse_label)
-    return Label(text, config.name), usage
+    text = await ask(llm, draw_prompt(contexts, config, output=output, draw=draw), parse_label)
+    return Label(text, config.name)
 
 
 def draw_prompt(

@@ -73,5 +73,5 @@ async def embedded(texts: Sequence[str], model: str, llm: LLM) -> np.ndarray:
     vectors = np.array(reply.vectors, np.float32) if len(lengths) == 1 else np.empty((0, 0), np.float32)
     if len(vectors) != len(texts) or not vectors.shape[1] or not np.isfinite(vectors).all():
         what = f"{len(reply.vectors)} vectors with {sorted(lengths)} numbers"
-        raise UnreadableReply(f"{len(texts)} vectors of one length", what, usage=reply.usage)
+        raise UnreadableReply(f"{len(texts)} vectors of one length", what)
     return vectors

@@ -1,4 +1,4 @@
-"""Ask and read: a reply in the wrong format is asked for once more, and both costs are kept."""
+"""Ask and read: a reply in the wrong format is asked for once more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from labeler.errors import ConfigurationError, LLMError, UnreadableReply
 from labeler.llm.prompt import LLM, Message, Prompt, Reply
-from labeler.records import Usage
 
 T = TypeVar("T")
 
@@ -18,37 +17,27 @@ T = TypeVar("T")
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
-async def ask(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> tuple[T, Usage]:
-    """Return the result of `parse` on the reply's text, with the usage of all replies; see `ask_reply`."""
+async def ask(llm: LLM, prompt: Prompt, parse: Callable[[str], T]) -> T:
+    """Return the result of `parse` on the reply's text; see `ask_reply`."""
     return await ask_reply(llm, prompt, lambda reply: parse(reply.text))
 
 
-async def ask_reply(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
-    """Return the result of `read` on the reply, with the usage of all replies. Thinking is cut from the reply's text.
+async def ask_reply(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> T:
+    """Return the result of `read` on the reply. Thinking is cut from the reply's text.
 
     `read` raises UnreadableReply where the text does not follow the format. Then the prompt is sent a second time with
-    the expected format spelled out, as for a reply that is empty or cut off. Raises LLMError with the cost of both
-    replies.
+    the expected format spelled out, as for a reply that is empty or cut off.
     """
     try:
         return await _ask_once(llm, prompt, read)
     except UnreadableReply as first:
-        spent, again = first.usage or Usage(), repaired(prompt, first.expected)
-    try:
-        value, usage = await _ask_once(llm, again, read)
-    except LLMError as second:
-        second.usage = spent + (second.usage or Usage())
-        raise
-    return value, spent + usage
+        again = repaired(prompt, first.expected)
+    return await _ask_once(llm, again, read)
 
 
-async def _ask_once(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> tuple[T, Usage]:
+async def _ask_once(llm: LLM, prompt: Prompt, read: Callable[[Reply], T]) -> T:
     reply = await llm.complete(prompt)
-    try:
-        return read(replace(reply, text=_THINKING.sub("", reply.text))), reply.usage
-    except UnreadableReply as error:
-        error.usage = reply.usage
-        raise
+    return read(replace(reply, text=_THINKING.sub("", reply.text)))
 
 
 def repaired(prompt: Prompt, expected: str) -> Prompt:

@@ -16,7 +16,7 @@ from labeler.evidence.order import N_DECILES
 from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
 from labeler.recipe import ScorerConfig
-from labeler.records import Context, Label, Score, Source, Usage
+from labeler.records import Context, Label, Score, Source
 from labeler.score.items import Item, Measure, with_reason
 from labeler.score.lookups import Lookups
 from labeler.score.matching import ask_matches, match_prompt
@@ -49,10 +49,10 @@ def detection_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -
 
 async def score_by_detection(
     label: Label, contexts: Sequence[Context], config: ScorerConfig, llm: LLM, lookups: Lookups, measure: Measure
-) -> tuple[tuple[Score, ...], Usage]:
-    """Return the scores of the table above, always all of them, and their cost."""
+) -> tuple[Score, ...]:
+    """Return the scores of the table above, always all of them."""
     items = detection_items(contexts)
-    answers, usage = await ask_matches(
+    answers = await ask_matches(
         [item.shown for item in items],
         lambda shown: detection_prompt(label, shown, config),
         config.contexts_per_request,
@@ -69,7 +69,7 @@ async def score_by_detection(
         measure.recall("detection_recall_strong", strong),
         measure.auroc("detection_auroc", items, [a.likely for a in answers], compared=lookups.strongest(items)),
     )
-    return with_reason(scores, [a.reason for a in answers]), usage
+    return with_reason(scores, [a.reason for a in answers])
 
 
 def _is_weak(item: Item) -> bool | None:

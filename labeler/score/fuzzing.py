@@ -22,7 +22,7 @@ from labeler.llm import LLM, Prompt
 from labeler.llm.spelling import LEGEND, in_line
 from labeler.quantise import calculate_max_activation, quantise
 from labeler.recipe import ScorerConfig
-from labeler.records import Context, Label, Score, Source, Usage
+from labeler.records import Context, Label, Score, Source
 from labeler.score.items import Item, Measure, with_reason
 from labeler.score.lookups import Lookups
 from labeler.score.matching import ask_matches, match_prompt
@@ -95,10 +95,10 @@ def fuzzing_prompt(label: Label, shown: Sequence[str], config: ScorerConfig) -> 
 
 async def score_by_fuzzing(
     label: Label, contexts: Sequence[Context], config: ScorerConfig, llm: LLM, lookups: Lookups, measure: Measure
-) -> tuple[tuple[Score, ...], Usage]:
-    """Return the scores of the table above, always all of them, and their cost."""
+) -> tuple[Score, ...]:
+    """Return the scores of the table above, always all of them."""
     items = fuzzing_items(contexts)
-    answers, usage = await ask_matches(
+    answers = await ask_matches(
         [item.shown for item in items],
         lambda shown: fuzzing_prompt(label, shown, config),
         config.contexts_per_request,
@@ -112,4 +112,4 @@ async def score_by_fuzzing(
         measure.accuracy("fuzzing_hard", items, yes, "hard"),
         measure.auroc("fuzzing_auroc", items, [a.likely for a in answers], compared=lookups.mean(items)),
     )
-    return with_reason(scores, [a.reason for a in answers]), usage
+    return with_reason(scores, [a.reason for a in answers])

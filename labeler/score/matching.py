@@ -18,7 +18,7 @@ from labeler.errors import LLMError, UnreadableReply
 from labeler.llm import LLM, Message, Prompt, Reply, TokenChoice
 from labeler.llm.asking import ask_reply, settled
 from labeler.recipe import ScorerConfig
-from labeler.records import Label, Usage
+from labeler.records import Label
 from labeler.score.logprobs import Choices, words_of
 from labeler.score.simulate_prompts import batches, shuffled
 
@@ -57,8 +57,8 @@ def match_prompt(purpose: str, instruction: str, label: Label, shown: Sequence[s
 
 async def ask_matches(
     shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], contexts_per_request: int, llm: LLM
-) -> tuple[list[Answer], Usage]:
-    """Return an answer for each context, in their order, and the cost of all replies.
+) -> list[Answer]:
+    """Return an answer for each context, in their order.
 
     The order in which contexts are shown depends only on their text. A reply that cannot be read is asked for once
     more. If there is still no usable reply, its contexts have no answer and the reason, which is never "no". Raises
@@ -67,23 +67,18 @@ async def ask_matches(
     cut = batches(shuffled([(text,) for text in shown]), contexts_per_request)
     replies = await settled(_ask([shown[i] for i in batch], prompt_of, llm) for batch in cut)
     answers: dict[int, Answer] = {}
-    spent = Usage()
     for batch, reply in zip(cut, replies, strict=True):
-        of_batch, usage = _outcome(reply, len(batch))
-        spent += usage
-        answers |= dict(zip(batch, of_batch, strict=True))
-    return [answers[i] for i in range(len(shown))], spent
+        answers |= dict(zip(batch, _outcome(reply, len(batch)), strict=True))
+    return [answers[i] for i in range(len(shown))]
 
 
-async def _ask(
-    shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], llm: LLM
-) -> tuple[list[Answer], Usage]:
+async def _ask(shown: Sequence[str], prompt_of: Callable[[Sequence[str]], Prompt], llm: LLM) -> list[Answer]:
     return await ask_reply(llm, prompt_of(shown), lambda reply: read_matches(reply, len(shown)))
 
 
-def _outcome(reply: tuple[list[Answer], Usage] | LLMError, n: int) -> tuple[list[Answer], Usage]:
+def _outcome(reply: list[Answer] | LLMError, n: int) -> list[Answer]:
     if isinstance(reply, LLMError):
-        return [Answer(None, reason=f"{reply.kind}: {reply}")] * n, reply.usage or Usage()
+        return [Answer(None, reason=f"{reply.kind}: {reply}")] * n
     return reply
 
 

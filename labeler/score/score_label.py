@@ -10,7 +10,7 @@ from typing import Any
 from labeler.errors import InputError
 from labeler.llm import LLM
 from labeler.recipe import Recipe, ScorerConfig, SimulatorConfig
-from labeler.records import Context, Label, Score, Simulation, Usage
+from labeler.records import Context, Label, Score, Simulation
 from labeler.score.detection import score_by_detection
 from labeler.score.embedding import score_by_embedding
 from labeler.score.fuzzing import score_by_fuzzing
@@ -23,11 +23,10 @@ from labeler.score.simulate_by_lookup import predict_all, simulate_by_lookup
 
 @dataclass(frozen=True)
 class Tested:
-    """One label's scores on held-out contexts, and what finding them has cost."""
+    """One label's scores on held-out contexts."""
 
     scores: tuple[Score, ...]
     simulations: tuple[Simulation, ...]
-    usage: Usage
 
     @property
     def failure(self) -> str | None:
@@ -59,28 +58,25 @@ async def score_label(
     # An intervention is made where the subject is, not here.
     configs = [c for c in recipe.scorers if c.kind in _TESTS]
     tests = [_TESTS[c.kind](label, distinct, c, needed(llm), lookups, measure) for c in configs]
-    (simulations, spent), *tested = await _all(simulate(label, contexts, recipe.simulator, llm), *tests)
+    simulations, *tested = await _all(simulate(label, contexts, recipe.simulator, llm), *tests)
     scores = _simulation_scores(simulations, recipe, lookups)
-    for of_test, usage in tested:
-        scores += of_test
-        spent += usage
-    return Tested(scores, simulations, spent)
+    return Tested(sum(tested, scores), simulations)
 
 
 async def simulate(
     label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM | None
-) -> tuple[tuple[Simulation, ...], Usage]:
+) -> tuple[Simulation, ...]:
     """Simulate the contexts that the configuration wants simulated."""
     main = is_main(contexts)
     wanted = [
         c for c, m in zip(contexts, main, strict=True) if m or (config.simulate == "all" and c.weight is not None)
     ]
     if config.kind == "lookup":
-        return simulate_by_lookup(label, wanted), Usage()
+        return simulate_by_lookup(label, wanted)
     distinct = _distinct(wanted)
-    asked, usage = await simulate_with_llm(label, list(distinct.values()), config, needed(llm))
+    asked = await simulate_with_llm(label, list(distinct.values()), config, needed(llm))
     simulated = dict(zip(distinct, asked, strict=True))
-    return tuple(replace(simulated[_window(c)], context=c) for c in wanted), usage
+    return tuple(replace(simulated[_window(c)], context=c) for c in wanted)
 
 
 def _distinct(contexts: Sequence[Context]) -> dict[tuple[int, ...], Context]:
@@ -108,9 +104,7 @@ def _simulation_scores(simulations: Sequence[Simulation], recipe: Recipe, lookup
     return tuple(replace(s, value=None, reason=reason) if s.name == "simulation_weighted" else s for s in scores)
 
 
-_Test = Callable[
-    [Label, Sequence[Context], ScorerConfig, LLM, Lookups, Measure], Awaitable[tuple[tuple[Score, ...], Usage]]
-]
+_Test = Callable[[Label, Sequence[Context], ScorerConfig, LLM, Lookups, Measure], Awaitable[tuple[Score, ...]]]
 
 
 _TESTS: dict[str, _Test] = {

@@ -16,7 +16,7 @@ from labeler.errors import ConfigurationError, EndpointError, LLMError
 from labeler.llm import LLM, Reply, TokenChoice
 from labeler.llm.asking import ask, ask_reply, settled
 from labeler.recipe import SimulatorConfig
-from labeler.records import Context, Label, Simulation, Usage
+from labeler.records import Context, Label, Simulation
 from labeler.score.echo_prompts import echo_prompt, echo_text, read_echo
 from labeler.score.expected_value import expected_value
 from labeler.score.logprobs import Choices, words_of
@@ -42,13 +42,13 @@ class _Prediction:
     n_flagged: int = 0
 
 
-_Answer = tuple[Sequence[_Prediction], Usage]
+_Answer = Sequence[_Prediction]
 
 
 async def simulate_with_llm(
     label: Label, contexts: Sequence[Context], config: SimulatorConfig, llm: LLM
-) -> tuple[tuple[Simulation, ...], Usage]:
-    """Return the label's predictions for each context, in their order, on a scale of 0..10, and the cost.
+) -> tuple[Simulation, ...]:
+    """Return the label's predictions for each context, in their order, on a scale of 0..10.
 
     The contexts are put in requests of `config.contexts_per_request`, sent at the same time. A reply that cannot be
     read is asked for once more. If there is still no usable reply, its contexts come back without prediction and with
@@ -59,26 +59,23 @@ async def simulate_with_llm(
     predict = _METHODS[config.method]
     answers = await settled(predict(label, [tokens[i] for i in batch], config, llm) for batch in cut)
     simulations: dict[int, Simulation] = {}
-    spent = Usage()
     for batch, answer in zip(cut, answers, strict=True):
-        predictions, usage = _outcome(answer, len(batch))
-        spent += usage
-        for i, p in zip(batch, predictions, strict=True):
+        for i, p in zip(batch, _outcome(answer, len(batch)), strict=True):
             simulations[i] = Simulation(contexts[i], p.strengths, p.reason, p.n_flagged)
-    return tuple(simulations[i] for i in range(len(contexts))), spent
+    return tuple(simulations[i] for i in range(len(contexts)))
 
 
 def _outcome(answer: _Answer | LLMError, n_contexts: int) -> _Answer:
-    """Return predictions, or the reason why a request has none, and its cost."""
+    """Return predictions, or the reason why a request has none."""
     if isinstance(answer, LLMError):
-        return [_Prediction(None, f"{answer.kind}: {answer}")] * n_contexts, answer.usage or Usage()
+        return [_Prediction(None, f"{answer.kind}: {answer}")] * n_contexts
     return answer
 
 
 async def _sparse(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
     prompt = simulation_prompt(label, contexts, config)
-    strengths, usage = await ask(llm, prompt, lambda text: parse_strengths(text, contexts, highest_of(config)))
-    return [_Prediction(s) for s in strengths], usage
+    strengths = await ask(llm, prompt, lambda text: parse_strengths(text, contexts, highest_of(config)))
+    return [_Prediction(s) for s in strengths]
 
 
 async def _logprobs(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
@@ -95,7 +92,7 @@ def _read_expected(reply: Reply, contexts: Sequence[Tokens], highest: int) -> li
     named = parse_named(reply.text, contexts, highest)
     if reply.choices is None:
         raise _useless("logprobs", "gives no log-probabilities with its replies")
-    choices = _aligned(reply.choices, reply.text, reply.usage)
+    choices = _aligned(reply.choices, reply.text)
     flagged = [0] * len(contexts)
     for k, (entry, rating) in enumerate(zip(named, _ratings(reply.text), strict=True)):
         if (choice := choices.at(rating.start(), rating.group())) is not None:
@@ -115,21 +112,20 @@ def _ratings(text: str) -> list[re.Match[str]]:
 async def _echo(label: Label, contexts: Sequence[Tokens], config: SimulatorConfig, llm: LLM) -> _Answer:
     asked = echo_text(label, contexts)
     echo = await llm.echo(echo_prompt(asked, config))
-    choices = _aligned(echo.tokens, asked.text, echo.usage)
+    choices = _aligned(echo.tokens, asked.text)
     try:
         read = read_echo(choices, asked)
     except ValueError as error:
         raise _useless("echo", f"reads a text in tokens that do not line up with what is asked: {error}") from None
     reason = f"malformed: no number among the {config.top_logprobs} likeliest tokens somewhere in the context"
-    predictions = [_Prediction(s, None if s is not None else reason, n) for s, n in read]
-    return predictions, echo.usage
+    return [_Prediction(s, None if s is not None else reason, n) for s, n in read]
 
 
-def _aligned(tokens: Sequence[TokenChoice], text: str, usage: Usage) -> Choices:
+def _aligned(tokens: Sequence[TokenChoice], text: str) -> Choices:
     try:
         return Choices(tokens, text)
     except ValueError as error:  # one strange character may do this: other requests can fare better
-        raise EndpointError(f"the endpoint's log-probabilities are not of the text: {error}", usage=usage) from None
+        raise EndpointError(f"the endpoint's log-probabilities are not of the text: {error}") from None
 
 
 def _useless(method: str, why: str) -> ConfigurationError:

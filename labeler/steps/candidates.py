@@ -33,7 +33,6 @@ from labeler.records import (
     Label,
     Origin,
     Score,
-    Usage,
 )
 from labeler.score.score_label import needed, score_label
 from labeler.score.simulate import simulate_with_llm
@@ -51,7 +50,6 @@ class Made:
     """A label that awaits its test."""
 
     label: Label
-    usage: Usage
     origin: Origin | None = None  # None: the recipe left nothing to decide
 
     def tested_by(self, recipe: Recipe) -> Recipe:
@@ -62,11 +60,11 @@ class Made:
 
 
 async def make_label(evidence: FeatureEvidence, recipe: Recipe, llm: LLM | None) -> Made:
-    """Return the label that the recipe decides for. Raises LLMError, with its cost, where no label could be made."""
+    """Return the label that the recipe decides for. Raises LLMError where no label could be made."""
     if recipe.explainer.kind == "lookup":
-        return Made(lookup_of(evidence), Usage())
+        return Made(lookup_of(evidence))
     if evidence.statistics.mark is not None:
-        return Made(lookup_of(evidence), Usage(), Origin("lookup", _BY_POSITION, asked_llm=False))
+        return Made(lookup_of(evidence), Origin("lookup", _BY_POSITION, asked_llm=False))
     looked_up = await triage(evidence, recipe)
     if looked_up is not None and looked_up.kept:
         return _kept_lookup(evidence, recipe, looked_up)
@@ -94,7 +92,7 @@ async def triage(evidence: FeatureEvidence, recipe: Recipe) -> Candidate | None:
     if recipe.triage is None:
         return None
     lookup = lookup_of(evidence)
-    score = (await _tested(lookup, evidence.choose, _without_llm(recipe), None))[0]
+    score = await _tested(lookup, evidence.choose, _without_llm(recipe), None)
     good = score.value is not None and score.value >= recipe.triage.keep_lookup_from
     return _candidate(lookup, "triage", good or (evidence.statistics.density or 0.0) > recipe.triage.densest, score)
 
@@ -109,7 +107,7 @@ def _kept_lookup(evidence: FeatureEvidence, recipe: Recipe, candidate: Candidate
             f"the look-up label scores {candidate.score:.2f} on {candidate.n} contexts set aside; "
             f"from {recipe.triage.keep_lookup_from:.2f} no LLM is asked"
         )
-    return Made(lookup_of(evidence), Usage(), Origin("lookup", why, asked_llm=False, candidates=(candidate,)))
+    return Made(lookup_of(evidence), Origin("lookup", why, asked_llm=False, candidates=(candidate,)))
 
 
 def _without_llm(recipe: Recipe) -> Recipe:
@@ -121,52 +119,41 @@ def _without_llm(recipe: Recipe) -> Recipe:
 
 async def _best_of(evidence: FeatureEvidence, recipe: Recipe, llm: LLM) -> Made:
     method, k = recipe.explainer.method, recipe.explainer.best_of
-    by_draw, usage = await _explanations(evidence, recipe.explainer, llm)
+    by_draw = await _explanations(evidence, recipe.explainer, llm)
     draws, labels = list(by_draw), list(by_draw.values())
     if k == 1:
         why = "the look-up label was not good enough" if recipe.triage else "one label, shown what it gets wrong"
         decided = recipe.triage is not None or recipe.explainer.revise
-        return Made(labels[0], usage, Origin(method, why) if decided else None)
+        return Made(labels[0], Origin(method, why) if decided else None)
     if len(labels) == 1:
-        return Made(labels[0], usage, Origin(method, f"the only label that {k} explanations gave", draw=draws[0]))
-    tests = await _all([_tested(label, evidence.choose, recipe, llm) for label in labels])
-    scores = [score for score, _ in tests]
+        return Made(labels[0], Origin(method, f"the only label that {k} explanations gave", draw=draws[0]))
+    scores = await _all([_tested(label, evidence.choose, recipe, llm) for label in labels])
     best = max(range(len(labels)), key=lambda i: -2.0 if (value := scores[i].value) is None else value)
     candidates = tuple(
         _candidate(label, "best of K", i == best, score)
         for i, (label, score) in enumerate(zip(labels, scores, strict=True))
     )
-    for _, spent in tests:
-        usage += spent
     if scores[best].value is None:
         why = f"the first of {len(labels)} labels: none has a score on the documents set aside for the choice"
     else:
         why = f"the best of {len(labels)} labels on {scores[best].n} contexts set aside for the choice"
-    return Made(labels[best], usage, Origin(method, why, candidates=candidates, draw=draws[best]))
+    return Made(labels[best], Origin(method, why, candidates=candidates, draw=draws[best]))
 
 
-async def _explanations(evidence: FeatureEvidence, config: ExplainerConfig, llm: LLM) -> tuple[dict[int, Label], Usage]:
-    """Return the different labels of all draws, by draw, and their cost.
-
-    Raises the first LLMError if every draw failed.
-    """
+async def _explanations(evidence: FeatureEvidence, config: ExplainerConfig, llm: LLM) -> dict[int, Label]:
+    """Return the different labels of all draws, by draw. Raises the first LLMError if every draw failed."""
     draws = evidence.draws[: config.best_of]
     answers = await settled(
         [explain_with_llm(shown, config, llm, output=evidence.output, draw=i) for i, shown in enumerate(draws)]
     )
-    labels, usage = dict[int, Label](), Usage()
+    labels: dict[int, Label] = {}
     for draw, answer in enumerate(answers):
-        if isinstance(answer, LLMError):
-            usage += answer.usage or Usage()
-            continue
-        usage += answer[1]
-        if answer[0] not in labels.values():
-            labels[draw] = answer[0]
+        if not isinstance(answer, LLMError) and answer not in labels.values():
+            labels[draw] = answer
     failure = next((a for a in answers if isinstance(a, LLMError)), None)
     if not labels and failure is not None:
-        failure.usage = usage
         raise failure
-    return labels, usage
+    return labels
 
 
 # Revision
@@ -174,44 +161,43 @@ async def _explanations(evidence: FeatureEvidence, config: ExplainerConfig, llm:
 
 async def _revised(made: Made, evidence: FeatureEvidence, recipe: Recipe, llm: LLM) -> Made:
     """Return the label, or a second one made from the first one's mistakes: the one that scores higher."""
-    shown, usage = await simulate_with_llm(made.label, evidence.show, recipe.simulator, llm)
+    shown = await simulate_with_llm(made.label, evidence.show, recipe.simulator, llm)
     examples = counter_examples(shown)
     if not examples:
-        return _unrevised(made, usage, "no counter-examples were found")
+        return _unrevised(made, "no counter-examples were found")
     prompt = revision_prompt(made.label, examples, recipe.explainer)
     (answer,) = await settled([ask(llm, prompt, parse_label)])
     if isinstance(answer, LLMError):
-        return _unrevised(made, usage + (answer.usage or Usage()), f"the revision failed ({answer.kind})")
-    revision, usage = Label(answer[0], made.label.explainer), usage + answer[1]
+        return _unrevised(made, f"the revision failed ({answer.kind})")
+    revision = Label(answer, made.label.explainer)
     if revision.text == made.label.text:
-        return _unrevised(made, usage, "shown what it gets wrong, it stayed as it is")
+        return _unrevised(made, "shown what it gets wrong, it stayed as it is")
     old, new = await _all([_tested(label, evidence.compare, recipe, llm) for label in (made.label, revision)])
-    better = new[0].value is not None and new[0].value > (0.0 if old[0].value is None else old[0].value)
+    better = new.value is not None and new.value > (0.0 if old.value is None else old.value)
     candidates = (
-        _candidate(made.label, "revision", not better, old[0]),
-        _candidate(revision, "revision", better, new[0]),
+        _candidate(made.label, "revision", not better, old),
+        _candidate(revision, "revision", better, new),
     )
-    usage += old[1] + new[1]
     if not better:
-        return _unrevised(made, usage, "its revision scored no better on documents that neither saw", candidates)
-    made = _unrevised(made, usage, "then revised, and better on documents that neither saw", candidates)
+        return _unrevised(made, "its revision scored no better on documents that neither saw", candidates)
+    made = _unrevised(made, "then revised, and better on documents that neither saw", candidates)
     assert made.origin is not None
     return replace(made, label=revision, origin=replace(made.origin, revised=True))
 
 
-def _unrevised(made: Made, usage: Usage, why: str, candidates: tuple[Candidate, ...] = ()) -> Made:
+def _unrevised(made: Made, why: str, candidates: tuple[Candidate, ...] = ()) -> Made:
     assert made.origin is not None
     origin = replace(made.origin, why=f"{made.origin.why}; {why}", candidates=(*made.origin.candidates, *candidates))
-    return Made(made.label, made.usage + usage, origin)
+    return replace(made, origin=origin)
 
 
 # What the decisions share
 
 
-async def _tested(label: Label, contexts: Sequence[Context], recipe: Recipe, llm: LLM | None) -> tuple[Score, Usage]:
-    """Return the main score of a label on the documents of a decision, by simulation only, and its cost."""
+async def _tested(label: Label, contexts: Sequence[Context], recipe: Recipe, llm: LLM | None) -> Score:
+    """Return the main score of a label on the documents of a decision, by simulation only."""
     tested = await score_label(label, contexts, replace(recipe, scorers=()), llm)
-    return next(s for s in tested.scores if s.name == "simulation"), tested.usage
+    return next(s for s in tested.scores if s.name == "simulation")
 
 
 def _candidate(label: Label, decided: str, kept: bool, score: Score) -> Candidate:

@@ -11,7 +11,7 @@ from labeler.evidence.store import EvidenceFolder
 from labeler.explain.lookup import explain_by_lookup
 from labeler.explain.needs import output_tokens, reads_output
 from labeler.recipe import ContextsConfig, Recipe
-from labeler.records import FeatureEvidence, FeatureStatistics, LabeledFeature, Source, Split, State, Usage
+from labeler.records import FeatureEvidence, FeatureStatistics, LabeledFeature, Source, Split, State
 
 
 def read_evidence(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -> FeatureEvidence:
@@ -45,14 +45,9 @@ def read_or_failed(folder: EvidenceFolder, feature_index: int, recipe: Recipe) -
         return FeatureEvidence(feature_index, statistics, (), (), too_little=(State.FAILED, error.reason))
 
 
-def unlabeled(
-    evidence: FeatureEvidence,
-    state: State,
-    reason: str,
-    usage: Usage = Usage(),  # noqa: B008 - a frozen value
-) -> LabeledFeature:
-    """Return the result for a feature without a label: its state, the reason, and what finding out has cost."""
-    return LabeledFeature(evidence.feature_index, state, evidence.statistics, reason, usage=usage)
+def unlabeled(evidence: FeatureEvidence, state: State, reason: str) -> LabeledFeature:
+    """Return the result for a feature without a label: its state and the reason."""
+    return LabeledFeature(evidence.feature_index, state, evidence.statistics, reason)
 
 
 def too_little(statistics: FeatureStatistics, config: ContextsConfig) -> tuple[State, str] | None:

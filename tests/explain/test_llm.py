@@ -10,6 +10,7 @@ from labeler.explain.parse import parse_label
 from labeler.llm.client import OpenAILLM
 from labeler.recipe import EXPLAINERS, ExplainerConfig
 from labeler.records import Context, Label, Source, Split, Usage
+from tests.llm.metered import counted, run_counted
 from tests.llm.scripted import COST, ScriptedLLM
 from tests.stub_server import GOOD, MALFORMED, StubServer
 
@@ -21,7 +22,7 @@ CONTEXTS = [
 
 
 def explain(llm: ScriptedLLM) -> tuple[Label, Usage]:
-    return asyncio.run(explain_with_llm(CONTEXTS, CONFIG, llm))
+    return run_counted(llm, lambda metered: explain_with_llm(CONTEXTS, CONFIG, metered))
 
 
 def test_the_label_is_what_stands_after_the_colon() -> None:
@@ -38,7 +39,6 @@ def test_what_could_not_be_read_twice_is_an_error_and_no_label() -> None:
     with pytest.raises(UnreadableReply) as caught:
         explain(ScriptedLLM(["no", "no again"]))
     assert caught.value.reply == "no again"
-    assert caught.value.usage == COST + COST
 
 
 def test_every_draw_is_a_request_of_its_own_and_the_first_is_what_it_always_was() -> None:
@@ -58,7 +58,7 @@ def test_a_refusal_is_not_asked_again() -> None:
 def test_the_letter_llm_finds_the_letter_over_http() -> None:
     async def run(server: StubServer) -> tuple[Label, Usage]:
         async with OpenAILLM(server.base_url) as llm:
-            return await explain_with_llm(CONTEXTS, CONFIG, llm)
+            return await counted(llm, lambda metered: explain_with_llm(CONTEXTS, CONFIG, metered))
 
     with StubServer(lambda number, body: MALFORMED if number == 1 else GOOD) as server:
         label, usage = asyncio.run(run(server))

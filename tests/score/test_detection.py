@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from labeler.records import Context, Label, Score, Source, TokenTable, Usage
 from labeler.score.detection import detection_items, detection_prompt, score_by_detection
 from labeler.score.items import Measure
 from labeler.score.lookups import Lookups
+from tests.llm.metered import run_counted
 from tests.score.knowing import COST, MatchingLLM, context, held_out
 
 CONFIG = ScorerConfig("detection", "m")
@@ -30,7 +30,9 @@ def detect(
     lookups: Lookups | None = None,
 ) -> tuple[dict[str, Score], Usage]:
     given = held_out() if contexts is None else contexts
-    scores, usage = asyncio.run(score_by_detection(LABEL, given, config, llm, lookups or Lookups(), Measure()))
+    scores, usage = run_counted(
+        llm, lambda metered: score_by_detection(LABEL, given, config, metered, lookups or Lookups(), Measure())
+    )
     return {s.name: s for s in scores}, usage
 
 

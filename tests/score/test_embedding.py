@@ -14,6 +14,7 @@ from labeler.records import Label, Score, Usage
 from labeler.score.embedding import cosines, score_by_embedding
 from labeler.score.items import Measure
 from labeler.score.lookups import Lookups
+from tests.llm.metered import run_counted
 from tests.score.knowing import COST, held_out
 
 CONFIG = ScorerConfig("embedding", "e", contexts_per_request=15)
@@ -39,7 +40,9 @@ class EmbeddingLLM:
 
 
 def score(llm: EmbeddingLLM) -> tuple[dict[str, Score], Usage]:
-    scores, usage = asyncio.run(score_by_embedding(LABEL, held_out(), CONFIG, llm, Lookups(), Measure()))
+    scores, usage = run_counted(
+        llm, lambda metered: score_by_embedding(LABEL, held_out(), CONFIG, metered, Lookups(), Measure())
+    )
     return {s.name: s for s in scores}, usage
 
 

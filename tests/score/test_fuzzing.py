@@ -26,7 +26,7 @@ def fuzz(
     llm: MatchingLLM, contexts: Sequence[Context] | None = None, lookups: Lookups | None = None
 ) -> dict[str, Score]:
     given = held_out() if contexts is None else contexts
-    scores, _ = asyncio.run(score_by_fuzzing(LABEL, given, CONFIG, llm, lookups or Lookups(), Measure()))
+    scores = asyncio.run(score_by_fuzzing(LABEL, given, CONFIG, llm, lookups or Lookups(), Measure()))
     return {s.name: s for s in scores}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from labeler.errors import ConfigurationError, EndpointError, LLMError, Unreadab
 from labeler.llm import Message, Prompt, Reply, TokenChoice
 from labeler.records import Usage
 from labeler.score.matching import Answer, ask_matches, likelihoods, numbered, parse_matches, read_matches
+from tests.llm.metered import run_counted
 from tests.score.knowing import COST, MatchingLLM, chosen
 
 TEXTS = [f"text {i}" for i in range(7)]
@@ -24,7 +24,7 @@ def prompt_of(shown: Sequence[str]) -> Prompt:
 
 
 def ask(llm: MatchingLLM, texts: list[str] = TEXTS, size: int = 3) -> tuple[list[Answer], Usage]:
-    return asyncio.run(ask_matches(texts, prompt_of, size, llm))
+    return run_counted(llm, lambda metered: ask_matches(texts, prompt_of, size, metered))
 
 
 def is_odd(text: str) -> float:

@@ -16,6 +16,7 @@ from labeler.recipe import Recipe, ScorerConfig, SimulatorConfig
 from labeler.records import Context, Label, Source, TokenTable, Usage
 from labeler.score.score_label import Tested as Outcome  # pytest takes a name with Test in front for a class of tests
 from labeler.score.score_label import score_label
+from tests.llm.metered import counted, run_counted
 from tests.score.knowing import COST, MatchingLLM, held_out
 from tests.stub_server import StubServer, letter_llm
 
@@ -57,6 +58,10 @@ def score(label: Label, recipe: Recipe, llm: LetterLLM | MatchingLLM | None, con
     return asyncio.run(score_label(label, contexts, recipe, llm, baseline=RIGHT))
 
 
+def score_counted(recipe: Recipe, llm: LetterLLM) -> tuple[Outcome, Usage]:
+    return run_counted(llm, lambda metered: score_label(RIGHT, held_out(), recipe, metered, baseline=RIGHT))
+
+
 def values(tested: Outcome) -> dict[str, float | None]:
     return {s.name: s.value for s in tested.scores}
 
@@ -70,14 +75,14 @@ def test_a_look_up_label_is_tested_against_itself_and_the_labels_of_others() -> 
     assert main.baseline_token_lookup < 0.1
     assert main.null_n == 30
     assert main.null_p == pytest.approx(1 / 31)
-    assert (tested.failure, tested.usage) == (None, Usage())
+    assert tested.failure is None
 
 
 def test_everything_is_made_in_one_pass_and_what_it_cost_is_counted() -> None:
     llm = LetterLLM()
-    tested = score(RIGHT, ASKING, llm, held_out())
+    tested, usage = score_counted(ASKING, llm)
     assert sorted(llm.purposes) == ["detection", "embed", "embed", "fuzzing", "simulate", "simulate", "simulate"]
-    assert (tested.usage.requests, tested.usage.tokens_in) == (7, 700)
+    assert (usage.requests, usage.tokens_in) == (7, 700)
     found = values(tested)
     assert [found[n] for n in ("simulation", "detection", "detection_hard", "fuzzing", "embedding_auroc")] == [
         pytest.approx(1.0),
@@ -122,18 +127,18 @@ def test_the_main_score_alone_can_be_paid_for() -> None:
 
 
 def test_a_scorer_that_fails_leaves_the_others_standing() -> None:
-    tested = score(RIGHT, ASKING, LetterLLM(fails=("detection",)), held_out())
+    tested, usage = score_counted(ASKING, LetterLLM(fails=("detection",)))
     assert tested.failure is None
     assert values(tested)["simulation"] == pytest.approx(1.0)
     failed = next(s for s in tested.scores if s.name == "detection")
     assert (failed.value, failed.reason) == (None, "every request failed: endpoint: no detection")
-    assert (failed.n_failed, tested.usage.requests) == (40, 7)
+    assert (failed.n_failed, usage.requests) == (40, 7)
 
 
 def test_a_label_whose_simulations_all_fail_is_untested() -> None:
-    tested = score(RIGHT, ASKING, LetterLLM(fails=("simulate",)), held_out())
+    tested, usage = score_counted(ASKING, LetterLLM(fails=("simulate",)))
     assert tested.failure == "no simulation succeeded: endpoint: no simulate"
-    assert tested.usage.requests == 7
+    assert usage.requests == 7
 
 
 def test_an_endpoint_that_cannot_work_stops_everything_once_what_is_in_flight_has_arrived() -> None:
@@ -168,12 +173,13 @@ def test_a_recipe_that_asks_an_llm_says_how_to_name_one() -> None:
 
 
 def test_everything_over_http() -> None:
-    async def run(server: StubServer) -> Outcome:
+    async def run(server: StubServer) -> tuple[Outcome, Usage]:
         async with OpenAILLM(server.base_url) as llm:
-            return await score_label(RIGHT, held_out(), replace(ASKING, scorers=SCORERS[:2]), llm, baseline=RIGHT)
+            recipe = replace(ASKING, scorers=SCORERS[:2])
+            return await counted(llm, lambda metered: score_label(RIGHT, held_out(), recipe, metered, baseline=RIGHT))
 
     with StubServer() as server:
-        tested = asyncio.run(run(server))
+        tested, usage = asyncio.run(run(server))
     found = values(tested)
     assert [found[n] for n in ("simulation", "detection", "fuzzing")] == [pytest.approx(1.0), 1.0, 1.0]
-    assert tested.usage.requests == server.n_paid == 5
+    assert usage.requests == server.n_paid == 5

@@ -16,6 +16,7 @@ from labeler.recipe import ExplainerConfig, SimulatorConfig
 from labeler.records import Context, Label, Simulation, Source, Split, Usage
 from labeler.score.simulate import simulate_with_llm
 from tests import stub_server as stub
+from tests.llm.metered import counted
 from tests.stub_server import GOOD, Behaviour, Json, StubServer
 from tests.waiting import HANGS
 
@@ -42,7 +43,7 @@ def simulate(
 ) -> tuple[tuple[Simulation, ...], Usage, StubServer]:
     async def run(server: StubServer) -> tuple[tuple[Simulation, ...], Usage]:
         async with OpenAILLM(server.base_url, patience=QUICK, ledger=ledger) as llm:
-            return await simulate_with_llm(LABEL, contexts, CONFIG, llm)
+            return await counted(llm, lambda metered: simulate_with_llm(LABEL, contexts, CONFIG, metered))
 
     with StubServer(behave) as server:
         return *asyncio.run(run(server)), server
@@ -166,8 +167,8 @@ def test_a_planted_letter_is_explained_simulated_and_found_again() -> None:
     async def run(server: StubServer) -> tuple[Label, tuple[Simulation, ...]]:
         seen = [replace(context(text), split=Split.EXPLAIN) for text in ("abQ", "Q1", "x Q")]
         async with OpenAILLM(server.base_url) as llm:
-            label, _ = await explain_with_llm(seen, ExplainerConfig("openai", "gpt-x", "max-activation-2"), llm)
-            simulations, _ = await simulate_with_llm(label, CONTEXTS, CONFIG, llm)
+            label = await explain_with_llm(seen, ExplainerConfig("openai", "gpt-x", "max-activation-2"), llm)
+            simulations = await simulate_with_llm(label, CONTEXTS, CONFIG, llm)
         return label, simulations
 
     with StubServer() as server:
@@ -180,7 +181,7 @@ def test_a_planted_letter_is_explained_simulated_and_found_again() -> None:
 def test_a_wrong_label_predicts_the_wrong_tokens() -> None:
     async def run(server: StubServer) -> tuple[Simulation, ...]:
         async with OpenAILLM(server.base_url) as llm:
-            return (await simulate_with_llm(Label("`7` 10", "openai:gpt-x"), CONTEXTS, CONFIG, llm))[0]
+            return await simulate_with_llm(Label("`7` 10", "openai:gpt-x"), CONTEXTS, CONFIG, llm)
 
     with StubServer() as server:
         simulations = asyncio.run(run(server))

@@ -19,6 +19,7 @@ from labeler.recipe import SimulatorConfig
 from labeler.records import Context, Label, Simulation, Usage
 from labeler.score.echo_prompts import echo_text
 from labeler.score.simulate import simulate_with_llm
+from tests.llm.metered import run_counted
 from tests.score.knowing import COST, context
 from tests.stub_server import StubServer
 
@@ -68,7 +69,7 @@ def simulate(
     llm: ExpectingLLM, method: str = "echo", contexts: Sequence[Context] = CONTEXTS, size: int = 2
 ) -> tuple[tuple[Simulation, ...], Usage]:
     config = replace(SimulatorConfig.of("m", method), contexts_per_request=size)
-    return asyncio.run(simulate_with_llm(LABEL, contexts, config, llm))
+    return run_counted(llm, lambda metered: simulate_with_llm(LABEL, contexts, config, metered))
 
 
 # All at once

@@ -27,7 +27,7 @@ from labeler.llm import LLM
 from labeler.llm.asking import ask
 from labeler.llm.prompt import Message, Prompt
 from labeler.recipe import Recipe, ScorerConfig
-from labeler.records import Label, Score, Steered, Trial, Usage
+from labeler.records import Label, Score, Steered, Trial
 from labeler.score.agreement import Resampled
 from labeler.score.classification import balanced_accuracy
 from labeler.score.interval import score_interval
@@ -59,18 +59,15 @@ Answers = tuple[bool, ...]  # for each trial: true if the reply says that the de
 
 async def score_interventions(
     label: Label, steered: Steered | None, others: Sequence[Label], recipe: Recipe, llm: LLM | None
-) -> tuple[tuple[Score, ...], Usage]:
-    """Return the score that the recipe asks for, if it asks for one, and its cost.
-
-    Raises InputError where there is no LLM.
-    """
+) -> tuple[Score, ...]:
+    """Return the score that the recipe asks for, if it asks for one. Raises InputError where there is no LLM."""
     config = next((c for c in recipe.scorers if c.kind == NAME), None)
     if config is None or steered is None:
-        return (), Usage()
-    score, usage = await score_by_intervention(
+        return ()
+    score = await score_by_intervention(
         label, steered, others, config, needed(llm), confidence=recipe.confidence, seed=recipe.seed
     )
-    return (score,), usage
+    return (score,)
 
 
 async def score_by_intervention(
@@ -82,26 +79,26 @@ async def score_by_intervention(
     *,
     confidence: float = 0.95,
     seed: int = 0,
-) -> tuple[Score, Usage]:
+) -> Score:
     """Score `label` against `others`, labels of other features; one request and one repair.
 
-    Returns the score and its cost. A feature that was not steered, or a reply that is unusable, gives a score without
+    A feature that was not steered, or a reply that is unusable, gives a score without
     value and with the reason. Raises only ConfigurationError.
     """
     trials = [t for t in steered.trials if t.steered != t.control]
     truth = [steered_is_first(steered.feature_index, trial) for trial in trials]
     if reason := steered.reason or _why_too_few(truth):
-        return Score(NAME, None, reason=reason, n=len(trials)), Usage()
+        return Score(NAME, None, reason=reason, n=len(trials))
     texts, place = shown_among([o.text for o in others], label.text, steered.feature_index)
     prompt = judge_prompt(trials, truth, texts, config)
     try:
-        answers, usage = await ask(llm, prompt, lambda reply: parse_answers(reply, len(texts), len(trials)))
+        answers = await ask(llm, prompt, lambda reply: parse_answers(reply, len(texts), len(trials)))
     except ConfigurationError:
         raise
     except LLMError as error:
-        return Score(NAME, None, reason=f"{error.kind}: {error}", n_failed=len(trials)), error.usage or Usage()
+        return Score(NAME, None, reason=f"{error.kind}: {error}", n_failed=len(trials))
     null = [answers[i] for i in range(len(texts)) if i != place]
-    return accuracy_score(truth, answers[place], null, confidence=confidence, seed=seed), usage
+    return accuracy_score(truth, answers[place], null, confidence=confidence, seed=seed)
 
 
 def _why_too_few(truth: Sequence[bool]) -> str | None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 
@@ -17,6 +16,7 @@ from labeler.score.intervention.judge import (
     score_by_intervention,
     steered_is_first,
 )
+from tests.llm.metered import run_counted
 
 CONFIG = ScorerConfig("intervention", "gpt-test")
 OTHERS = [Label(f"the letter {c}", "lookup") for c in "abcdefghijklmnopqrstu"]
@@ -59,7 +59,7 @@ class Judge:
 
 
 def _score(label: Label, steered: Steered, judge: Judge, others=OTHERS):
-    return asyncio.run(score_by_intervention(label, steered, others, CONFIG, judge))
+    return run_counted(judge, lambda metered: score_by_intervention(label, steered, others, CONFIG, metered))
 
 
 def test_the_label_that_says_what_changed_scores_one_and_others_half():
