@@ -1,10 +1,9 @@
-"""Tell the whole story, top-down: gather evidence, read it, label a feature.
+"""Tell the whole story, top-down: gather evidence, read it, label a feature. Workers run the same, cut into tasks.
 
-    evidence folder = gather_evidence(subject, sae, corpus, config, out)        one pass over the corpus
-    evidence        = read_evidence(folder, feature_index, recipe)              what one feature did
-    result          = await label_feature(evidence, recipe, llm, null)          a label, and how far to trust it
-
-The command line runs these in one process; the workers run the same, cut into tasks.
+evidence folder = gather_evidence(subject, sae, corpus, config, out)        one pass over the corpus
+evidence        = read_evidence(folder, feature_index, recipe)              what one feature did
+result          = await label_feature(evidence, recipe, llm, null)          a label, and how far to trust it
+results         = label_features(folder, features, recipe, llm)             the same for many, as they are ready
 """
 
 from __future__ import annotations

@@ -249,10 +249,10 @@ class Score:
     name: str  # "simulation", "simulation_top", "simulation_random", "simulation_weighted", ...
     value: float | None
     reason: str | None = None  # set exactly where value is None
-    low: float | None = None  # 95% interval; the sequence is the unit
+    low: float | None = None  # 95% interval; the document is the unit
     high: float | None = None
-    n: int = 0  # sequences scored
-    n_failed: int = 0  # sequences left out because no usable simulation came
+    n: int = 0  # contexts scored, or questions answered
+    n_failed: int = 0  # contexts left out because no usable simulation came
     null_z: float | None = None  # against the labels of other features on the same contexts
     null_p: float | None = None
     null_n: int = 0  # labels in the null

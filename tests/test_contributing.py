@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from labeler import recipe as recipes
+from labeler.errors import InputError
 from labeler.evidence.store import EvidenceFolder
 from labeler.explain import methods
 from labeler.llm.prompt import Message, Prompt
@@ -97,3 +98,13 @@ def test_what_it_names_is_there() -> None:
         assert (ROOT / "labeler" / name).exists()
     for name in ("SCORERS", "EXPLAINERS", "METHODS", "FORMATS", "_TESTS", "SCORES"):
         assert f"`{name}`" in text
+
+
+def test_a_scorer_that_was_named_and_not_added_is_no_silence(
+    planted_evidence: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.SCORERS, "length", "length-1")
+    folder = EvidenceFolder(planted_evidence)
+    recipe = Recipe(scorers=(ScorerConfig("length", "nobody"),))
+    with pytest.raises(InputError, match="'length' has no function in _TESTS"):
+        asyncio.run(label_feature(read_evidence(folder, 0, recipe), recipe, Silent(), ()))

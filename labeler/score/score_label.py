@@ -56,7 +56,9 @@ async def score_label(
     measure = Measure(recipe.confidence, recipe.seed)
     distinct = list(_distinct(contexts).values())
     # An intervention is made where the subject is, not here.
-    configs = [c for c in recipe.scorers if c.kind in _TESTS]
+    configs = [c for c in recipe.scorers if c.kind != "intervention"]
+    if missing := [c.kind for c in configs if c.kind not in _TESTS]:
+        raise InputError(f"scorer {missing[0]!r} has no function in _TESTS (labeler/score/score_label.py)")
     tests = [_TESTS[c.kind](label, distinct, c, needed(llm), lookups, measure) for c in configs]
     simulations, *tested = await _all(simulate(label, contexts, recipe.simulator, llm), *tests)
     scores = _simulation_scores(simulations, recipe, lookups)

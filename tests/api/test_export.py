@@ -103,7 +103,7 @@ def test_what_is_compressed_on_the_way_has_a_tag_of_no_range(http: TestClient) -
 
 def test_an_export_is_of_one_moment(http: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The most adverse change: behind the rows that were read, before those that were not."""
-    monkeypatch.setattr("labeler.export.stream._ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("labeler.store.label_sets.scan._ROWS_AT_ONCE", 5)
     before = b"".join(encode_rows("jsonl", read_rows(store, 1), dict))
     real, overtaken = spool.Spooled.fill, threading.Event()
 
