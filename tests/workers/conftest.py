@@ -125,6 +125,16 @@ class Service:
             raise AssertionError(f"{self.jobs.get(job.id)}\n{progress_of(self.store, job.id)}\n{said}") from None
         return self.jobs.get(job.id)
 
+    def wait_until_no_block_is_held(self, job: JobInfo) -> None:
+        """No worker is at a block of the job: what one of them still finds out would pause it again."""
+
+        def is_free() -> bool:
+            held = (BLOCKS.c.job_id == job.id) & (BLOCKS.c.state == BlockState.LEASED)
+            with self.store.database.reading() as connection:
+                return connection.execute(select(BLOCKS.c.number).where(held)).first() is None
+
+        until(is_free)
+
     def wait_for_requests(self, n: int, seconds: float = HANGS) -> None:
         until(lambda: len(self.endpoint.requests) >= n, seconds)
 

@@ -222,6 +222,7 @@ def test_an_endpoint_that_nobody_can_reach_pauses_the_job_until_it_is_resumed(
     paused = service.wait_for(job, JobState.PAUSED)
     assert f"127.0.0.1:{port}" in str(paused.reason)
     assert service.counts(job).get("failed") is None
+    service.wait_until_no_block_is_held(job)
     with StubServer(port=port) as endpoint:
         began = time.monotonic()
         service.jobs.resume(job.id)
