@@ -35,41 +35,23 @@ def read(weights: Weights) -> SAE:
             f"SAE {weights.path}: config.json says affine_connection: {config.get('affine_connection', False)}, and the file "
             f"{'has' if w_skip is not None else 'has no'} affine_skip_connection"
         )
-    b_enc, b_dec, threshold = weights.take("b_enc"), weights.take("b_dec"), weights.take("threshold")
-    selection = Selection("threshold", threshold=threshold)
-    skip = None if w_skip is None else w_skip.T
-    if layer_in_set(weights) is not None:
-        return _layer_of_set(
-            weights,
-            config,
-            SAE(
-                w_enc,
-                b_enc,
-                weights.take_matrix("w_dec"),
-                b_dec,
-                selection,
-                "jumprelu",
-                weights.finish(NAME),
-                w_skip=skip,
-                prepend_bos=True,
-            ),
-        )
-    reads, writes = places.gemma_scope_2(weights.origin, config)
-    return SAE(
+    sae = SAE(
         w_enc,
-        b_enc,
+        weights.take("b_enc"),
         weights.take_matrix("w_dec"),
-        b_dec,
-        selection,
+        weights.take("b_dec"),
+        Selection("threshold", threshold=weights.take("threshold")),
         "jumprelu",
         weights.finish(NAME),
-        w_skip=skip,
-        hookpoint=reads,
-        output_hookpoint=writes,
-        is_transcoder=writes is not None or skip is not None,
+        w_skip=None if w_skip is None else w_skip.T,
         prepend_bos=True,
         remarks=weights.remarks,
     )
+    if layer_in_set(weights) is not None:
+        return _layer_of_set(weights, config, sae)
+    reads, writes = places.gemma_scope_2(weights.origin, config)
+    is_transcoder = writes is not None or w_skip is not None
+    return replace(sae, hookpoint=reads, output_hookpoint=writes, is_transcoder=is_transcoder)
 
 
 def layer_in_set(weights: Weights) -> int | None:
