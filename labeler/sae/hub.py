@@ -79,12 +79,19 @@ def _chosen(
 
 
 def _chosen_layers(name: str, saes: Sequence[PublishedSAE], layers: Collection[int] | None) -> list[PublishedSAE]:
-    if not is_set(saes) and (len(saes) > 1 or saes[0].layer is None):
+    # One layer by itself is a set, too: it may be all that a cache or a path holds.
+    are_layers = is_set(saes) or len(saes) == 1
+    held = {sae.layer: sae for sae in saes if sae.layer is not None} if are_layers else {}
+    return [held[layer] for layer in wanted_layers(name, held, layers)]
+
+
+def wanted_layers(name: str, held: Collection[int], layers: Collection[int] | None) -> list[int]:
+    """Return the layers of a set that are asked for, in order; all that it holds for None. Raises InputError."""
+    if not held:
         raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
-    held = {sae.layer: sae for sae in saes if sae.layer is not None}
     if missing := sorted(set(layers or ()) - set(held)):
         raise InputError(f"SAE {name!r}: no layers {ranges(missing)} there; it holds {ranges(sorted(held))}")
-    return [held[layer] for layer in sorted(held if layers is None else layers)]
+    return sorted(held if layers is None else set(layers))
 
 
 def _nothing(repository: Repository, saes: Sequence[PublishedSAE], path: str | None) -> str:

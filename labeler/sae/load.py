@@ -13,12 +13,11 @@ import torch
 from labeler.bundled import PATHS
 from labeler.errors import FormatError, InputError, LabelerError, NotFoundError
 from labeler.files import check_folder, check_regular, read_json
-from labeler.numbers import ranges
 from labeler.published.layouts import SUFFIXES, fitting
 from labeler.recipe import check_dtype
 from labeler.sae.files import DAMAGED, check_finite, checked, listed
 from labeler.sae.formats import FORMATS, Format, layer_in_set
-from labeler.sae.hub import download, download_layers, is_set_on_hub
+from labeler.sae.hub import download, download_layers, is_set_on_hub, wanted_layers
 from labeler.sae.matrices import moved
 from labeler.sae.registry import as_registered
 from labeler.sae.sae import SAE, Selection, Source
@@ -51,11 +50,7 @@ def load_layers(
     path, revision = download_layers(name, layers) if _is_on_hub(name) else (_local(name), None)
     with _named(path):
         found = _set_at(path)
-        if not found:
-            raise InputError(f"SAE {name!r}: not a folder with a file for each layer, so that --layers chooses nothing")
-        if missing := sorted(set(layers or ()) - set(found)):
-            raise InputError(f"SAE {name!r}: no layers {ranges(missing)} there; it holds {ranges(sorted(found))}")
-        wanted = sorted(found if layers is None else set(layers))
+        wanted = wanted_layers(name, found, layers)
         return [_loaded(*found[layer], name, revision, dtype, device) for layer in wanted]
 
 
